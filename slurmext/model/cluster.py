@@ -1,0 +1,75 @@
+"""What Slurm says, before policy: the values a ClusterReader returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from slurmext.model.job import JobState, Placement
+from slurmext.model.node import Node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Annotation:
+    """What the user asked of slurmext, as job_submit wrote it into the job's admin comment.
+
+    `held` is False for a job that was let through unheld because the daemon was not there.
+    """
+
+    queue: str | None = None
+    ckpt: str | None = None
+    ckpt_dir: str | None = None
+    types: tuple[str, ...] = ()
+    gang_min: int | None = None
+    preemptible: bool = True
+    held: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """One job or array task of Slurm. Times are Unix seconds; None = not known or not set.
+
+    `slurm_id` is what Slurm's commands take (`12`, `12_4`); `held_by_us` means pending with our hold on it;
+    `released` pending without any hold; `reason` is Slurm's own pending reason.
+    """
+
+    slurm_id: str
+    name: str = ""
+    user: str = ""
+    uid: int | None = None
+    account: str = ""
+    partition: str = ""
+    state: JobState = JobState.UNKNOWN
+    slurm_state: str = ""
+    reason: str = ""
+    priority: int | None = None
+    gpus_per_task: int = 0
+    tasks: int = 1
+    tasks_per_node: int | None = None
+    types: tuple[str, ...] = ()
+    submit_s: int = 0
+    eligible_s: int | None = None
+    start_s: int | None = None
+    time_limit_s: int | None = None
+    restarts: int = 0
+    requeue: bool = True
+    batch: bool = True
+    required_nodes: str = ""
+    placement: Placement = ()
+    annotation: Annotation | None = None
+
+    @property
+    def held(self) -> bool:
+        """Pending with priority zero."""
+        return self.state is JobState.PENDING and self.priority == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterView:
+    """One batched read. `read_s` is when it was asked for (Unix seconds); `rpcs` counts Slurm commands spent on it."""
+
+    read_s: float
+    nodes: tuple[Node, ...] = ()
+    jobs: tuple[JobRecord, ...] = ()
+    rpcs: int = 0
+    notes: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -1,0 +1,87 @@
+"""A job as the planner sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+Seconds = int | float
+"""Seconds of the snapshot's one clock."""
+
+
+class JobState(StrEnum):
+    """What a job is doing. No rule acts on UNKNOWN.
+
+    A job that was released but that Slurm has not started yet is RUNNING here with the placement it was released
+    to: its GPUs are spoken for. COMPLETING still holds its GPUs but gives them back without being asked.
+    """
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETING = "completing"
+    SUSPENDED = "suspended"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeGpus:
+    """`gpus` whole GPUs on one node."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  read by pydantic, no field
+
+    node: str
+    gpus: int
+
+
+Placement = tuple[NodeGpus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """`tasks` x `gpus_per_task` whole GPUs; a task's GPUs are on one node.
+
+    `min_tasks` < `tasks` makes the job elastic; None means `tasks` (a gang). `types` lists the GPU types it accepts,
+    in order of preference; empty = any. `checkpoint_s` is the time of the last confirmed checkpoint (None: none).
+    `eligible_s` in the future (a begin time, the requeue delay) or `blocked` (a dependency, a user's own hold) keeps
+    a pending job out of admission. `evicting_for` names the beneficiary while the job's eviction is under way.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    id: str
+    queue: str
+    state: JobState
+    user: str = ""
+    gpus_per_task: int = 1
+    tasks: int = 1
+    min_tasks: int | None = None
+    tasks_per_node: int | None = None
+    priority: int = 0
+    preemptible: bool = True
+    requeue: bool = True
+    types: tuple[str, ...] = ()
+    submitted_s: Seconds = 0
+    started_s: Seconds | None = None
+    time_limit_s: Seconds | None = None
+    checkpoint_s: Seconds | None = None
+    preempted: int = 0
+    model: str | None = None
+    placement: Placement = ()
+    eligible_s: Seconds | None = None
+    blocked: str | None = None
+    evicting_for: str | None = None
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the whole job when all its tasks run."""
+        return self.tasks * self.gpus_per_task
+
+    @property
+    def least_tasks(self) -> int:
+        """Fewest tasks the job runs with."""
+        return self.tasks if self.min_tasks is None else self.min_tasks
+
+    @property
+    def placed_gpus(self) -> int:
+        """GPUs the job holds now."""
+        return sum(part.gpus for part in self.placement)

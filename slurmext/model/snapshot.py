@@ -1,0 +1,49 @@
+"""Everything `plan()` may look at, frozen. The shape is the stable snapshot file interface, version 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from slurmext.model.job import Job, Placement, Seconds
+from slurmext.model.node import Node
+from slurmext.model.queue import Queue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Site-wide planning knobs. `preemption_budget` is how often one job may be evicted (None = no limit);
+    a job ending within `near_end_s` is waited for rather than evicted."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  read by pydantic, no field
+
+    requeue_delay_s: Seconds = 121
+    grace_s: Seconds = 60
+    preemption_budget: int | None = None
+    near_end_s: Seconds = 0
+    consolidate: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fence:
+    """GPUs kept for `beneficiary` until it starts or gives up; nobody else gets in between."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    beneficiary: str
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One frozen view of cluster, policy and history. `fences` are those standing from earlier plans."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    version: Literal[1] = 1
+    now_s: Seconds = 0
+    settings: Settings = Settings()
+    nodes: tuple[Node, ...] = ()
+    queues: tuple[Queue, ...] = ()
+    jobs: tuple[Job, ...] = ()
+    fences: tuple[Fence, ...] = ()

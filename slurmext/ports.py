@@ -1,0 +1,175 @@
+"""What the service needs of the world, as Protocols. Adapters implement them; tests pass fakes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from slurmext.model.cluster import ClusterView
+from slurmext.model.state import (
+    ActionRecord,
+    ActionState,
+    CheckpointRecord,
+    Event,
+    Intent,
+    JobKey,
+    JobRow,
+    Lease,
+    PolicyVersion,
+    PreemptionRecord,
+    StoredFence,
+)
+
+
+class Clock(Protocol):
+    """Unix seconds."""
+
+    def now(self) -> float:
+        """Now, in Unix seconds."""
+        ...
+
+
+class ClusterReader(Protocol):
+    """Reads Slurm. Raises SlurmUnavailable when it does not answer."""
+
+    def read(self) -> ClusterView:
+        """One batched read of nodes and jobs."""
+        ...
+
+
+class Actuator(Protocol):
+    """Acts on jobs through Slurm. Raises SlurmUnavailable (try again) or SlurmRefused (Slurm's own words)."""
+
+    def release(self, job_ids: Sequence[str]) -> Mapping[str, str]:
+        """Release held pending jobs; returns job id -> why for those Slurm refused."""
+        ...
+
+    def set_nodes(self, job_id: str, nodes: Sequence[str]) -> None:
+        """Require these nodes for a pending job; an empty list lifts the requirement."""
+        ...
+
+    def hold(self, job_id: str) -> None:
+        """Hold a pending job so that its user cannot release it."""
+        ...
+
+    def signal(self, job_id: str, signal: str) -> None:
+        """Send a signal (`USR1`) to every process of the job: batch shell and steps."""
+        ...
+
+    def requeue(self, job_id: str) -> None:
+        """Requeue a running job, held, and eligible again as soon as this release of Slurm allows."""
+        ...
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job."""
+        ...
+
+
+class Store(Protocol):
+    """The state store. Raises StoreUnavailable when the database does not answer, StoreConflict on a stale token.
+
+    Methods that take `token` are the controller's: they commit only while that token is the newest of the
+    `controller` lease.
+    """
+
+    # lease
+    def acquire_lease(self, name: str, holder: str, ttl_s: float, now_s: float) -> Lease | None:
+        """Take or renew the lease; None while another holder's has not expired. A new holder gets token + 1."""
+        ...
+
+    def release_lease(self, lease: Lease) -> None:
+        """Give the lease up, if it is still ours."""
+        ...
+
+    def current_lease(self, name: str) -> Lease | None:
+        """The lease as stored, expired or not."""
+        ...
+
+    # policy
+    def apply_policy(self, document: str, applied_by: str, now_s: float) -> PolicyVersion:
+        """Store a new policy version."""
+        ...
+
+    def current_policy(self) -> PolicyVersion | None:
+        """The newest policy, None before the first."""
+        ...
+
+    def policy_versions(self, limit: int = 20) -> list[PolicyVersion]:
+        """Newest first."""
+        ...
+
+    # jobs
+    def save_jobs(self, token: int, rows: Iterable[JobRow]) -> None:
+        """Insert or update jobs by key. Only rows that differ from what is stored are written."""
+        ...
+
+    def jobs(self, *, job_ids: Collection[str] | None = None, active: bool = True) -> list[JobRow]:
+        """Known jobs; `active` leaves out those with an end time. Of reused ids the newest submission comes last."""
+        ...
+
+    # plans and actions
+    def record_plan(self, token: int, now_s: float, summary: Mapping[str, object], intents: Sequence[Intent]) -> list[ActionRecord]:
+        """Write a plan and the intents of its actions in one transaction."""
+        ...
+
+    def advance(self, token: int, action_id: int, state: ActionState, now_s: float, *, message: str = "", detail: Mapping[str, object] | None = None) -> None:
+        """Record an action's next state (detail is merged) and an event of it, in one transaction."""
+        ...
+
+    def open_actions(self) -> list[ActionRecord]:
+        """Actions not in a final state, oldest first."""
+        ...
+
+    def actions(self, *, job_id: str | None = None, since_s: float | None = None, limit: int = 100) -> list[ActionRecord]:
+        """Newest first."""
+        ...
+
+    def count_actions(self, *, action: str, since_s: float) -> int:
+        """How many actions of a kind (ActionKind value) were carried out (signalled, requeued or done) since then."""
+        ...
+
+    # fences
+    def replace_fences(self, token: int, fences: Sequence[StoredFence]) -> None:
+        """Make exactly these fences stand."""
+        ...
+
+    def fences(self) -> list[StoredFence]:
+        """Standing fences."""
+        ...
+
+    # ledger, checkpoints, events
+    def record_preemption(self, token: int, record: PreemptionRecord) -> None:
+        """Add a line to the victim's ledger."""
+        ...
+
+    def preemptions(self, *, job_id: str | None = None, since_s: float | None = None, limit: int = 100) -> list[PreemptionRecord]:
+        """Newest first."""
+        ...
+
+    def preemption_counts(self, keys: Iterable[JobKey]) -> Mapping[JobKey, int]:
+        """How often each of these jobs was evicted."""
+        ...
+
+    def record_checkpoint(self, record: CheckpointRecord) -> None:
+        """Add a confirmed checkpoint."""
+        ...
+
+    def last_checkpoints(self, job_ids: Collection[str]) -> Mapping[str, CheckpointRecord]:
+        """The newest confirmed checkpoint of each job that has one."""
+        ...
+
+    def checkpoints(self, *, job_id: str | None = None, limit: int = 100) -> list[CheckpointRecord]:
+        """Newest first."""
+        ...
+
+    def record_event(self, event: Event, *, dedup: str | None = None) -> bool:
+        """Add an event; False when one with the same `dedup` key is already there."""
+        ...
+
+    def events(self, *, job_id: str | None = None, since_s: float | None = None, after_id: int | None = None, limit: int = 200) -> list[Event]:
+        """Oldest first."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
