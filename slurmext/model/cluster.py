@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from slurmext.model.job import JobState, Placement
 from slurmext.model.node import Node
@@ -29,8 +28,8 @@ class Annotation:
 class JobRecord:
     """One job or array task of Slurm. Times are Unix seconds; None = not known or not set.
 
-    `slurm_id` is what Slurm's commands take (`12`, `12_4`); `held_by_us` means pending with our hold on it;
-    `released` pending without any hold; `reason` is Slurm's own pending reason.
+    `slurm_id` is what Slurm's commands take (`12`, `12_4`); `reason` is Slurm's own pending reason; `batch` is False
+    for srun and salloc, which cannot be requeued; `het` marks a component of a heterogeneous job.
     """
 
     slurm_id: str
@@ -50,10 +49,12 @@ class JobRecord:
     submit_s: int = 0
     eligible_s: int | None = None
     start_s: int | None = None
+    end_s: int | None = None
     time_limit_s: int | None = None
     restarts: int = 0
     requeue: bool = True
     batch: bool = True
+    het: bool = False
     required_nodes: str = ""
     placement: Placement = ()
     annotation: Annotation | None = None
@@ -66,10 +67,10 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterView:
-    """One batched read. `read_s` is when it was asked for (Unix seconds); `rpcs` counts Slurm commands spent on it."""
+    """One batched read. `read_s` is when it was asked for (Unix seconds); `ended` are jobs Slurm still remembers; `rpcs` counts Slurm commands spent on it."""
 
     read_s: float
     nodes: tuple[Node, ...] = ()
     jobs: tuple[JobRecord, ...] = ()
+    ended: tuple[JobRecord, ...] = ()
     rpcs: int = 0
-    notes: Mapping[str, str] = field(default_factory=dict[str, str])

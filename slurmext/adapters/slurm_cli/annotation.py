@@ -1,0 +1,31 @@
+"""The line job_submit.lua writes into a managed job's admin comment (users cannot write that field)."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+from slurmext.model.cluster import Annotation
+
+PREFIX = "slurmext/1 "
+
+
+def parse(comment: str) -> Annotation | None:
+    """The annotation, None for a comment that is not ours. Keys of later versions are passed over."""
+    start = comment.find(PREFIX)
+    if start < 0:
+        return None
+    values = dict[str, str]()
+    for word in comment[start + len(PREFIX) :].split():
+        key, found, value = word.partition("=")
+        if found:
+            values.setdefault(key, unquote(value))
+    gang_min = values.get("gang_min", "")
+    return Annotation(
+        queue=values.get("queue") or None,
+        ckpt=values.get("ckpt") or None,
+        ckpt_dir=values.get("ckpt_dir") or None,
+        types=tuple(kind for kind in values.get("types", "").split(",") if kind),
+        gang_min=int(gang_min) if gang_min.isdigit() else None,
+        preemptible=values.get("preempt") != "no",
+        held=values.get("held") != "0",
+    )

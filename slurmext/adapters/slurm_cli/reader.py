@@ -1,0 +1,202 @@
+"""One batched read: `squeue -O` for jobs, `scontrol show node` for nodes, details only for jobs not seen before."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from slurmext.adapters.slurm_cli import annotation, fields
+from slurmext.adapters.slurm_cli.runner import SlurmRunner
+from slurmext.errors import SlurmRefused, SlurmUnavailable
+from slurmext.model.cluster import ClusterView, JobRecord
+from slurmext.model.job import JobState, NodeGpus, Placement
+from slurmext.model.node import Node
+from slurmext.ports import Clock
+
+# Named fields of `squeue -O`; size 0 = unlimited. Free text a user controls (the name) comes last, behind a
+# separator drawn anew for every read, so that no name can pass for another field or row.
+_FIELDS = (
+    "JobArrayID",
+    "State",
+    "Reason",
+    "PriorityLong",
+    "UserName",
+    "UserID",
+    "Account",
+    "Partition",
+    "tres-per-job",
+    "tres-per-node",
+    "tres-per-socket",
+    "tres-per-task",
+    "NumTasks",
+    "NumNodes",
+    "ReqNodes",
+    "NodeList",
+    "SubmitTime",
+    "EligibleTime",
+    "StartTime",
+    "EndTime",
+    "TimeLimit",
+    "restartcnt",
+    "requeue",
+    "BatchFlag",
+    "HetJobID",
+    "admin_comment",
+    "Name",
+)
+_NODE_GRES = re.compile(r"^\s+Nodes=(?P<nodes>\S+) .*?GRES=(?P<gres>\S*)", re.MULTILINE)
+_KEY_VALUE = re.compile(r"(?:^|\s)(\w+)=((?:(?!\s\w+=).)*)")
+
+
+class SlurmReader:
+    """Implements ClusterReader over Slurm's commands."""
+
+    def __init__(self, runner: SlurmRunner, clock: Clock) -> None:
+        self._runner = runner
+        self._clock = clock
+        self._layouts = dict[tuple[str, int | None], Placement]()
+
+    def read(self) -> ClusterView:
+        """Nodes and jobs as Slurm has them now. Raises SlurmUnavailable."""
+        before = self._runner.calls
+        read_s = self._clock.now()
+        try:
+            nodes = self._nodes()
+            records = list(self._jobs())
+        except SlurmRefused as refused:
+            raise SlurmUnavailable(f"Slurm's answer could not be used: {refused}") from refused
+        active = [self._with_layout(job) for job in records if job.slurm_state not in fields.ENDED_STATES]
+        held = {(job.slurm_id, job.start_s) for job in active if job.placement}
+        self._layouts = {key: layout for key, layout in self._layouts.items() if key in held}
+        return ClusterView(
+            read_s=read_s,
+            nodes=nodes,
+            jobs=tuple(active),
+            ended=tuple(job for job in records if job.slurm_state in fields.ENDED_STATES),
+            rpcs=self._runner.calls - before,
+        )
+
+    def _nodes(self) -> tuple[Node, ...]:
+        text = self._runner.must("scontrol", ["--oneliner", "show", "node"])
+        nodes = list[Node]()
+        for line in text.splitlines():
+            values: dict[str, str] = dict(_KEY_VALUE.findall(line))
+            if "NodeName" not in values:
+                continue
+            count, types = fields.gpus(values.get("Gres", ""))
+            nodes.append(
+                Node(
+                    name=values["NodeName"],
+                    gpus=count,
+                    gpu_type=types[0] if types else "gpu",
+                    state=fields.node_state(values.get("State", "")),
+                    cpus=_number(values.get("CPUEfctv", values.get("CPUTot", ""))),
+                    memory_mib=_number(values.get("RealMemory", "")),
+                )
+            )
+        return tuple(nodes)
+
+    def _jobs(self) -> Iterator[JobRecord]:
+        mark = f"!{secrets.token_hex(8)}!"
+        spec = ",".join([f"{_FIELDS[0]}:0{mark}", *(f"{name}:0|" for name in _FIELDS[1:-2]), f"{_FIELDS[-2]}:0{mark}", f"{_FIELDS[-1]}:0"])
+        text = self._runner.must("squeue", ["--noheader", "--array", "--all", "--states=all", "-O", spec])
+        for line in text.split("\n"):
+            job_id, ours, rest = line.partition(mark)
+            if not ours:
+                continue  # the rest of a name with a line break in it
+            middle, _, name = rest.partition(mark)
+            yield _job(dict(zip(_FIELDS, [job_id, *middle.split("|", len(_FIELDS) - 3), name], strict=True)))
+
+    def _with_layout(self, job: JobRecord) -> JobRecord:
+        """The job with its GPUs per node. Slurm tells that only job by job; it does not change while a job runs."""
+        if job.state not in _HOLDING or not job.gpus_per_task:
+            return replace(job, placement=())
+        nodes = [part.node for part in job.placement]
+        total = job.tasks * job.gpus_per_task
+        if len(nodes) == 1:
+            return replace(job, placement=(NodeGpus(node=nodes[0], gpus=total),))
+        if job.tasks == len(nodes) and job.tasks_per_node == 1:
+            return replace(job, placement=tuple(NodeGpus(node=node, gpus=job.gpus_per_task) for node in nodes))
+        key = (job.slurm_id, job.start_s)
+        if key not in self._layouts:
+            self._layouts[key] = self._detail(job.slurm_id, frozenset(nodes)) or _even(nodes, total)
+        return replace(job, placement=self._layouts[key])
+
+    def _detail(self, job_id: str, nodes: frozenset[str]) -> Placement:
+        answer = self._runner.run("scontrol", ["--details", "show", "job", job_id])
+        held = Counter[str]()
+        for found in _NODE_GRES.finditer(answer.stdout):
+            count, _ = fields.gpus(found["gres"])
+            for node in fields.hosts(found["nodes"]):
+                if node in nodes and node not in held:
+                    held[node] = count
+        return tuple(NodeGpus(node=node, gpus=count) for node, count in sorted(held.items()) if count)
+
+
+_HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING, JobState.SUSPENDED})
+
+
+def _job(row: Mapping[str, str]) -> JobRecord:
+    slurm_state = row["State"].split("+", 1)[0]
+    nodes = fields.hosts(row["NodeList"])
+    request = _request(row)
+    return JobRecord(
+        slurm_id=row["JobArrayID"],
+        name=row["Name"],
+        user=row["UserName"],
+        uid=_number(row["UserID"]),
+        account=fields.text_or_none(row["Account"]) or "",
+        partition=row["Partition"],
+        state=fields.JOB_STATES.get(slurm_state, JobState.UNKNOWN),
+        slurm_state=slurm_state,
+        reason=row["Reason"],
+        priority=_number(row["PriorityLong"]),
+        gpus_per_task=request[1],
+        tasks=request[0],
+        tasks_per_node=request[2],
+        types=request[3],
+        submit_s=fields.unix_time(row["SubmitTime"]) or 0,
+        eligible_s=fields.unix_time(row["EligibleTime"]),
+        start_s=fields.unix_time(row["StartTime"]),
+        end_s=fields.unix_time(row["EndTime"]),
+        time_limit_s=fields.duration(row["TimeLimit"]),
+        restarts=_number(row["restartcnt"]) or 0,
+        requeue=row["requeue"] == "1",
+        batch=row["BatchFlag"] == "1",
+        het=fields.text_or_none(row["HetJobID"]) not in {None, "0"},
+        required_nodes=fields.text_or_none(row["ReqNodes"]) or "",
+        placement=tuple(NodeGpus(node=node, gpus=0) for node in nodes),
+        annotation=annotation.parse(row["admin_comment"]),
+    )
+
+
+def _request(row: Mapping[str, str]) -> tuple[int, int, int | None, tuple[str, ...]]:
+    """(tasks, GPUs per task, tasks per node, types) of the GPU request, in the planner's terms."""
+    tasks, nodes = _number(row["NumTasks"]) or 1, _number(row["NumNodes"].split("-", 1)[0]) or 1
+    count, types = fields.gpus(row["tres-per-task"])
+    if count:
+        return tasks, count, None, types
+    count, types = fields.gpus(row["tres-per-node"])
+    if count:
+        return nodes, count, 1, types
+    count, types = fields.gpus(row["tres-per-job"])
+    if count:
+        if nodes == 1:
+            return 1, count, None, types
+        return (nodes, count // nodes, 1, types) if count % nodes == 0 else (count, 1, None, types)
+    count, types = fields.gpus(row["tres-per-socket"])
+    return (nodes, count, 1, types) if count else (1, 0, None, ())
+
+
+def _even(nodes: list[str], total: int) -> Placement:
+    share, left = divmod(total, len(nodes)) if nodes else (0, 0)
+    return tuple(NodeGpus(node=node, gpus=share + (i < left)) for i, node in enumerate(nodes))
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdigit() else None
+
+
