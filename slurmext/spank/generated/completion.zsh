@@ -1,0 +1,18 @@
+#compdef -P (sbatch|salloc|srun)
+# Generated from slurmext/options.py by `python -m slurmext.options generate`; do not edit.
+# zsh completion for slurmext's options of sbatch, salloc and srun.
+local p="${SLURMEXT_OPTION_PREFIX-}"
+_arguments -S \
+  "--${p}queue=:path:_slurmext_queues" \
+  "--${p}ckpt=-::auto|SIGNAL@SECONDS:" \
+  "--${p}ckpt-dir=:dir:_directories" \
+  "--${p}gpu-types=:type[,type...]:" \
+  "--${p}gang-min=:tasks:" \
+  "--${p}no-preempt" \
+  '*::argument:_default'
+
+(( $+functions[_slurmext_queues] )) || _slurmext_queues() {
+  local -a queues
+  queues=(${(f)"$(slurmext queue list -n -P -o path 2>/dev/null)"})
+  compadd -a queues
+}

@@ -1,0 +1,120 @@
+/* Generated from slurmext/options.py by `python -m slurmext.options generate`; do not edit. */
+#ifndef SLURMEXT_OPTIONS_H
+#define SLURMEXT_OPTIONS_H
+
+enum sx_kind {
+	SX_PATH,
+	SX_CHECKPOINT,
+	SX_DIRECTORY,
+	SX_NAMES,
+	SX_COUNT,
+	SX_FLAG,
+};
+
+struct sx_option {
+	const char *name;     /* long option, without the site's prefix */
+	const char *env;      /* environment twin, and its name in the job control environment */
+	const char *metavar;  /* shown in --help; NULL = takes no value */
+	const char *summary;  /* shown in --help */
+	const char *rule;     /* completes "must be ..." */
+	const char *example;
+	const char *fallback; /* the value when given without one */
+	enum sx_kind kind;
+	int has_arg;          /* as in struct option of getopt_long(3) */
+	int exported;         /* also set in the job's own environment */
+	long low;
+	long high;
+};
+
+#define SX_OPTION_COUNT 6
+
+static const char *const sx_signals[] = {"USR1", "USR2", "TERM", "INT", "HUP", "QUIT", "CONT", "URG", "WINCH", "XCPU", 0};
+
+static const struct sx_option sx_options[SX_OPTION_COUNT] = {
+	{
+		.name = "queue",
+		.env = "SLURMEXT_QUEUE",
+		.metavar = "path",
+		.summary = "run in this quota queue, e.g. prod/chat",
+		.rule = "a queue path: names of letters, digits, '_', '.' or '-' joined by '/'",
+		.example = "prod/chat",
+		.fallback = "",
+		.kind = SX_PATH,
+		.has_arg = 1,
+		.exported = 1,
+		.low = 1,
+		.high = 255,
+	},
+	{
+		.name = "ckpt",
+		.env = "SLURMEXT_CKPT",
+		.metavar = "auto|SIGNAL@SECONDS",
+		.summary = "checkpoint on this signal before the job is preempted, within so many seconds",
+		.rule = "'auto' or SIGNAL@SECONDS with SIGNAL one of USR1, USR2, TERM, INT, HUP, QUIT, CONT, URG, WINCH, XCPU and SECONDS from 1 to 86400",
+		.example = "USR1@60",
+		.fallback = "auto",
+		.kind = SX_CHECKPOINT,
+		.has_arg = 2,
+		.exported = 1,
+		.low = 1,
+		.high = 86400,
+	},
+	{
+		.name = "ckpt-dir",
+		.env = "SLURMEXT_CKPT_DIR",
+		.metavar = "dir",
+		.summary = "keep the job's checkpoints in this directory (absolute path)",
+		.rule = "an absolute directory of at most 500 bytes without '..' or control characters",
+		.example = "/scratch/alice/run7",
+		.fallback = "",
+		.kind = SX_DIRECTORY,
+		.has_arg = 1,
+		.exported = 1,
+		.low = 1,
+		.high = 500,
+	},
+	{
+		.name = "gpu-types",
+		.env = "SLURMEXT_GPU_TYPES",
+		.metavar = "type[,type...]",
+		.summary = "accept these GPU types, best first; 'any' accepts all",
+		.rule = "at most 16 different GPU types, best first, joined by ','; letters, digits, '_', '.' or '-'",
+		.example = "h100,a100",
+		.fallback = "",
+		.kind = SX_NAMES,
+		.has_arg = 1,
+		.exported = 0,
+		.low = 1,
+		.high = 16,
+	},
+	{
+		.name = "gang-min",
+		.env = "SLURMEXT_GANG_MIN",
+		.metavar = "tasks",
+		.summary = "start with, and shrink to, no fewer than this many tasks",
+		.rule = "a whole number of tasks from 1 to 100000",
+		.example = "4",
+		.fallback = "",
+		.kind = SX_COUNT,
+		.has_arg = 1,
+		.exported = 0,
+		.low = 1,
+		.high = 100000,
+	},
+	{
+		.name = "no-preempt",
+		.env = "SLURMEXT_NO_PREEMPT",
+		.metavar = 0,
+		.summary = "never preempt this job; it then uses guaranteed GPUs only",
+		.rule = "1, yes or true to set it; 0, no or false to leave it",
+		.example = "1",
+		.fallback = "1",
+		.kind = SX_FLAG,
+		.has_arg = 0,
+		.exported = 0,
+		.low = 0,
+		.high = 0,
+	},
+};
+
+#endif

@@ -1,0 +1,28 @@
+-- Generated from slurmext/options.py by `python -m slurmext.options generate`; do not edit.
+local SIGNALS = { USR1 = true, USR2 = true, TERM = true, INT = true, HUP = true, QUIT = true, CONT = true, URG = true, WINCH = true, XCPU = true, }
+local OPTIONS = {
+  { name = "queue", env = "SLURMEXT_QUEUE", key = "queue", kind = "path",
+    low = 1, high = 255, fallback = "",
+    takes_value = true, example = "prod/chat",
+    rule = "a queue path: names of letters, digits, '_', '.' or '-' joined by '/'" },
+  { name = "ckpt", env = "SLURMEXT_CKPT", key = "ckpt", kind = "checkpoint",
+    low = 1, high = 86400, fallback = "auto",
+    takes_value = true, example = "USR1@60",
+    rule = "'auto' or SIGNAL@SECONDS with SIGNAL one of USR1, USR2, TERM, INT, HUP, QUIT, CONT, URG, WINCH, XCPU and SECONDS from 1 to 86400" },
+  { name = "ckpt-dir", env = "SLURMEXT_CKPT_DIR", key = "ckpt_dir", kind = "directory",
+    low = 1, high = 500, fallback = "",
+    takes_value = true, example = "/scratch/alice/run7",
+    rule = "an absolute directory of at most 500 bytes without '..' or control characters" },
+  { name = "gpu-types", env = "SLURMEXT_GPU_TYPES", key = "types", kind = "names",
+    low = 1, high = 16, fallback = "",
+    takes_value = true, example = "h100,a100",
+    rule = "at most 16 different GPU types, best first, joined by ','; letters, digits, '_', '.' or '-'" },
+  { name = "gang-min", env = "SLURMEXT_GANG_MIN", key = "gang_min", kind = "count",
+    low = 1, high = 100000, fallback = "",
+    takes_value = true, example = "4",
+    rule = "a whole number of tasks from 1 to 100000" },
+  { name = "no-preempt", env = "SLURMEXT_NO_PREEMPT", key = "preempt", kind = "flag",
+    low = 0, high = 0, fallback = "1",
+    takes_value = false, example = "1",
+    rule = "1, yes or true to set it; 0, no or false to leave it" },
+}

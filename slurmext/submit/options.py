@@ -1,0 +1,95 @@
+"""slurmext's options as keyword arguments, for sbatch and for submitit.
+
+Generated from slurmext/options.py by `python -m slurmext.options generate`; do not edit.
+"""
+
+from __future__ import annotations
+
+from os import PathLike, fspath
+from typing import TYPE_CHECKING
+
+from slurmext.options import BY_NAME, check
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def sbatch_parameters(
+    *,
+    queue: str | None = None,
+    ckpt: str | bool | None = None,
+    ckpt_dir: str | PathLike[str] | None = None,
+    gpu_types: str | Sequence[str] | None = None,
+    gang_min: int | None = None,
+    no_preempt: bool = False,
+    prefix: str = "",
+) -> dict[str, str | bool]:
+    """Option names and checked values, in the form of submitit's `slurm_additional_parameters`.
+
+    >>> sbatch_parameters(queue="prod/chat", ckpt="auto")
+    {'queue': 'prod/chat', 'ckpt': 'auto'}
+
+    Args:
+        queue: run in this quota queue, e.g. prod/chat.
+        ckpt: checkpoint on this signal before the job is preempted, within so many seconds (True = auto).
+        ckpt_dir: keep the job's checkpoints in this directory (absolute path).
+        gpu_types: accept these GPU types, best first; 'any' accepts all.
+        gang_min: start with, and shrink to, no fewer than this many tasks.
+        no_preempt: never preempt this job; it then uses guaranteed GPUs only.
+        prefix: the site's option prefix, "" where it has none.
+
+    Raises:
+        slurmext.errors.UsageError: a value breaks its option's rule; the message names value, rule and an example.
+
+    """
+    given = {
+        "queue": queue,
+        "ckpt": ckpt,
+        "ckpt-dir": ckpt_dir,
+        "gpu-types": gpu_types,
+        "gang-min": gang_min,
+        "no-preempt": no_preempt,
+    }
+    return {
+        prefix + name: _checked(name, value, prefix)
+        for name, value in given.items()
+        if value is not None and value is not False
+    }
+
+
+def sbatch_arguments(
+    *,
+    queue: str | None = None,
+    ckpt: str | bool | None = None,
+    ckpt_dir: str | PathLike[str] | None = None,
+    gpu_types: str | Sequence[str] | None = None,
+    gang_min: int | None = None,
+    no_preempt: bool = False,
+    prefix: str = "",
+) -> list[str]:
+    """The same as a list of sbatch, salloc or srun arguments.
+
+    >>> sbatch_arguments(queue="prod/chat", no_preempt=True)
+    ['--queue=prod/chat', '--no-preempt']
+    """
+    parameters = sbatch_parameters(
+        queue=queue,
+        ckpt=ckpt,
+        ckpt_dir=ckpt_dir,
+        gpu_types=gpu_types,
+        gang_min=gang_min,
+        no_preempt=no_preempt,
+        prefix=prefix,
+    )
+    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in parameters.items()]
+
+
+def _checked(name: str, value: object, prefix: str) -> str | bool:
+    option = BY_NAME[name]
+    if value is True:
+        if option.argument == "none":
+            return True
+        value = option.default
+    if isinstance(value, (list, tuple)):
+        value = ",".join(str(part) for part in value)
+    return check(option, fspath(value) if isinstance(value, PathLike) else str(value), prefix)
