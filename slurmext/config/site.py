@@ -20,7 +20,7 @@ _DATABASE_EXAMPLES = "sqlite:////var/lib/slurmext/state.db, postgresql+psycopg:/
 _PASSWORD = re.compile(r"^[^:/]+://[^/@]*:[^/@]+@")
 
 
-class UntrustedFile(SlurmextError):
+class UntrustedFileError(SlurmextError):
     """Root does not read a file that another user could have written: `chown root:root FILE; chmod go-w FILE`."""
 
 
@@ -143,7 +143,7 @@ def site_path(path: Path | None = None) -> Path:
 
 
 def load_site(path: Path | None = None) -> SiteConfig:
-    """Read and check the site file. Raises ConfigError (file:line), UntrustedFile, SlurmextError when it is not there.
+    """Read and check the site file. Raises ConfigError (file:line), UntrustedFileError, SlurmextError when it is not there.
 
     A database named as file:/path is replaced by what stands in that file where it may be read; for other users the
     value stays `file:/path`.
@@ -211,11 +211,11 @@ def _require_trusted(path: Path, info: os.stat_result) -> None:
 def _require_root_only(path: Path, info: os.stat_result) -> None:
     mode = stat.S_IMODE(info.st_mode)
     if info.st_uid != 0:
-        raise UntrustedFile(
+        raise UntrustedFileError(
             f"{path} belongs to uid {info.st_uid}, and root reads only what root alone can write: chown root {path}"
         )
     sticky_directory = stat.S_ISDIR(info.st_mode) and mode & stat.S_ISVTX
     if mode & 0o022 and not sticky_directory:
-        raise UntrustedFile(
+        raise UntrustedFileError(
             f"{path} can be written by others (mode {mode:04o}), so root does not read it: chmod go-w {path}"
         )

@@ -18,6 +18,7 @@ from slurmext.errors import SlurmextError
 Loc = tuple[str | int, ...]
 M = typing.TypeVar("M", bound=BaseModel)
 
+_EMPTY = "is empty; it must start with 'version: 1'"
 _MOST_NODES = 100_000  # aliases of aliases can grow without bound; no honest file comes near this
 
 
@@ -175,14 +176,10 @@ def _translate(document: Document, model: type[BaseModel], error: Mapping[str, t
         return document.problem(loc[:-1], f"the key {error['loc'][-1]!r} is missing")
     message = str(error["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    if kind == "literal_error":
-        message = f"must be {error['ctx']['expected']}"
-        if isinstance(given, str):
-            message += nearest(
-                given, [word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ",").split(",")]
-            )
-    if kind == "enum":
-        message = f"must be {error['ctx']['expected']}"
+    if kind in {"literal_error", "enum"}:
+        allowed = str(error["ctx"]["expected"])
+        words = [word.strip(" '") for word in allowed.replace(" or ", ",").split(",")]
+        message = f"must be {allowed}{nearest(given, words) if isinstance(given, str) else ''}"
     shown = "" if isinstance(given, dict | list) or kind == "value_error" else f" (it is {given!r})"
     return document.problem(loc, message + shown)
 

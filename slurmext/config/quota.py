@@ -1,0 +1,202 @@
+"""Quota numbers of the policy tree: percentages become GPUs, and the tree is checked to add up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, PlainValidator
+
+from slurmext.config.yaml_errors import ConfigError, Document, Loc, Problem
+from slurmext.model.queue import Queue, TypeQuota, UserLimit
+
+if TYPE_CHECKING:
+    from slurmext.config.policy import QueueDocument, TypeDocument
+
+_PERCENT = r"^(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)\s?%$"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of the parent queue's number of the same name, 0 to 1."""
+
+    part: Fraction
+
+    def of(self, whole: int) -> int:
+        """Whole GPUs, rounded down, so that shares never add up to more than the whole."""
+        return int(self.part * whole)
+
+
+def _amount(value: object) -> int | Share:
+    if isinstance(value, Share) or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    if isinstance(value, str) and re.match(_PERCENT, value.strip()):
+        return Share(Fraction(value.strip().rstrip("%").strip()) / 100)
+    raise ValueError(f"must be a number of GPUs, or a share of the parent queue such as '50%' (it is {value!r})")
+
+
+Amount = Annotated[
+    int | Share,
+    PlainValidator(
+        _amount,
+        json_schema_input_type=Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=_PERCENT)],
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Node:
+    """A queue with its numbers resolved. `guaranteed` is never None: it is the children's sum where none is written."""
+
+    queue: Queue
+    guaranteed: int
+    loc: Loc
+    children: tuple[_Node, ...]
+
+
+def resolve_queues(document: Document, queues: Mapping[str, QueueDocument]) -> tuple[Queue, ...]:
+    """The tree as model queues, a parent before its children. Raises ConfigError with everything that does not add up."""
+    resolver = _Resolver(document)
+    roots = [resolver.queue(name, item, None, ("queues", name)) for name, item in queues.items()]
+    for root in roots:
+        resolver.check(root)
+    if resolver.problems:
+        raise ConfigError(sorted(resolver.problems, key=lambda problem: problem.line or 0))
+    return tuple(node.queue for root in roots for node in _walk(root))
+
+
+def _walk(node: _Node) -> Iterator[_Node]:
+    yield node
+    for child in node.children:
+        yield from _walk(child)
+
+
+class _Resolver:
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.problems: list[Problem] = []
+
+    def problem(self, loc: Loc, message: str) -> None:
+        self.problems.append(self.document.problem(loc, message))
+
+    def number(self, value: int | Share | None, whole: int | None, parent: str | None, loc: Loc) -> int | None:
+        if not isinstance(value, Share):
+            return value
+        if parent is None:
+            self.problem(loc, "is a share, but a queue at the top has no parent; write a number of GPUs")
+            return None
+        if whole is None:
+            self.problem(
+                loc, f"is a share of {parent}'s {loc[-1]}, which is not set; set it there or write a number here"
+            )
+            return None
+        return value.of(whole)
+
+    def queue(self, path: str, item: QueueDocument, parent: Queue | None, loc: Loc) -> _Node:
+        above = None if parent is None else parent.path
+        number = {
+            key: self.number(getattr(item, key), getattr(parent, key, None), above, (*loc, key))
+            for key in ("guaranteed", "reserved", "max")
+        }
+        queue = Queue(
+            path=path,
+            guaranteed=number["guaranteed"],
+            reserved=number["reserved"] or 0,
+            max=number["max"],
+            weight=item.weight,
+            priority=item.priority,
+            lending_limit=item.lending_limit,
+            fence=item.fence,
+            min_runtime_s=item.min_runtime_s,
+            preemption_delay_s=item.preemption_delay_s,
+            job_sort=item.job_sort,
+            by_type={
+                name: self.type_quota(quota, parent, name, (*loc, "by_type", name))
+                for name, quota in item.by_type.items()
+            },
+            users={name: UserLimit(max=limit.max) for name, limit in item.users.items()},
+        )
+        children = tuple(
+            self.queue(f"{path}/{name}", child, queue, (*loc, "children", name))
+            for name, child in item.children.items()
+        )
+        guaranteed = sum(child.guaranteed for child in children) if queue.guaranteed is None else queue.guaranteed
+        return _Node(queue=queue, guaranteed=guaranteed, loc=loc, children=children)
+
+    def type_quota(self, quota: TypeDocument, parent: Queue | None, gpu_type: str, loc: Loc) -> TypeQuota:
+        above = None if parent is None else f"{parent.path} ({gpu_type})"
+        whole = None if parent is None else parent.by_type.get(gpu_type)
+        number = {
+            key: self.number(getattr(quota, key), getattr(whole, key, None), above, (*loc, key))
+            for key in ("guaranteed", "reserved", "max")
+        }
+        return TypeQuota(guaranteed=number["guaranteed"] or 0, reserved=number["reserved"] or 0, max=number["max"])
+
+    def check(self, node: _Node) -> None:
+        queue = node.queue
+        self.order(node.loc, node.guaranteed, queue.reserved, queue.max, written=queue.guaranteed is not None)
+        for gpu_type, quota in queue.by_type.items():
+            self.order((*node.loc, "by_type", gpu_type), quota.guaranteed, quota.reserved, quota.max, written=True)
+        of_types = sum(quota.guaranteed for quota in queue.by_type.values())
+        if of_types > node.guaranteed:
+            self.problem(
+                (*node.loc, "by_type"),
+                f"guarantees {of_types} GPUs by type, more than the {node.guaranteed} of {queue.path}'s guaranteed;"
+                f" write 'guaranteed: {of_types}' or lower a type",
+            )
+        if queue.lending_limit is not None and queue.lending_limit > node.guaranteed - queue.reserved:
+            self.problem(
+                (*node.loc, "lending_limit"),
+                f"{queue.lending_limit} is above guaranteed - reserved = {node.guaranteed - queue.reserved} of {queue.path},"
+                " which is all it can lend",
+            )
+        if queue.guaranteed is not None:
+            shares = [(child, child.guaranteed) for child in node.children]
+            self.children_fit(node, shares, queue.guaranteed, "", (*node.loc, "guaranteed"))
+        for gpu_type, quota in queue.by_type.items():
+            shares = [
+                (child, child.queue.by_type[gpu_type].guaranteed)
+                for child in node.children
+                if gpu_type in child.queue.by_type
+            ]
+            self.children_fit(node, shares, quota.guaranteed, f"{gpu_type} ", (*node.loc, "by_type", gpu_type))
+        for child in node.children:
+            self.check(child)
+
+    def order(self, loc: Loc, guaranteed: int, reserved: int, most: int | None, *, written: bool) -> None:
+        origin = "" if written else ", the sum of its children's,"
+        if reserved > guaranteed:
+            self.problem(
+                (*loc, "reserved"),
+                f"{reserved} is above guaranteed {guaranteed}; reserved <= guaranteed <= max must hold",
+            )
+        if most is not None and guaranteed > most:
+            self.problem(
+                (*loc, "max"),
+                f"{most} is below guaranteed {guaranteed}{origin}; reserved <= guaranteed <= max must hold",
+            )
+
+    def children_fit(
+        self, node: _Node, shares: list[tuple[_Node, int]], whole: int, gpu_type: str, parent_loc: Loc
+    ) -> None:
+        """The error stands at the child that brings the sum over the parent's, and names both."""
+        total = 0
+        for child, share in shares:
+            total += share
+            if total > whole:
+                break
+        else:
+            return
+        everyone = sum(share for _, share in shares)
+        each = " + ".join(f"{item.queue.path} {share}" for item, share in shares if share)
+        tail = parent_loc[len(node.loc) :]
+        at = (*child.loc, *tail) if tail[0] == "by_type" else (*child.loc, "guaranteed")
+        self.problem(
+            at,
+            f"the children of {node.queue.path} guarantee {everyone} {gpu_type}GPUs ({each}), more than"
+            f" {node.queue.path}'s own {whole} (line {self.document.line(parent_loc)});"
+            f" lower a child or raise {node.queue.path}",
+        )
