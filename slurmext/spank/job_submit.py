@@ -1,0 +1,26 @@
+"""job_submit.lua of one site, made from its template, the generated option table and the site's values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slurmext.spank.generate import HERE, environment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LuaSite:
+    """What job_submit.lua knows of the site. `former` is the path of the site's own script, called first."""
+
+    run_dir: str
+    stale_s: float
+    partitions: tuple[str, ...] = ()
+    require_gpu: bool = True
+    prefix: str = ""
+    trusted_uids: tuple[int, ...] = (0,)
+    former: str | None = None
+
+
+def render(site: LuaSite) -> str:
+    """The whole script."""
+    options_lua = (HERE / "generated" / "options.lua").read_text(encoding="utf-8")
+    return environment().get_template("job_submit.lua.j2").render(site=site, options_lua=options_lua)
