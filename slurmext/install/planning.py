@@ -1,0 +1,233 @@
+"""What is to be installed at this site: reads files and accounts, compiles the plugin, changes nothing."""
+
+from __future__ import annotations
+
+import pwd
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from slurmext.config.site import SiteConfig, load_site
+from slurmext.errors import SlurmextError
+from slurmext.install import conf_edit, hooks, manifest, units
+from slurmext.install.changes import Directory, File, InstallPlan, Link
+from slurmext.options import OPTIONS, PREFIX_RE
+from slurmext.spank.build import DEFAULT_INCLUDE, build, installed_release
+from slurmext.spank.job_submit import LuaSite, render
+
+PROLOG_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallSpec:
+    """What the admin asked for. `hook_python` runs the hooks on the nodes."""
+
+    slurm_conf: Path
+    site_config: Path
+    prefix_dir: Path
+    spank_include: Path = DEFAULT_INCLUDE
+    option_prefix: str | None = None
+    with_units: bool = False
+    hook_python: Path = Path(sys.executable)
+
+
+def make_plan(spec: InstallSpec) -> InstallPlan:
+    """The whole installation. Raises SlurmextError for anything that would not work afterwards."""
+    text = _read(spec.slurm_conf)
+    if text is None:
+        raise SlurmextError(f"{spec.slurm_conf} is not there: name Slurm's own with --slurm-conf")
+    before = manifest.load(spec.prefix_dir)
+    draft = _Draft(spec=spec, before=before, conf=conf_edit.strip(text.decode(errors="surrogateescape")))
+    if not spec.site_config.exists():
+        draft.add(spec.site_config, _first_site_file(draft).encode())
+        draft.notes.append(f"{spec.site_config} is made with defaults: look at it")
+    site = load_site(spec.site_config) if spec.site_config.exists() else SiteConfig(version=1, cluster=draft.cluster())
+    prefix = site.options.prefix if spec.option_prefix is None else spec.option_prefix
+    if not PREFIX_RE.fullmatch(prefix):
+        raise SlurmextError(f"--option-prefix {prefix!r}: lower-case letters and digits and a dash, for example sx-")
+    slurm_user = draft.slurm_user(site)
+    draft.directory(spec.prefix_dir)
+    draft.directory(site.run_dir, data=True)
+    draft.directory(site.agent.spool_dir, mode=0o700, data=True)
+    draft.add(site.run_dir / "submit-wake", b"0", uid=slurm_user.pw_uid, gid=slurm_user.pw_gid, runtime=True)
+    _plan_spank(draft, site, prefix)
+    _plan_job_submit(draft, site, prefix, slurm_user.pw_uid)
+    _plan_hooks(draft, site)
+    _plan_slurm_conf(draft)
+    if spec.with_units:
+        for path, content in units.unit_files(spec.site_config, site.run_dir, slurm_user.pw_name).items():
+            draft.add(path, content.encode())
+    return draft.finish(site)
+
+
+class _Draft:
+    """The plan while it grows."""
+
+    def __init__(self, *, spec: InstallSpec, before: manifest.Manifest, conf: str) -> None:
+        self.spec = spec
+        self.before = before
+        self.conf = conf
+        self.block: list[str] = []
+        self.directories: dict[Path, Directory] = {}
+        self.files: list[File] = []
+        self.links: list[Link] = []
+        self.notes: list[str] = []
+
+    def cluster(self) -> str:
+        return (conf_edit.values_of(self.conf, "ClusterName") or ["cluster"])[-1]
+
+    def slurm_user(self, site: SiteConfig) -> pwd.struct_passwd:
+        name = (conf_edit.values_of(self.conf, "SlurmUser") or [site.slurm.user])[-1].split("(")[0]
+        try:
+            return pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+        except KeyError as error:
+            raise SlurmextError(f"SlurmUser {name} is no account of this host: create it, or correct slurm.conf") from error
+
+    def directory(self, path: Path, mode: int = 0o755, *, data: bool = False) -> None:
+        for parent in reversed(path.parents):
+            if not parent.exists() or self.before.made(parent):
+                self.directories.setdefault(parent, Directory(path=parent))
+        if not path.exists() or self.before.made(path):
+            self.directories[path] = Directory(path=path, mode=mode, data=data)
+
+    def add(self, path: Path, content: bytes, mode: int = 0o644, uid: int = 0, gid: int = 0, *, runtime: bool = False,
+            edited: bool = False) -> None:  # fmt: skip
+        was = _read(path)
+        original = self.before.original(path) if self.before.wrote(path) else was
+        if edited and was is not None and not self.before.created(path):
+            original = conf_edit.strip(was.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+        if original is not None and not runtime:
+            info = path.stat()
+            mode, uid, gid = (info.st_mode & 0o7777, info.st_uid, info.st_gid)
+        self.directory(path.parent)
+        self.files.append(
+            File(path=path, content=content, was=was, original=original, mode=mode, uid=uid, gid=gid, edited=edited,
+                 runtime=runtime)
+        )  # fmt: skip
+
+    def set_key(self, key: str, value: str) -> None:
+        """Give a global key of slurm.conf a value, in our block."""
+        self.conf = conf_edit.comment_out(self.conf, key)
+        self.block.append(f"{key}={value}")
+
+    def finish(self, site: SiteConfig) -> InstallPlan:
+        url = site.database
+        sqlite = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:////") else None
+        if sqlite is not None:
+            self.directory(sqlite.parent, mode=0o700, data=True)
+        elsewhere = conf_edit.includes_of(self.conf)
+        if elsewhere:
+            self.notes.append(
+                f"slurm.conf includes {', '.join(elsewhere)}: parameters set there are not seen or changed here; "
+                "`slurmext doctor` looks at what Slurm really uses"
+            )
+        return InstallPlan(
+            prefix=self.spec.prefix_dir, directories=tuple(self.directories.values()), files=tuple(self.files),
+            links=tuple(self.links), database=url, sqlite=sqlite, notes=tuple(self.notes),
+            next_steps=tuple(_next_steps(self.spec)),
+        )  # fmt: skip
+
+
+def _plan_spank(draft: _Draft, site: SiteConfig, prefix: str) -> None:
+    spec = draft.spec
+    plugin = spec.prefix_dir / "spank" / "slurmext.so"
+    draft.add(plugin, build(spec.spank_include, installed_release(site.slurm.bin_dir)), mode=0o755)
+    plugstack = Path((conf_edit.values_of(draft.conf, "PlugStackConfig") or [spec.slurm_conf.parent / "plugstack.conf"])[-1])
+    old = (_read(plugstack) or b"").decode(errors="surrogateescape")
+    line = f"optional {plugin}" + (f" prefix={prefix}" if prefix else "")
+    draft.add(plugstack, conf_edit.add_block(conf_edit.strip(old), [line]).encode(errors="surrogateescape"), edited=True)
+    _require_free_names(prefix)
+
+
+def _require_free_names(prefix: str) -> None:
+    taken = [option.flag(prefix) for option in OPTIONS if len(prefix + option.name) > 70]  # noqa: PLR2004  SPANK_OPTION_MAXLEN
+    if taken:
+        raise SlurmextError(f"{taken[0]} is longer than Slurm allows: choose a shorter --option-prefix")
+
+
+def _plan_job_submit(draft: _Draft, site: SiteConfig, prefix: str, slurm_uid: int) -> None:
+    path = draft.spec.slurm_conf.parent / "job_submit.lua"
+    former_path = draft.spec.slurm_conf.parent / "job_submit.site.lua"
+    former = draft.before.original(path) if draft.before.wrote(path) else _read(path)
+    if former is not None:
+        draft.add(former_path, _read(former_path) or former)
+        draft.notes.append(f"the site's own job_submit.lua goes on as {former_path}, called first")
+    script = render(
+        LuaSite(
+            run_dir=str(site.run_dir), stale_s=site.daemon.heartbeat_stale_s, partitions=site.managed.partitions,
+            require_gpu=site.managed.require_gpu, prefix=prefix, trusted_uids=tuple(sorted({0, slurm_uid})),
+            former=str(former_path) if former is not None else None,
+        )  # fmt: skip
+    )
+    draft.add(path, script.encode())
+    plugins = _words(draft.conf, "JobSubmitPlugins")
+    if "lua" not in plugins and "job_submit/lua" not in plugins:
+        draft.set_key("JobSubmitPlugins", ",".join([*plugins, "lua"]))
+
+
+def _plan_hooks(draft: _Draft, site: SiteConfig) -> None:
+    values = {
+        "PYTHON": str(draft.spec.hook_python),
+        "RUN_DIR": str(site.run_dir),
+        "DEADLINE_S": f"{site.agent.hook_deadline_s:g}",
+        "PACKAGE_DIR": str(hooks.ROOT / "slurmext"),
+    }
+    for key, source in hooks.SOURCES.items():
+        if not source.exists():
+            draft.notes.append(f"{source} is not in this installation, so {key} is left alone")
+            continue
+        existing = [value for value in conf_edit.values_of(draft.conf, key) if value]
+        there = hooks.place(key, existing, draft.spec.prefix_dir)
+        draft.add(there.wrapper, hooks.wrapper_text(source, values).encode(), mode=0o755)
+        if there.chain:
+            draft.add(there.chain[0], there.chain[1].encode(), mode=0o755)
+        for path, target in there.links:
+            draft.directory(path.parent)
+            draft.links.append(Link(path=path, target=target))
+        if there.value is not None:
+            draft.set_key(key, there.value)
+
+
+def _plan_slurm_conf(draft: _Draft) -> None:
+    flags = _words(draft.conf, "PrologFlags")
+    # Without Alloc the Prolog runs only when the first step starts, too late to prepare the node for the job.
+    if not {"alloc", "contain"} & {flag.lower() for flag in flags}:
+        draft.set_key("PrologFlags", ",".join([*(flag for flag in flags if flag.lower() != "none"), "Alloc"]))
+    # Slurm's default is to wait for a prolog for ever.
+    if not conf_edit.values_of(draft.conf, "PrologEpilogTimeout"):
+        draft.set_key("PrologEpilogTimeout", str(PROLOG_TIMEOUT_S))
+    content = conf_edit.add_block(draft.conf, draft.block).encode(errors="surrogateescape")
+    draft.add(draft.spec.slurm_conf, content, edited=True)
+
+
+def _words(text: str, key: str) -> list[str]:
+    return [word.strip() for word in ",".join(conf_edit.values_of(text, key)[-1:]).split(",") if word.strip()]
+
+
+def _first_site_file(draft: _Draft) -> str:
+    user = (conf_edit.values_of(draft.conf, "SlurmUser") or ["slurm"])[-1].split("(")[0]
+    return (
+        "# slurmext's site file; `slurmext policy` has the queues. Every key: docs/reference/site.md\n"
+        f"version: 1\ncluster: {draft.cluster()}\ndatabase: sqlite:////var/lib/slurmext/state.db\n"
+        f"run_dir: /run/slurmext\nslurm: {{bin_dir: /usr/bin, conf: {draft.spec.slurm_conf}, user: {user}}}\n"
+    )
+
+
+def _next_steps(spec: InstallSpec) -> list[str]:
+    steps = ["restart slurmctld and every slurmd (JobSubmitPlugins and PrologFlags are read at start; "
+             "`scontrol reconfigure` does for later changes)"]  # fmt: skip
+    if spec.with_units:
+        steps.append("systemctl daemon-reload && systemctl enable --now slurmextd (controller), slurmext-agent (each node)")
+    else:
+        environment = f"SLURMEXT_CONF={spec.site_config}"
+        steps.append(f"start on the controller: {environment} {units.command('slurmextd', 'slurmext.daemon.main')}")
+        steps.append(f"start on each node: {environment} {units.command('slurmext-agent', 'slurmext.agent.main')}")
+    steps.append("slurmext doctor")
+    return steps
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
