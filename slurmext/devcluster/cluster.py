@@ -1,0 +1,215 @@
+"""A devcluster in use: run commands in it, stop and start its parts, take it down."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, Self
+
+from slurmext.devcluster import boot, netns, processes, roots
+from slurmext.devcluster.components import Component, components
+from slurmext.devcluster.errors import BadSpec, DevclusterError
+from slurmext.devcluster.packages import Say
+from slurmext.devcluster.record import Record
+from slurmext.devcluster.spec import BASE, ClusterSpec, Layout
+
+_GRACE_S: Final = 10
+
+
+def _silent(_text: str) -> None:
+    return
+
+
+class Devcluster:
+    """A running cluster. Get one with `up` or `attach`; as a context manager it is taken down at the end.
+
+    Components are named `munged`, `slurmctld`, `slurmd@n1`, `agent@n1`, `slurmextd`, and with dbd `mariadbd` and
+    `slurmdbd`.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.spec = record.spec
+        self.layout = Layout(record.spec.directory)
+
+    @classmethod
+    def up(cls, spec: ClusterSpec, say: Say = _silent) -> Self:
+        """Boot a cluster and wait until every node is idle. Raises DevclusterError, with nothing left behind."""
+        return cls(boot.up(spec, say))
+
+    @classmethod
+    def attach(cls, directory: Path) -> Self:
+        """The cluster that was booted in this directory. Raises BadSpec when there is none."""
+        return cls(Record.load(directory))
+
+    @classmethod
+    def list(cls) -> list[Self]:
+        """The clusters in the default place, by name."""
+        found: list[Self] = []
+        for path in sorted(BASE.glob("*/cluster.json")):
+            try:
+                found.append(cls.attach(path.parent))
+            except BadSpec:  # another process is removing it
+                continue
+        return found
+
+    @property
+    def dir(self) -> Path:
+        return self.layout.root
+
+    @property
+    def bin(self) -> Path:
+        """Wrappers of the Slurm commands."""
+        return self.layout.bin
+
+    @property
+    def node_names(self) -> tuple[str, ...]:
+        return self.spec.node_names
+
+    @property
+    def site_config(self) -> Path:
+        """The configuration slurmext reads in this cluster."""
+        return self.layout.site_config
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What a process needs to use the cluster: its commands first in PATH, its configuration."""
+        return {
+            "PATH": f"{self.layout.bin}:{os.environ.get('PATH', '/usr/bin:/bin')}",
+            "SLURM_CONF": str(self.layout.slurm_conf),
+            "SLURMEXT_CONF": str(self.layout.site_config),
+            "SLURMEXT_DEVCLUSTER": str(self.layout.root),
+        }
+
+    def home(self, user: str) -> Path:
+        """A directory in the cluster that this user owns."""
+        home = self.layout.home / user
+        if not home.exists():
+            entry = pwd.getpwnam(user)
+            home.mkdir(mode=0o755)
+            os.chown(home, entry.pw_uid, entry.pw_gid)
+        return home
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        user: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        check: bool = True,
+        timeout_s: float = 60,
+        stdin: str | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the cluster as root or as `user`, from the user's directory in it.
+
+        Raises DevclusterError with what it printed when it fails (unless `check` is False) or takes too long.
+        """
+        whole = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "SBATCH", "SALLOC"))}
+        whole |= self.env
+        if user is not None:
+            home = self.home(user)
+            cwd = cwd or home
+            whole |= {"HOME": str(home), "USER": user, "LOGNAME": user}
+        whole |= env or {}
+        try:
+            done = subprocess.run(
+                argv,
+                check=False,
+                capture_output=True,
+                text=True,
+                input=stdin,
+                stdin=subprocess.DEVNULL if stdin is None else None,
+                env=whole,
+                executable=shutil.which(argv[0], path=whole["PATH"]),
+                cwd=cwd or self.layout.root,
+                timeout=timeout_s,
+                user=user,
+                group=pwd.getpwnam(user).pw_gid if user else None,
+                extra_groups=os.getgrouplist(user, pwd.getpwnam(user).pw_gid) if user else None,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise DevclusterError(f"{' '.join(argv)}: not done after {timeout_s} s") from error
+        if check and done.returncode != 0:
+            raise DevclusterError(f"{' '.join(argv)}: exit {done.returncode}: {(done.stderr or done.stdout).strip()}")
+        return done
+
+    def out(self, *argv: str, user: str | None = None) -> str:
+        """What a command printed, stripped."""
+        return self.run(argv, user=user).stdout.strip()
+
+    # Components.
+
+    @property
+    def components(self) -> dict[str, Component]:
+        """Every part by name, in the order of starting."""
+        return components(self.record)
+
+    def pid(self, name: str) -> int | None:
+        """The pid of a component, None when it does not run."""
+        processes.reap()
+        return processes.pid_of(self._known(name), self.layout)
+
+    def status(self) -> dict[str, int | None]:
+        """The pid of every component, None for those that do not run."""
+        return {name: self.pid(name) for name in self.components}
+
+    def kill(self, name: str, sig: int = signal.SIGKILL) -> None:
+        """Send a signal to a component, and wait for its end if the signal is KILL."""
+        pid = self.pid(name)
+        if pid is None:
+            raise DevclusterError(f"{name} does not run")
+        processes.send(pid, sig)
+        if sig == signal.SIGKILL:
+            processes.await_true(lambda: self.pid(name) is None, timeout_s=5)
+
+    def stop(self, name: str) -> None:
+        """End a component as a service manager would: TERM, and KILL after 10 s."""
+        pid = self.pid(name)
+        if pid is not None:
+            processes.stop(pid, grace_s=_GRACE_S)
+
+    def start(self, name: str) -> None:
+        """Start a component that does not run, and wait until it answers."""
+        if self.pid(name) is None:
+            boot.start(self.components[self._known(name)], self.layout)
+
+    def restart(self, name: str) -> None:
+        """Stop and start a component."""
+        self.stop(name)
+        self.start(name)
+
+    def _known(self, name: str) -> str:
+        if name not in self.components:
+            raise BadSpec(f"no component {name!r}: one of {', '.join(self.components)}")
+        return name
+
+    # The end.
+
+    def down(self, *, keep: bool = False) -> None:
+        """Stop everything, jobs included, and remove the directory (or keep it, to read its logs).
+
+        Raises DevclusterError when something is left.
+        """
+        boot.tear_down(self.record, keep=keep)
+
+    def leftovers(self) -> list[str]:
+        """What still exists of the cluster on this host: processes, mounts, links, the directory."""
+        left = [processes.describe([pid]) for pid in processes.members(self.layout)]
+        left += [f"mount {point}" for point in roots.mounts_below(self.layout.root)]
+        if self.record.subnet and netns.bridge_exists(self.record):
+            left.append(f"bridge {netns.bridge(self.record)}")
+        if self.layout.root.exists():
+            left.append(str(self.layout.root))
+        return left
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.down()

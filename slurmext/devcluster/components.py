@@ -1,0 +1,193 @@
+"""The parts of a cluster: how each is started, and how one knows that it answers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slurmext.devcluster import namespaces, netns, packages
+from slurmext.devcluster.record import Record
+from slurmext.devcluster.spec import Layout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """A daemon. `ready` tells whether it answers; `log` is the file to read when it does not."""
+
+    name: str
+    argv: Callable[[], list[str]]
+    ready: Callable[[], bool]
+    log: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    user: str | None = None
+
+
+def components(record: Record) -> dict[str, Component]:
+    """Every component by name, in the order of starting."""
+    layout = Layout(record.spec.directory)
+    parts = [_munged(layout)]
+    if record.spec.dbd:
+        parts += [_mariadbd(record, layout), _slurmdbd(record, layout)]
+    parts.append(_slurmctld(record, layout))
+    parts += [_slurmd(record, layout, index) for index in range(record.spec.nodes)]
+    if not record.spec.plain:
+        parts.append(_slurmextd(layout))
+        parts += [_agent(record, layout, node) for node in record.spec.node_names]
+    return {part.name: part for part in parts}
+
+
+def address(record: Record, index: int) -> str:
+    """Where the slurmd of the node with this index listens."""
+    return netns.node_address(record.subnet, index) if record.subnet else "127.0.0.1"
+
+
+def controller_address(record: Record) -> str:
+    """Where slurmctld, slurmdbd and slurmextd listen."""
+    return netns.controller_address(record.subnet) if record.subnet else "127.0.0.1"
+
+
+def importable(module: str) -> bool:
+    """Whether a module of this installation can be imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _munged(layout: Layout) -> Component:
+    # The host's for every release: its credentials are the same, and it need not share their libraries.
+    def argv() -> list[str]:
+        return [
+            packages.required_program("munged"), "--foreground", "--num-threads=4",
+            f"--key-file={layout.etc}/munge.key",
+            f"--socket={layout.munge_socket}",
+            f"--pid-file={layout.munge_socket.parent}/pid",
+            f"--seed-file={layout.munge_socket.parent}/seed",
+            f"--log-file={layout.munge_socket.parent}/log",
+        ]  # fmt: skip
+
+    def ready() -> bool:
+        return _accepts(layout.munge_socket)
+
+    return Component(name="munged", argv=argv, ready=ready, log=layout.log / "munged.out")
+
+
+def _mariadbd(record: Record, layout: Layout) -> Component:
+    def argv() -> list[str]:
+        return [
+            packages.required_program("mariadbd"), "--no-defaults",
+            f"--datadir={layout.state}/mariadb",
+            f"--socket={layout.run}/mariadb/socket",
+            f"--pid-file={layout.run}/mariadb/pid",
+            "--bind-address=127.0.0.1",
+            f"--port={record.ports['mariadbd']}",
+            # What slurmdbd asks of a database, small; nothing here has to survive a power cut.
+            "--innodb-buffer-pool-size=64M", "--innodb-log-file-size=32M", "--innodb-lock-wait-timeout=900",
+            "--innodb-flush-log-at-trx-commit=0", "--max-allowed-packet=16M", "--performance-schema=OFF",
+        ]  # fmt: skip
+
+    def ready() -> bool:
+        return _accepts(layout.run / "mariadb/socket")
+
+    return Component(name="mariadbd", argv=argv, ready=ready, log=layout.log / "mariadbd.out", user="slurm")
+
+
+def _slurmdbd(record: Record, layout: Layout) -> Component:
+    def argv() -> list[str]:
+        return [*_in_cluster(record, layout), _daemon("slurmdbd"), "-D"]
+
+    def ready() -> bool:
+        return _listens(controller_address(record), record.ports["slurmdbd"])
+
+    return Component(name="slurmdbd", argv=argv, ready=ready, log=layout.log / "slurmdbd.log", user=None)
+
+
+def _slurmctld(record: Record, layout: Layout) -> Component:
+    def argv() -> list[str]:
+        return [*_in_cluster(record, layout), _daemon("slurmctld"), "-D"]
+
+    def ready() -> bool:
+        return _listens(controller_address(record), record.ports["slurmctld"])
+
+    return Component(name="slurmctld", argv=argv, ready=ready, log=layout.log / "slurmctld.log")
+
+
+def _slurmd(record: Record, layout: Layout, index: int) -> Component:
+    node = record.spec.node_names[index]
+    name = f"slurmd@{node}"
+
+    def argv() -> list[str]:
+        return [*_in_node(record, layout, node), _daemon("slurmd"), "-D", "-N", node]
+
+    def ready() -> bool:
+        return _listens(address(record, index), record.ports[name])
+
+    return Component(name=name, argv=argv, ready=ready, log=layout.log / f"{name}.log")
+
+
+def _slurmextd(layout: Layout) -> Component:
+    heartbeat = layout.slurmext_run / "heartbeat"
+
+    def ready() -> bool:
+        try:
+            return time.time() - int(heartbeat.read_text()) < 5  # noqa: PLR2004
+        except (OSError, ValueError):
+            return False
+
+    def argv() -> list[str]:
+        return [sys.executable, "-m", "slurmext.daemon.main"]
+
+    return Component(name="slurmextd", argv=argv, ready=ready, log=layout.log / "slurmextd.out", env=_python_env())
+
+
+def _agent(record: Record, layout: Layout, node: str) -> Component:
+    name = f"agent@{node}"
+
+    def argv() -> list[str]:
+        # Never in the cluster's mounts: this interpreter belongs to the host, and /usr there may be another release's.
+        inside = namespaces.entry(layout, namespaces.node_holder(node), "net") if record.subnet else []
+        return [*inside, sys.executable, "-m", "slurmext.agent.main", "--node", node]
+
+    def ready() -> bool:
+        return _accepts(layout.slurmext_run / f"agent-{node}.sock")
+
+    return Component(name=name, argv=argv, ready=ready, log=layout.log / f"{name}.out", env=_python_env())
+
+
+def _python_env() -> dict[str, str]:
+    given = {key: os.environ[key] for key in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE") if key in os.environ}
+    return {"PYTHONUNBUFFERED": "1", **given}
+
+
+def _in_cluster(record: Record, layout: Layout) -> list[str]:
+    return namespaces.entry(layout, namespaces.CLUSTER, "mnt") if record.isolated else []
+
+
+def _in_node(record: Record, layout: Layout, node: str) -> list[str]:
+    if not record.isolated:
+        return []
+    kinds = ["mnt", "uts", *(["net"] if record.subnet else [])]
+    return namespaces.entry(layout, namespaces.node_holder(node), *kinds)
+
+
+def _daemon(name: str) -> str:
+    return f"/usr/sbin/{name}"
+
+
+def _listens(host: str, port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex((host, port)) == 0
+
+
+def _accepts(path: Path) -> bool:
+    with closing(socket.socket(socket.AF_UNIX)) as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(str(path)) == 0

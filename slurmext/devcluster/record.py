@@ -1,0 +1,49 @@
+"""What was booted, kept in the cluster's directory so that any later process can use it and take it down."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from slurmext.devcluster.errors import BadSpec
+from slurmext.devcluster.spec import ClusterSpec, Layout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A booted cluster. `root` is the Debian root of another release, `subnet` the first three numbers with --netns.
+
+    `isolated` tells whether its daemons have namespaces of their own.
+    """
+
+    spec: ClusterSpec
+    ports: Mapping[str, int]
+    version: tuple[int, int]
+    isolated: bool
+    root: Path | None = None
+    subnet: str | None = None
+    ready_s: float | None = None
+
+    def save(self) -> None:
+        """Write it, whole or not at all."""
+        path = Layout(self.spec.directory).record
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(dataclasses.asdict(self), default=str, indent=1))
+        temporary.rename(path)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read it. Raises BadSpec when no cluster is there."""
+        path = Layout(directory).record
+        try:
+            raw = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise BadSpec(f"no devcluster in {directory}: boot one with `slurmext devcluster up`") from error
+        spec = raw.pop("spec")
+        spec |= {"dir": directory, "gpu_types": tuple(spec["gpu_types"]), "users": tuple(spec["users"])}
+        raw |= {"version": tuple(raw["version"]), "root": Path(raw["root"]) if raw["root"] else None}
+        return cls(spec=ClusterSpec(**spec), **raw)
