@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from slurmext.config.quota import Amount, Share, resolve_queues
 from slurmext.config.yaml_errors import ConfigError, Document, Loc, Problem, check, load_yaml, nearest
 from slurmext.errors import SlurmextError
+from slurmext.model.policy import Policy, QueueRule
 from slurmext.model.queue import FenceMode, Queue
 from slurmext.model.snapshot import Settings
 
@@ -170,7 +171,7 @@ class SettingsDocument(_Strict):
     )
     default_queue: str | None = Field(
         default=None,
-        description="Queue of a job that names none and matches no placement rule; null = such a job is refused.",
+        description="Queue of a job that names none and matches no placement rule; null = such a job is left to Slurm.",
     )
 
 
@@ -214,7 +215,7 @@ class Acl:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class SitePolicy:
     """A checked policy. `queues` has a parent before its children; `acls` and `over_max` are the effective ones."""
 
     document: PolicyDocument
@@ -229,16 +230,26 @@ class Policy:
         """Site-wide knobs, the applier's budgets among them."""
         return self.document.settings
 
-    @property
-    def planner_settings(self) -> Settings:
-        """The knobs the planner knows."""
+    def as_model(self, version: int) -> Policy:
+        """The policy as decisions need it; `version` is the store's."""
         knobs = self.settings
-        return Settings(
-            requeue_delay_s=knobs.requeue_delay_s,
-            grace_s=knobs.grace_s,
-            preemption_budget=knobs.preemption_budget,
-            near_end_s=knobs.near_end_s,
-            consolidate=knobs.consolidate,
+        return Policy(
+            version=version,
+            settings=Settings(
+                requeue_delay_s=knobs.requeue_delay_s,
+                grace_s=knobs.grace_s,
+                preemption_budget=knobs.preemption_budget,
+                near_end_s=knobs.near_end_s,
+                consolidate=knobs.consolidate,
+            ),
+            queues=self.queues,
+            default_queue=knobs.default_queue,
+            rules=tuple(
+                QueueRule(queue=rule.queue, user=rule.user, account=rule.account, partition=rule.partition)
+                for rule in self.document.placement
+            ),
+            max_requeues_per_cycle=knobs.max_requeues_per_cycle,
+            max_requeues_per_hour=knobs.max_requeues_per_hour,
         )
 
     @property
@@ -259,14 +270,6 @@ class Policy:
         children = (queue.path for queue in self.queues if queue.path.rpartition("/")[0] == path)
         return sum(map(self.guaranteed, children))
 
-    def queue_for(self, *, user: str, account: str = "", partition: str = "") -> str | None:
-        """Queue of a job that names none; None when there is none for it."""
-        given = {"user": user, "account": account, "partition": partition}
-        for rule in self.document.placement:
-            if all(getattr(rule, key) in {None, value} for key, value in given.items()):
-                return rule.queue
-        return self.settings.default_queue
-
     def may_use(self, path: str, *, user: str, account: str = "", groups: Collection[str] = ()) -> bool:
         """Whether a user, submitting under `account`, may put a job into the queue."""
         acl = self.acls[path]
@@ -278,7 +281,7 @@ def _upwards(path: str) -> list[str]:
     return ["/".join(parts[:end]) for end in range(len(parts), 0, -1)]
 
 
-def load_policy(path: Path) -> Policy:
+def load_policy(path: Path) -> SitePolicy:
     """Read and check a policy file. Raises ConfigError with `file:line: key: message` lines."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -288,7 +291,7 @@ def load_policy(path: Path) -> Policy:
     return parse_policy(text, str(path))
 
 
-def parse_policy(text: str, source: str = "policy") -> Policy:
+def parse_policy(text: str, source: str = "policy") -> SitePolicy:
     """Check the text of a policy; `source` is the file named in errors. Raises ConfigError."""
     document = load_yaml(text, source)
     checked = check(document, PolicyDocument)
@@ -297,7 +300,7 @@ def parse_policy(text: str, source: str = "policy") -> Policy:
     acls: dict[str, Acl] = {}
     over_max: dict[str, OverMax] = {}
     _inherit(checked.queues, "", Acl(), checked.settings.over_max, acls, over_max)
-    policy = Policy(
+    policy = SitePolicy(
         document=checked,
         queues=queues,
         acls=acls,
@@ -367,7 +370,7 @@ def _acl_problems(document: Document, checked: PolicyDocument) -> list[Problem]:
     return visit(checked.queues, ("queues",))
 
 
-def _target_problems(document: Document, policy: Policy) -> list[Problem]:
+def _target_problems(document: Document, policy: SitePolicy) -> list[Problem]:
     targets: list[tuple[Loc, str | None]] = [(("settings", "default_queue"), policy.settings.default_queue)]
     targets += [(("placement", index, "queue"), rule.queue) for index, rule in enumerate(policy.document.placement)]
     problems: list[Problem] = []
@@ -389,14 +392,19 @@ def _target_problems(document: Document, policy: Policy) -> list[Problem]:
     return problems
 
 
-def queues_tsv(policy: Policy, expand_group: Callable[[str], Collection[str]]) -> str:
-    """The table job_submit reads: `#default`, then a line per queue.
+def queues_tsv(policy: SitePolicy, expand_group: Callable[[str], Collection[str]]) -> str:
+    """The table job_submit reads: `#default`, a `#rule` per placement rule (`user, account, partition, queue`, empty =
+    any), then a line per queue.
 
     `path, leaf (1|0), effective max GPUs (empty = none), over_max, users (comma; empty = all), accounts (the same)`.
     `expand_group` gives a Unix group's members. An ACL whose groups have no members gets the user `-`, which is
     nobody's name: an empty list would let everyone in.
     """
     lines = [f"#default\t{policy.settings.default_queue or ''}"]
+    lines += [
+        "\t".join(("#rule", rule.user or "", rule.account or "", rule.partition or "", rule.queue))
+        for rule in policy.document.placement
+    ]
     for queue in policy.queues:
         acl = policy.acls[queue.path]
         users = set(acl.users).union(*(expand_group(group) for group in acl.groups))
@@ -418,7 +426,7 @@ def queues_tsv(policy: Policy, expand_group: Callable[[str], Collection[str]]) -
 __all__ = [
     "Acl",
     "OverMax",
-    "Policy",
+    "SitePolicy",
     "PolicyDocument",
     "Share",
     "load_policy",

@@ -1,0 +1,94 @@
+"""What changes between two policies, key by key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from slurmext.config.policy import SitePolicy
+from slurmext.config.quota import Share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """`before` or `after` is None where the key or queue is not there; values are as written or defaulted."""
+
+    where: str
+    key: str
+    before: str | None
+    after: str | None
+
+
+def diff_policies(before: SitePolicy | None, after: SitePolicy) -> list[Change]:
+    """Changes from `before` (None: nothing yet) to `after`: settings, placement, then queues by path."""
+    old = {} if before is None else _flat(before)
+    new = _flat(after)
+    changes: list[Change] = []
+    for where in [*old, *(where for where in new if where not in old)]:
+        keys_before, keys_after = old.get(where), new.get(where)
+        if keys_before is None or keys_after is None:
+            shown = " ".join(
+                f"{key}={value}" for key, value in (keys_before or keys_after or {}).items() if value != "-"
+            )
+            changes.append(
+                Change(
+                    where=where,
+                    key="",
+                    before=None if keys_before is None else shown,
+                    after=None if keys_after is None else shown,
+                )
+            )
+            continue
+        for key in [*keys_before, *(key for key in keys_after if key not in keys_before)]:
+            one, other = keys_before.get(key), keys_after.get(key)
+            if one != other:
+                changes.append(Change(where=where, key=key, before=one, after=other))
+    return changes
+
+
+def _flat(policy: SitePolicy) -> dict[str, dict[str, str]]:
+    flat = {"settings": _fields(policy.document.settings)}
+    for index, rule in enumerate(policy.document.placement):
+        flat[f"placement[{index}]"] = _fields(rule)
+    for queue in policy.queues:
+        flat[queue.path] = _fields(_document_of(policy, queue.path))
+    return flat
+
+
+def _document_of(policy: SitePolicy, path: str) -> BaseModel:
+    first, *rest = path.split("/")
+    item = policy.document.queues[first]
+    for name in rest:
+        item = item.children[name]
+    return item
+
+
+def _fields(model: BaseModel, prefix: str = "") -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for name in type(model).model_fields:
+        value: Any = getattr(model, name)
+        if name == "children" or value in ({}, ()):
+            continue
+        if isinstance(value, BaseModel):
+            fields.update(_fields(value, f"{prefix}{name}."))
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                fields.update(_fields(item, f"{prefix}{name}.{key}."))
+        else:
+            fields[prefix + name] = show(value)
+    return fields
+
+
+def show(value: object) -> str:
+    """A value as one writes it: `-` for none, `50%`, `a,b`."""
+    if value is None:
+        return "-"
+    if isinstance(value, Share):
+        return f"{float(value.part * 100):g}%"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list | frozenset):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
