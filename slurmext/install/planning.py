@@ -131,7 +131,7 @@ class _Draft:
 def _plan_spank(draft: _Draft, site: SiteConfig, prefix: str) -> None:
     spec = draft.spec
     plugin = spec.prefix_dir / "spank" / "slurmext.so"
-    draft.add(plugin, build(spec.spank_include, installed_release(site.slurm.bin_dir)), mode=0o755)
+    draft.add(plugin, build(spec.spank_include, installed_release(site.slurm.bin_dir, spec.slurm_conf)), mode=0o755)
     plugstack = Path((conf_edit.values_of(draft.conf, "PlugStackConfig") or [spec.slurm_conf.parent / "plugstack.conf"])[-1])
     old = (_read(plugstack) or b"").decode(errors="surrogateescape")
     line = f"optional {plugin}" + (f" prefix={prefix}" if prefix else "")

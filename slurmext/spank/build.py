@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -31,16 +32,20 @@ def header_release(include: Path) -> tuple[int, int]:
     return int(found[1][0:2], 16), int(found[1][2:4], 16)
 
 
-def installed_release(bin_dir: Path) -> tuple[int, int]:
-    """Slurm's release according to `scontrol --version`. Raises SlurmextError when it does not say."""
+def installed_release(bin_dir: Path, slurm_conf: Path) -> tuple[int, int]:
+    """Slurm's release according to `scontrol --version` (which wants a slurm.conf). Raises SlurmextError when it is mute."""
     command = bin_dir / "scontrol"
     try:
-        done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False, timeout=30)
+        done = subprocess.run(
+            [command, "--version"], env={**os.environ, "SLURM_CONF": str(slurm_conf)}, capture_output=True, text=True,
+            check=False, timeout=30,
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmextError(f"{command} does not run ({error}); set slurm.bin_dir in the site file") from error
     found = re.search(r"(\d+)\.(\d+)", done.stdout)
     if found is None:
-        raise SlurmextError(f"{command} --version said {done.stdout.strip()!r}; set slurm.bin_dir in the site file")
+        said = (done.stdout or done.stderr).strip()[:200]
+        raise SlurmextError(f"{command} --version said {said!r}: check slurm.bin_dir in the site file, and {slurm_conf}")
     return int(found[1]), int(found[2])
 
 
