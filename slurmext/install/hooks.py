@@ -11,9 +11,9 @@ from slurmext.errors import SlurmextError
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = {
-    "Prolog": ROOT / "prolog" / "slurmext-prolog",
-    "Epilog": ROOT / "epilog" / "slurmext-epilog",
-    "TaskProlog": ROOT / "prolog" / "slurmext-task-prolog",
+    "Prolog": Path("prolog/slurmext-prolog"),
+    "Epilog": Path("epilog/slurmext-epilog"),
+    "TaskProlog": Path("prolog/slurmext-task-prolog"),
 }
 
 

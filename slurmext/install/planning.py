@@ -20,7 +20,7 @@ PROLOG_TIMEOUT_S = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallSpec:
-    """What the admin asked for. `hook_python` runs the hooks on the nodes."""
+    """What the admin asked for. `hook_python` runs the hooks on the nodes; `source_dir` has `prolog/` and `epilog/`."""
 
     slurm_conf: Path
     site_config: Path
@@ -29,6 +29,7 @@ class InstallSpec:
     option_prefix: str | None = None
     with_units: bool = False
     hook_python: Path = Path(sys.executable)
+    source_dir: Path = hooks.ROOT
 
 
 def make_plan(spec: InstallSpec) -> InstallPlan:
@@ -87,7 +88,7 @@ class _Draft:
         for parent in reversed(path.parents):
             if not parent.exists() or self.before.made(parent):
                 self.directories.setdefault(parent, Directory(path=parent))
-        if not path.exists() or self.before.made(path):
+        if path not in self.directories and (not path.exists() or self.before.made(path)):
             self.directories[path] = Directory(path=path, mode=mode, data=data)
 
     def add(self, path: Path, content: bytes, mode: int = 0o644, uid: int = 0, gid: int = 0, *, runtime: bool = False,
@@ -114,7 +115,7 @@ class _Draft:
         url = site.database
         sqlite = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:////") else None
         if sqlite is not None:
-            self.directory(sqlite.parent, mode=0o700, data=True)
+            self.directory(sqlite.parent, mode=0o700)
         elsewhere = conf_edit.includes_of(self.conf)
         if elsewhere:
             self.notes.append(
@@ -172,7 +173,8 @@ def _plan_hooks(draft: _Draft, site: SiteConfig) -> None:
         "DEADLINE_S": f"{site.agent.hook_deadline_s:g}",
         "PACKAGE_DIR": str(hooks.ROOT / "slurmext"),
     }
-    for key, source in hooks.SOURCES.items():
+    for key, relative in hooks.SOURCES.items():
+        source = draft.spec.source_dir / relative
         if not source.exists():
             draft.notes.append(f"{source} is not in this installation, so {key} is left alone")
             continue

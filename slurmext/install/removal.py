@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slurmext.install import conf_edit, manifest
-
-_SQLITE_SIBLINGS = ("", "-wal", "-shm", "-journal", ".lock")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +49,8 @@ def _steps(prefix: Path, installed: manifest.Manifest, *, keep_data: bool) -> It
         else:
             yield Removal(verb="remove", path=path)
     if installed.sqlite is not None:
-        for suffix in _SQLITE_SIBLINGS:
-            path = installed.sqlite.with_name(installed.sqlite.name + suffix)
-            if path.exists():
-                yield Removal(verb="keep" if keep_data else "remove", path=path, why="state database")
+        for path in sorted(installed.sqlite.parent.glob(glob.escape(installed.sqlite.name) + "*")):
+            yield Removal(verb="keep" if keep_data else "remove", path=path, why="state database")
     elif installed.database is not None:
         yield Removal(verb="keep", path=Path(installed.database.split("@")[-1]), why="database on a server: drop it there")
     yield Removal(verb="remove", path=prefix / manifest.NAME)

@@ -1,0 +1,282 @@
+"""Installing into a site's files and taking it out again."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from slurmext.errors import SlurmextError
+from slurmext.install import conf_edit
+from slurmext.install.apply import apply
+from slurmext.install.changes import InstallPlan
+from slurmext.install.planning import InstallSpec, make_plan
+from slurmext.install.removal import plan_removal, remove
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="installs as root")
+
+SLURM_CONF = """\
+# The site's own words
+ClusterName=tiny
+SlurmctldHost=ctl(127.0.0.1)
+SlurmUser=root
+jobsubmitplugins = all_partitions   # keep me
+Prolog=/opt/site/prolog.sh
+PrologFlags=X11
+NodeName=n1 CPUs=2
+PartitionName=main Nodes=n1 Default=YES
+"""
+
+
+class Site:
+    """A Slurm site in a folder: fake commands, real headers."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.etc = root / "etc"
+        self.etc.mkdir()
+        (root / "bin").mkdir()
+        for name in ("prolog/slurmext-prolog", "epilog/slurmext-epilog", "prolog/slurmext-task-prolog"):
+            wrapper = root / "source" / name
+            wrapper.parent.mkdir(parents=True, exist_ok=True)
+            wrapper.write_text("#!/bin/sh\nexec @PYTHON@ -S @PACKAGE_DIR@/hooks/x.py @RUN_DIR@ @DEADLINE_S@\n")
+        self.header(0x160508)
+        scontrol = root / "bin" / "scontrol"
+        scontrol.write_text("#!/bin/sh\necho slurm 22.05.8\n")
+        scontrol.chmod(0o755)
+        self.slurm_conf.write_text(SLURM_CONF)
+        self.site_config.write_text(
+            f"version: 1\ncluster: tiny\ndatabase: sqlite:///{root}/state/state.db\nrun_dir: {root}/run\n"
+            f"slurm: {{bin_dir: {root}/bin, conf: {self.slurm_conf}, user: root}}\n"
+            f"agent: {{spool_dir: {root}/spool}}\n"
+        )
+
+    def header(self, number: int) -> None:
+        folder = self.root / "include" / "slurm"
+        folder.mkdir(parents=True, exist_ok=True)
+        version = f"#define SLURM_VERSION_NUMBER 0x{number:06x}\n"
+        (folder / "slurm_version.h").write_text(version)
+        (folder / "slurm_errno.h").write_text("typedef int slurm_err_t;\n")
+        (folder / "spank.h").write_text(SPANK_H)
+
+    @property
+    def slurm_conf(self) -> Path:
+        return self.etc / "slurm.conf"
+
+    @property
+    def site_config(self) -> Path:
+        return self.etc / "slurmext.yaml"
+
+    @property
+    def prefix(self) -> Path:
+        return self.root / "lib" / "slurmext"
+
+    def spec(self) -> InstallSpec:
+        return InstallSpec(
+            slurm_conf=self.slurm_conf, site_config=self.site_config, prefix_dir=self.prefix,
+            spank_include=self.root / "include", source_dir=self.root / "source",
+        )  # fmt: skip
+
+    def plan(self) -> InstallPlan:
+        return make_plan(self.spec())
+
+    def install(self) -> InstallPlan:
+        plan = self.plan()
+        apply(replace(plan, database=None))
+        return plan
+
+    def tree(self) -> dict[str, tuple[int, int, bytes | str]]:
+        """Everything there is: mode, mtime of files, content."""
+        found = {}
+        for path in sorted(self.root.rglob("*")):
+            info = path.lstat()
+            content = os.readlink(path) if path.is_symlink() else "" if path.is_dir() else path.read_bytes()
+            found[str(path)] = (info.st_mode, 0 if path.is_dir() else info.st_mtime_ns, content)
+        return found
+
+
+# Enough of spank.h to compile the plugin without Slurm.
+SPANK_H = """
+#include <slurm/slurm_version.h>
+#include <slurm/slurm_errno.h>
+typedef struct spank_handle *spank_t;
+typedef slurm_err_t spank_err_t;
+typedef enum spank_context { S_CTX_ERROR, S_CTX_LOCAL, S_CTX_REMOTE, S_CTX_ALLOCATOR } spank_context_t;
+enum { ESPANK_SUCCESS = 0 };
+typedef int (*spank_opt_cb_f)(int, const char *, int);
+struct spank_option { char *name; char *arginfo; char *usage; int has_arg; int val; spank_opt_cb_f cb; };
+int slurm_spank_init(spank_t, int, char **);
+int slurm_spank_init_post_opt(spank_t, int, char **);
+int slurm_spank_task_init(spank_t, int, char **);
+spank_context_t spank_context(void);
+spank_err_t spank_option_register(spank_t, struct spank_option *);
+spank_err_t spank_setenv(spank_t, const char *, const char *, int);
+spank_err_t spank_unsetenv(spank_t, const char *);
+spank_err_t spank_job_control_setenv(spank_t, const char *, const char *, int);
+void slurm_error(const char *, ...);
+void slurm_debug(const char *, ...);
+#define SPANK_PLUGIN(n, v) const char plugin_name[] = #n; const unsigned int spank_plugin_version = v;
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def test_uninstall_leaves_no_trace(site: Site) -> None:
+    """Install, let the daemons write their data, uninstall: every file, mode and time stamp is as before."""
+    (site.etc / "job_submit.lua").write_text("-- the site's own\n")
+    (site.etc / "plugstack.conf").write_text("include plugstack.conf.d/*.conf")
+    before = site.tree()
+    site.install()
+    (site.root / "run" / "heartbeat").write_text("1")
+    (site.root / "state" / "state.db").write_text("x")
+    (site.root / "state" / "state.db-wal").write_text("x")
+    (site.root / "spool" / "event").write_text("x")
+    remove(site.prefix, keep_data=False)
+    assert site.tree() == before
+
+
+def test_installing_twice_changes_nothing(site: Site) -> None:
+    """The second plan finds every file done, and its undoing is still complete."""
+    (site.etc / "job_submit.lua").write_text("-- the site's own\n")
+    before = site.tree()
+    site.install()
+    after = site.tree()
+    plan = site.install()
+    assert all(file.is_done for file in plan.files)
+    assert {path: entry for path, entry in site.tree().items() if "manifest" not in path} == {
+        path: entry for path, entry in after.items() if "manifest" not in path
+    }
+    remove(site.prefix, keep_data=False)
+    assert site.tree() == before
+
+
+def test_a_dry_run_changes_nothing(site: Site) -> None:
+    """Making the plan writes no file."""
+    before = site.tree()
+    plan = site.plan()
+    assert site.tree() == before
+    assert any(file.path == site.slurm_conf for file in plan.files)
+
+
+def test_slurm_conf_keeps_the_sites_values(site: Site) -> None:
+    """The job submit list is appended, flags are joined, and the replaced lines stay as comments."""
+    site.install()
+    text = site.slurm_conf.read_text()
+    assert conf_edit.values_of(text, "JobSubmitPlugins") == ["all_partitions,lua"]
+    assert conf_edit.values_of(text, "PrologFlags") == ["X11,Alloc"]
+    assert conf_edit.values_of(text, "PrologEpilogTimeout") == ["60"]
+    assert "#slurmext# jobsubmitplugins = all_partitions   # keep me\n" in text
+    assert conf_edit.strip(text) == SLURM_CONF
+
+
+def test_the_sites_prolog_still_runs_first(site: Site) -> None:
+    """An existing Prolog and ours stand in one folder, whose names Slurm runs in reverse order."""
+    site.install()
+    assert conf_edit.values_of(site.slurm_conf.read_text(), "Prolog") == [f"{site.prefix}/prolog.d/*"]
+    names = sorted((path.name for path in (site.prefix / "prolog.d").iterdir()), reverse=True)
+    assert [os.readlink(site.prefix / "prolog.d" / name) for name in names] == [
+        "/opt/site/prolog.sh",
+        f"{site.prefix}/hooks/slurmext-prolog",
+    ]
+
+
+def test_a_folder_of_prologs_gets_ours_as_well(site: Site) -> None:
+    """Prolog=/…/prolog.d/*: slurm.conf's line stays, a link is added to the folder."""
+    folder = site.root / "prolog.d"
+    folder.mkdir()
+    site.slurm_conf.write_text(SLURM_CONF.replace("/opt/site/prolog.sh", f"{folder}/*.sh"))
+    site.install()
+    assert f"\nProlog={folder}/*.sh\n" in site.slurm_conf.read_text()
+    assert os.readlink(folder / "50-slurmext.sh") == f"{site.prefix}/hooks/slurmext-prolog"
+
+
+def test_the_sites_task_prolog_is_chained(site: Site) -> None:
+    """TaskProlog takes one program: ours calls the site's first."""
+    site.slurm_conf.write_text(SLURM_CONF + "TaskProlog=/opt/site/tp\n")
+    site.install()
+    chain = Path(conf_edit.values_of(site.slurm_conf.read_text(), "TaskProlog")[0])
+    assert chain.read_text().splitlines()[2:] == [
+        "/opt/site/tp || exit $?", f"exec {site.prefix}/hooks/slurmext-task-prolog",
+    ]  # fmt: skip
+
+
+def test_the_admins_later_edits_survive_uninstall(site: Site) -> None:
+    """Only our lines go from a slurm.conf that was edited after the installation."""
+    site.install()
+    site.slurm_conf.write_text(site.slurm_conf.read_text().replace("CPUs=2", "CPUs=4") + "KillWait=60\n")
+    remove(site.prefix, keep_data=False)
+    assert site.slurm_conf.read_text() == SLURM_CONF.replace("CPUs=2", "CPUs=4") + "KillWait=60\n"
+
+
+def test_a_change_of_the_sites_script_survives_reinstall(site: Site) -> None:
+    """The chained job_submit.site.lua is the admin's to edit."""
+    (site.etc / "job_submit.lua").write_text("-- one\n")
+    site.install()
+    (site.etc / "job_submit.site.lua").write_text("-- two\n")
+    site.install()
+    assert (site.etc / "job_submit.site.lua").read_text() == "-- two\n"
+
+
+def test_headers_of_another_release_are_refused(site: Site) -> None:
+    """A plugin built for another major would silently not load: name both releases and the remedy."""
+    site.header(0x180B05)
+    with pytest.raises(SlurmextError, match=r"24\.11.*22\.05.*--spank-include"):
+        site.plan()
+
+
+def test_missing_slurm_conf_is_explained(site: Site) -> None:
+    """A wrong path names itself and the flag."""
+    site.slurm_conf.unlink()
+    with pytest.raises(SlurmextError, match=r"etc/slurm\.conf.*--slurm-conf"):
+        site.plan()
+
+
+def test_wrappers_get_their_values(site: Site) -> None:
+    """Interpreter, run directory and deadline are filled in."""
+    site.install()
+    text = (site.prefix / "hooks" / "slurmext-epilog").read_text()
+    assert f" {site.root}/run 5\n" in text
+    assert "@" not in text
+
+
+def test_a_parameter_that_shares_its_line_is_refused(site: Site) -> None:
+    """Commenting the line out would lose the other parameter."""
+    site.slurm_conf.write_text("ClusterName=a\nSlurmUser=root\nPrologFlags=X11 KillWait=5\n")
+    with pytest.raises(SlurmextError, match="line 3 sets PrologFlags together"):
+        site.plan()
+
+
+@pytest.mark.parametrize("text", ["", "A=1", "A=1\n", "A=1\n\n", "# c\nA=\\\n1\n", "A=1\r\n"])
+def test_strip_undoes_the_block(text: str) -> None:
+    """Whatever the text's end, strip gives it back byte for byte."""
+    edited = conf_edit.add_block(conf_edit.comment_out(text, "A"), ["A=2"])
+    assert conf_edit.strip(edited) == text
+    assert conf_edit.values_of(edited, "a") == ["2"]
+
+
+def test_uninstall_of_nothing_has_no_steps(tmp_path: Path) -> None:
+    """A folder without a manifest is not ours to clear."""
+    assert plan_removal(tmp_path, keep_data=False) == []
+
+
+def test_keep_data_keeps_the_database(site: Site) -> None:
+    """--keep-data leaves the state database for a later installation."""
+    site.install()
+    (site.root / "state" / "state.db").write_text("x")
+    remove(site.prefix, keep_data=True)
+    assert (site.root / "state" / "state.db").exists()
+    assert not site.prefix.exists()
+
+
+def test_manifest_is_for_root_only(site: Site) -> None:
+    """The former content of configuration files is nobody else's business."""
+    site.install()
+    path = site.prefix / "manifest.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert json.loads(path.read_text())["version"] == 1
