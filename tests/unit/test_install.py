@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from slurmext.install.removal import plan_removal, remove
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="installs as root")
 
+STUBS = Path(__file__).parent / "stubs"
 SLURM_CONF = """\
 # The site's own words
 ClusterName=tiny
@@ -55,12 +57,8 @@ class Site:
         )
 
     def header(self, number: int) -> None:
-        folder = self.root / "include" / "slurm"
-        folder.mkdir(parents=True, exist_ok=True)
-        version = f"#define SLURM_VERSION_NUMBER 0x{number:06x}\n"
-        (folder / "slurm_version.h").write_text(version)
-        (folder / "slurm_errno.h").write_text("typedef int slurm_err_t;\n")
-        (folder / "spank.h").write_text(SPANK_H)
+        folder = shutil.copytree(STUBS, self.root / "include", dirs_exist_ok=True)
+        (folder / "slurm" / "slurm_version.h").write_text(f"#define SLURM_VERSION_NUMBER 0x{number:06x}\n")
 
     @property
     def slurm_conf(self) -> Path:
@@ -96,30 +94,6 @@ class Site:
             content = os.readlink(path) if path.is_symlink() else "" if path.is_dir() else path.read_bytes()
             found[str(path)] = (info.st_mode, 0 if path.is_dir() else info.st_mtime_ns, content)
         return found
-
-
-# Enough of spank.h to compile the plugin without Slurm.
-SPANK_H = """
-#include <slurm/slurm_version.h>
-#include <slurm/slurm_errno.h>
-typedef struct spank_handle *spank_t;
-typedef slurm_err_t spank_err_t;
-typedef enum spank_context { S_CTX_ERROR, S_CTX_LOCAL, S_CTX_REMOTE, S_CTX_ALLOCATOR } spank_context_t;
-enum { ESPANK_SUCCESS = 0 };
-typedef int (*spank_opt_cb_f)(int, const char *, int);
-struct spank_option { char *name; char *arginfo; char *usage; int has_arg; int val; spank_opt_cb_f cb; };
-int slurm_spank_init(spank_t, int, char **);
-int slurm_spank_init_post_opt(spank_t, int, char **);
-int slurm_spank_task_init(spank_t, int, char **);
-spank_context_t spank_context(void);
-spank_err_t spank_option_register(spank_t, struct spank_option *);
-spank_err_t spank_setenv(spank_t, const char *, const char *, int);
-spank_err_t spank_unsetenv(spank_t, const char *);
-spank_err_t spank_job_control_setenv(spank_t, const char *, const char *, int);
-void slurm_error(const char *, ...);
-void slurm_debug(const char *, ...);
-#define SPANK_PLUGIN(n, v) const char plugin_name[] = #n; const unsigned int spank_plugin_version = v;
-"""
 
 
 @pytest.fixture

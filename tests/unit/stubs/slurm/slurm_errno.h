@@ -1,0 +1,1 @@
+typedef int slurm_err_t;

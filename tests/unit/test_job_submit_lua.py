@@ -1,0 +1,482 @@
+"""job_submit.lua under a real Lua with a fake `slurm` table."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from slurmext.options import OPTIONS, Argument, is_valid
+from slurmext.spank.job_submit import LuaSite, render
+
+LUAS = [path for name in ("lua5.1", "lua5.4", "lua") if (path := shutil.which(name))]
+pytestmark = pytest.mark.skipif(not LUAS, reason="no Lua interpreter: apt install lua5.4")
+
+NO_VAL, NO_VAL16, INFINITE = 4294967294, 65534, 4294967295
+QUEUES = (
+    "#default\tresearch\n"
+    "research\t1\t32\trefuse\t\t\n"
+    "prod\t0\t32\trefuse\t\t\n"
+    "prod/chat\t1\t16\trefuse\talice,carol\tml\n"
+    "prod/batch\t1\t\trefuse\t\t\n"
+    "lab\t1\t4\thold\t\t\n"
+)
+DRIVER = """
+slurm = { SUCCESS = 0, ERROR = -1, NO_VAL = 4294967294, NO_VAL16 = 65534, ESLURM_ACCESS_DENIED = 2002,
+  ESLURM_ACCOUNTING_POLICY = 2050 }
+local function line(kind) return function(f, ...) print(kind .. "\\t" .. string.format(f, ...)) end end
+slurm.log_user, slurm.log_error, slurm.log_info = line("user"), line("error"), function() end
+local broken = BROKEN
+local fields = JOB
+local environment = setmetatable({}, { __index = function(_, k) return (ENVIRONMENT)[k] end })
+local job = setmetatable({}, {
+  __index = function(_, k)
+    if broken.read == k then error("cannot read " .. k) end
+    if k == "environment" then return environment end
+    return fields[k]
+  end,
+  __newindex = function(_, k, v)
+    if broken.write == k then error("cannot write " .. k) end
+    fields[k] = v
+    print("set\\t" .. k .. "\\t" .. tostring(v))
+  end,
+})
+dofile(SCRIPT)
+CALL
+"""
+
+
+def lua(value: object) -> str:
+    """A Lua literal."""
+    if value is None:
+        return "nil"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, str):
+        return '"' + "".join(chr(b) if 32 <= b < 127 and b not in b'"\\' else f"\\{b:03d}" for b in value.encode()) + '"'
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"[{lua(key)}] = {lua(entry)}" for key, entry in value.items()) + "}"
+    assert isinstance(value, list)
+    return "{" + ", ".join(lua(entry) for entry in value) + "}"
+
+
+@dataclass
+class Outcome:
+    """What the script returned, set, and said."""
+
+    code: int
+    set: dict[str, str] = field(default_factory=dict)
+    user: list[str] = field(default_factory=list)
+    error: list[str] = field(default_factory=list)
+
+    @property
+    def comment(self) -> str:
+        return self.set.get("admin_comment", "")
+
+
+class Controller:
+    """slurmctld with our script, as far as the script can tell."""
+
+    def __init__(self, folder: Path, interpreter: str) -> None:
+        self.folder = folder
+        self.interpreter = interpreter
+        self.site = LuaSite(run_dir=str(folder), stale_s=30, trusted_uids=(0, 64030))
+        self.beat(0)
+        self.queues(QUEUES)
+        (folder / "submit-wake").write_text("0")
+
+    def beat(self, age_s: float) -> None:
+        (self.folder / "heartbeat").write_text(f"{int(time.time() - age_s)}")
+
+    def queues(self, text: str) -> None:
+        (self.folder / "queues.tsv").write_text(text)
+
+    @property
+    def woken(self) -> bool:
+        return (self.folder / "submit-wake").read_text() == "1"
+
+    def submit(self, *, options: dict[str, str] | None = None, env: dict[str, str] | None = None,
+               broken: dict[str, str] | None = None, uid: int = 1000, **job: object) -> Outcome:  # fmt: skip
+        """`sbatch` by alice, one GPU unless said otherwise."""
+        fields = {
+            "user_name": "alice", "user_id": uid, "account": None, "partition": None, "priority": NO_VAL,
+            "requeue": NO_VAL16, "tres_per_job": "gres:gpu:1", "num_tasks": NO_VAL, "min_nodes": NO_VAL,
+            "ntasks_per_node": NO_VAL16, "sockets_per_node": NO_VAL16, "script": "#!/bin/sh\n", "admin_comment": None,
+        } | job  # fmt: skip
+        if options is not None:
+            fields["spank_job_env"] = [f"{name}={value}" for name, value in options.items()]
+        partitions = {"main": {"flag_default": 1}, "cpu": {"flag_default": 0}}
+        return self._run(fields, env or {}, broken or {}, f"print('rc\\t' .. slurm_job_submit(job, {lua(partitions)}, {uid}))")
+
+    def modify(self, record: dict[str, object], *, uid: int = 1000, broken: dict[str, str] | None = None, **job: object) -> Outcome:
+        """`scontrol update` or `release` of a job."""
+        fields = {"priority": NO_VAL, "requeue": NO_VAL16} | job
+        call = f"print('rc\\t' .. slurm_job_modify(job, {lua(record)}, {{}}, {uid}))"
+        return self._run(fields, {}, broken or {}, call)
+
+    def _run(self, fields: dict[str, object], env: dict[str, str], broken: dict[str, str], call: str) -> Outcome:
+        script = self.folder / "job_submit.lua"
+        script.write_text(render(self.site))
+        driver = self.folder / "driver.lua"
+        text = DRIVER
+        for name, value in (("BROKEN", lua(broken)), ("JOB", lua(fields)), ("ENVIRONMENT", lua(env)),
+                            ("SCRIPT", lua(str(script))), ("CALL", call)):  # fmt: skip
+            text = text.replace(name, value)
+        driver.write_text(text)
+        done = subprocess.run([self.interpreter, driver], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found = Outcome(code=99)
+        for kind, *rest in (entry.split("\t") for entry in done.stdout.splitlines()):
+            if kind == "rc":
+                found.code = int(float(rest[0]))
+            elif kind == "set":
+                found.set[rest[0]] = rest[1]
+            else:
+                getattr(found, kind).append(rest[0])
+        return found
+
+
+@pytest.fixture(params=LUAS, ids=[Path(path).name for path in LUAS])
+def controller(request: pytest.FixtureRequest, tmp_path: Path) -> Controller:
+    return Controller(tmp_path, request.param)
+
+
+def test_a_gpu_job_is_annotated_and_held(controller: Controller) -> None:
+    """The default queue, priority 0, and slurmextd woken."""
+    outcome = controller.submit()
+    assert outcome.code == 0
+    assert outcome.set == {"admin_comment": "slurmext/1 queue=research held=1", "priority": "0"}
+    assert controller.woken
+
+
+def test_every_option_reaches_the_annotation(controller: Controller) -> None:
+    """Values are percent-encoded, a checkpointing batch job becomes requeueable."""
+    outcome = controller.submit(
+        options={
+            "SLURMEXT_QUEUE": "prod/chat", "SLURMEXT_CKPT": "auto", "SLURMEXT_CKPT_DIR": "/s/a b=50%",
+            "SLURMEXT_GPU_TYPES": "h100,a100", "SLURMEXT_GANG_MIN": "2", "SLURMEXT_NO_PREEMPT": "1",
+            "_SLURM_SPANK_OPTION_slurmext_queue": "ignored",
+        }, num_tasks=4,
+    )  # fmt: skip
+    assert outcome.comment == (
+        "slurmext/1 queue=prod/chat ckpt=auto ckpt_dir=/s/a%20b%3D50%25 types=h100,a100 gang_min=2 preempt=no held=1"
+    )
+    assert outcome.set["requeue"] == "1"
+
+
+def test_no_requeue_wins_over_ckpt(controller: Controller) -> None:
+    """--no-requeue is the user's word."""
+    assert "requeue" not in controller.submit(options={"SLURMEXT_CKPT": "auto"}, requeue=0).set
+
+
+def test_an_interactive_job_is_not_made_requeueable(controller: Controller) -> None:
+    """salloc and srun jobs cannot be requeued."""
+    assert "requeue" not in controller.submit(options={"SLURMEXT_CKPT": "auto"}, script=None).set
+
+
+def test_a_stale_heartbeat_lets_jobs_pass_unheld(controller: Controller) -> None:
+    """Fail open: annotated for a later adoption, but not held."""
+    controller.beat(31)
+    outcome = controller.submit()
+    assert outcome.set == {"admin_comment": "slurmext/1 queue=research held=0"}
+    assert not controller.woken
+
+
+@pytest.mark.parametrize("content", [None, "", "garbage", "-5"])
+def test_no_usable_heartbeat_is_a_stale_one(controller: Controller, content: str | None) -> None:
+    """A missing or broken heartbeat never holds a job."""
+    path = controller.folder / "heartbeat"
+    path.unlink() if content is None else path.write_text(content)
+    assert controller.submit().set == {"admin_comment": "slurmext/1 queue=research held=0"}
+
+
+def test_without_a_queue_table_nothing_is_held_or_refused(controller: Controller) -> None:
+    """No policy was ever applied: what the user gave is kept for later."""
+    (controller.folder / "queues.tsv").unlink()
+    assert controller.submit(options={"SLURMEXT_QUEUE": "new"}).set == {"admin_comment": "slurmext/1 queue=new held=0"}
+
+
+def test_without_a_default_queue_jobs_that_name_none_are_untouched(controller: Controller) -> None:
+    """They are left to Slurm."""
+    controller.queues(QUEUES.replace("#default\tresearch", "#default\t"))
+    assert controller.submit().set == {}
+
+
+def test_a_job_without_gpus_is_untouched(controller: Controller) -> None:
+    """Only GPU jobs are managed."""
+    assert controller.submit(tres_per_job=None).set == {}
+
+
+def test_a_queue_makes_a_cpu_job_managed(controller: Controller) -> None:
+    """--queue asks for it."""
+    assert controller.submit(tres_per_job=None, options={"SLURMEXT_QUEUE": "lab"}).set["priority"] == "0"
+
+
+def test_require_gpu_false_manages_every_job(controller: Controller) -> None:
+    """managed.require_gpu: false."""
+    controller.site = replace(controller.site, require_gpu=False)
+    assert controller.submit(tres_per_job=None).set["priority"] == "0"
+
+
+@pytest.mark.parametrize(("partition", "managed"), [(None, True), ("main", True), ("cpu", False), ("cpu,main", True)])
+def test_only_managed_partitions(controller: Controller, partition: str | None, managed: bool) -> None:
+    """The default partition counts where none is named."""
+    controller.site = replace(controller.site, partitions=("main",))
+    assert bool(controller.submit(partition=partition).set) is managed
+
+
+def test_an_unknown_queue_is_refused_with_the_nearest(controller: Controller) -> None:
+    """One line: what was given, what was meant, what may be used."""
+    outcome = controller.submit(options={"SLURMEXT_QUEUE": "prod/chta"})
+    assert outcome.code == -1
+    assert outcome.set == {}
+    assert outcome.user == [
+        "slurmext: --queue=prod/chta: no such queue; did you mean prod/chat? "
+        "you may use research, prod/chat, prod/batch, lab"
+    ]
+
+
+def test_a_parent_queue_is_refused_with_its_leaves(controller: Controller) -> None:
+    """Jobs go into leaves."""
+    outcome = controller.submit(options={"SLURMEXT_QUEUE": "prod"})
+    assert outcome.code == -1
+    assert "choose one of prod/chat, prod/batch" in outcome.user[0]
+
+
+def test_another_users_queue_is_denied(controller: Controller) -> None:
+    """The ACL names users or accounts; the message lists only what this user may use."""
+    outcome = controller.submit(options={"SLURMEXT_QUEUE": "prod/chat"}, user_name="mallory", default_account="web")
+    assert outcome.code == 2002
+    assert "user mallory (account web) may not use it; you may use research, prod/batch, lab" in outcome.user[0]
+
+
+@pytest.mark.parametrize("who", [{"user_name": "carol"}, {"user_name": "dave", "account": "ml"},
+                                 {"user_name": "dave", "default_account": "ml"}])  # fmt: skip
+def test_a_listed_user_or_account_is_let_in(controller: Controller, who: dict[str, object]) -> None:
+    """Either is enough."""
+    assert controller.submit(options={"SLURMEXT_QUEUE": "prod/chat"}, **who).code == 0
+
+
+def test_a_listed_account_lets_nobody_else_in(controller: Controller) -> None:
+    """An explicit account counts instead of the default one."""
+    outcome = controller.submit(
+        options={"SLURMEXT_QUEUE": "prod/chat"}, user_name="dave", account="web", default_account="ml"
+    )
+    assert outcome.code == 2002
+
+
+def test_more_than_max_is_refused(controller: Controller) -> None:
+    """The job could never run."""
+    outcome = controller.submit(tres_per_job="gres:gpu:33")
+    assert outcome.code == 2050
+    assert "asks for 33 GPUs and the queue may never have more than 32" in outcome.user[0]
+    assert controller.submit(tres_per_job="gres:gpu:32").code == 0
+
+
+def test_more_than_max_is_held_where_the_policy_says_hold(controller: Controller) -> None:
+    """over_max: hold."""
+    assert controller.submit(tres_per_job="gres:gpu:33", options={"SLURMEXT_QUEUE": "lab"}).set["priority"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("request_", "gpus"),
+    [
+        ({"tres_per_job": "gres:gpu:5"}, 5),
+        ({"tres_per_job": "gres/gpu:5"}, 5),
+        ({"tres_per_job": "gres/gpu=5"}, 5),
+        ({"tres_per_job": "gres:gpu:h100:5"}, 5),
+        ({"tres_per_job": "gres/gpu:h100=5"}, 5),
+        ({"tres_per_job": "gres:gpu"}, 1),
+        ({"tres_per_job": "gres:gpu:h100"}, 1),
+        ({"tres_per_job": "gres:gpu:h100:2,gres:gpu:a100:3"}, 5),
+        ({"tres_per_job": "cpu=4,gres/gpu=2,gres/nic=7"}, 2),
+        ({"tres_per_node": "gres:gpu:2"}, 2),
+        ({"tres_per_node": "gres:gpu:2", "min_nodes": 4}, 8),
+        ({"tres_per_node": "gpu:2(S:0-1)", "min_nodes": 2}, 4),
+        ({"tres_per_node": "gres:gpu:2", "num_tasks": 8, "ntasks_per_node": 2}, 8),
+        ({"tres_per_node": "gres:gpu:2", "num_tasks": 7, "ntasks_per_node": 2}, 8),
+        ({"tres_per_task": "gres:gpu:2", "num_tasks": 6}, 12),
+        ({"tres_per_task": "gres/gpu:2", "min_nodes": 2, "ntasks_per_node": 4}, 16),
+        ({"tres_per_socket": "gres:gpu:2", "min_nodes": 2, "sockets_per_node": 2}, 8),
+        ({"tres_per_job": "gres:gpu:8", "tres_per_node": "gres:gpu:2"}, 8),
+    ],
+)
+def test_gpus_are_counted_in_every_form(controller: Controller, request_: dict[str, object], gpus: int) -> None:
+    """A max of one less refuses the job, and names the number."""
+    controller.queues(f"#default\tq\nq\t1\t{gpus - 1}\trefuse\t\t\n")
+    outcome = controller.submit(**({"tres_per_job": None} | request_))
+    assert outcome.code == 2050
+    assert f"asks for {gpus} GPUs" in outcome.user[0]
+
+
+@pytest.mark.parametrize("tres", ["gres:nic:2", "gres:gpu_mem:1", "gres:shard:4", "license/gpu:1", "cpu=4"])
+def test_other_resources_are_no_gpus(controller: Controller, tres: str) -> None:
+    """Only gres/gpu counts."""
+    assert controller.submit(tres_per_job=tres).set == {}
+
+
+CASES = [(option, value) for option in OPTIONS for value in (*option.good, *option.bad) if value and "\n" not in value]
+
+
+@pytest.mark.parametrize(("option", "value"), CASES, ids=lambda case: str(getattr(case, "name", case))[:20])
+def test_the_same_verdict_as_python(controller: Controller, option, value: str) -> None:  # noqa: ANN001
+    """A bad value without the SPANK plugin is refused here, in one line with rule and example."""
+    (controller.folder / "queues.tsv").unlink()
+    outcome = controller.submit(options={option.env: value})
+    if is_valid(option, value):
+        assert (outcome.code, outcome.user) == (0, [])
+    else:
+        assert outcome.code == -1
+        example = "" if option.argument is Argument.NONE else f"={option.example}"
+        assert outcome.user[0].endswith(f"must be {option.rule}; for example --{option.name}{example}")
+        assert outcome.set == {}
+
+
+def test_environment_twins_work_without_the_plugin(controller: Controller) -> None:
+    """A batch job sent by REST has them in its environment."""
+    assert "queue=lab" in controller.submit(env={"SLURMEXT_QUEUE": "lab"}).comment
+
+
+def test_the_plugins_value_wins_over_the_environment(controller: Controller) -> None:
+    """It already knows the precedence."""
+    outcome = controller.submit(options={"SLURMEXT_QUEUE": "lab"}, env={"SLURMEXT_QUEUE": "research"})
+    assert "queue=lab" in outcome.comment
+
+
+def test_a_flags_twin_can_say_no(controller: Controller) -> None:
+    """SLURMEXT_NO_PREEMPT=no leaves the job preemptible."""
+    assert "preempt" not in controller.submit(options={"SLURMEXT_NO_PREEMPT": "no"}).comment
+
+
+def test_a_gang_larger_than_the_job_is_refused(controller: Controller) -> None:
+    """It could never start."""
+    outcome = controller.submit(options={"SLURMEXT_GANG_MIN": "5"}, num_tasks=4)
+    assert outcome.code == -1
+    assert "--gang-min=5: the job has 4 tasks" in outcome.user[0]
+
+
+def test_the_sites_prefix_is_in_the_messages(controller: Controller) -> None:
+    """A user sees the option as it is called here."""
+    controller.site = replace(controller.site, prefix="sx-")
+    assert "--sx-queue=nope" in controller.submit(options={"SLURMEXT_QUEUE": "nope"}).user[0]
+
+
+def test_nobody_can_forge_an_annotation(controller: Controller) -> None:
+    """An unmanaged job cannot look managed, a managed one gets our words."""
+    forged = "slurmext/1 queue=prod/chat held=0"
+    assert controller.submit(tres_per_job=None, admin_comment=forged).set == {"admin_comment": ""}
+    assert controller.submit(admin_comment=forged).comment == "slurmext/1 queue=research held=1"
+
+
+def test_another_admin_comment_is_kept(controller: Controller) -> None:
+    """As the annotation's note."""
+    assert "note=ticket%2042" in controller.submit(admin_comment="ticket 42").comment
+
+
+def test_the_users_own_hold_is_remembered(controller: Controller) -> None:
+    """sbatch --hold: slurmextd must not release it."""
+    assert "user_hold=1 held=1" in controller.submit(priority=0).comment
+
+
+@pytest.mark.parametrize("field_", ["tres_per_job", "spank_job_env", "admin_comment", "user_name", "num_tasks"])
+def test_a_field_that_cannot_be_read_leaves_the_job_untouched(controller: Controller, field_: str) -> None:
+    """Our mistakes never cost a job."""
+    outcome = controller.submit(broken={"read": field_})
+    assert outcome.code == 0
+    assert outcome.set == {}
+    assert "the job passes untouched" in outcome.error[0]
+
+
+@pytest.mark.parametrize("field_", ["admin_comment", "requeue", "priority"])
+def test_a_field_that_cannot_be_written_is_rolled_back(controller: Controller, field_: str) -> None:
+    """Half a decision is none: what was set before is set back."""
+    outcome = controller.submit(options={"SLURMEXT_CKPT": "auto"}, broken={"write": field_})
+    assert outcome.code == 0
+    assert outcome.set.get("admin_comment", "") == ""
+    assert outcome.set.get("requeue", str(NO_VAL16)) == str(NO_VAL16)
+    assert "priority" not in outcome.set
+
+
+@pytest.mark.parametrize("table", ["\t\t\t\n", "\x00\xff\n", "#default\n", "a\n", "#default\ta\na\t1\tx\ty\n"])
+def test_a_broken_queue_table_costs_no_job(controller: Controller, table: str) -> None:
+    """Whatever lies in queues.tsv, nothing is raised to slurmctld."""
+    controller.queues(table)
+    assert controller.submit().code in {0, -1}
+
+
+def test_missing_wake_file_is_no_error(controller: Controller) -> None:
+    """The daemon's timer finds the job anyway."""
+    (controller.folder / "submit-wake").unlink()
+    outcome = controller.submit()
+    assert (outcome.code, outcome.error) == (0, [])
+
+
+def test_the_sites_script_is_called_first(controller: Controller) -> None:
+    """Its changes are seen, its refusal stands, its later edits are taken up."""
+    former = controller.folder / "job_submit.site.lua"
+    controller.site = replace(controller.site, former=str(former))
+    former.write_text(
+        "function slurm_job_submit(job, parts, uid) job.tres_per_job = nil return slurm.SUCCESS end\n"
+        "function slurm_job_modify(job, rec, parts, uid) return 7 end\nreturn slurm.SUCCESS\n"
+    )
+    assert "priority" not in controller.submit().set
+    assert controller.modify({"admin_comment": None}, uid=0).code == 7
+    former.write_text("function slurm_job_submit() slurm.log_user('site says no') return slurm.ERROR end\n")
+    outcome = controller.submit()
+    assert (outcome.code, outcome.user, outcome.set) == (-1, ["site says no"], {})
+
+
+HELD = {"admin_comment": "slurmext/1 queue=research ckpt=auto held=1", "priority": 0, "req_nodes": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"priority": INFINITE}, 2002),
+        ({"priority": 500}, 2002),
+        ({"priority": 0}, 2002),
+        ({"req_nodes": "n3"}, 2002),
+        ({"requeue": 0}, 2002),
+        ({}, 0),
+        ({"time_limit": 5}, 0),
+    ],
+)
+def test_a_user_cannot_undo_what_was_decided(controller: Controller, change: dict[str, object], code: int) -> None:
+    """Release, priority, nodes and requeue of a held job are slurmextd's; root and SlurmUser may change them."""
+    assert controller.modify(HELD, **change).code == code
+    assert controller.modify(HELD, uid=0, **change).code == 0
+    assert controller.modify(HELD, uid=64030, **change).code == 0
+
+
+@pytest.mark.parametrize("comment", [None, "", "hello", "slurmext/1 queue=research held=0", "x slurmext/1 held=1"])
+def test_other_jobs_are_their_users(controller: Controller, comment: str | None) -> None:
+    """Only jobs that we hold are guarded."""
+    assert controller.modify({"admin_comment": comment}, priority=INFINITE).code == 0
+
+
+def test_a_user_may_release_their_own_hold(controller: Controller) -> None:
+    """slurmextd is woken and has until the begin time to take the job over."""
+    held = {"admin_comment": "slurmext/1 queue=research user_hold=1 held=1", "priority": 0}
+    outcome = controller.modify(held, priority=INFINITE)
+    assert outcome.code == 0
+    assert 25 <= float(outcome.set["begin_time"]) - time.time() <= 31
+    assert controller.woken
+
+
+def test_an_error_in_modify_lets_it_pass(controller: Controller) -> None:
+    """Our mistakes never block an update."""
+    assert controller.modify(HELD, broken={"read": "priority"}).code == 0
+
+
+def test_site_values_are_quoted(controller: Controller) -> None:
+    """A path or a partition cannot break out of its literal."""
+    controller.site = replace(controller.site, partitions=('a"] = os.exit(3), ["b',))
+    assert controller.submit().code == 0
+    assert json.dumps("x") == '"x"'
