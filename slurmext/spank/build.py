@@ -49,6 +49,12 @@ def installed_release(bin_dir: Path, slurm_conf: Path) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def built_for(plugin: bytes) -> tuple[int, int] | None:
+    """The Slurm release a plugin was built for; None when it does not say."""
+    found = re.search(rb"slurmext built for Slurm (\d+)\.(\d+)", plugin)
+    return (int(found[1]), int(found[2])) if found else None
+
+
 def build(include: Path, release: tuple[int, int] | None = None) -> bytes:
     """The shared object. A plugin of another release would not load, so `release` must be that of the headers.
 
@@ -66,7 +72,7 @@ def build(include: Path, release: tuple[int, int] | None = None) -> bytes:
     with tempfile.TemporaryDirectory(prefix="slurmext-build-") as folder:
         out = Path(folder) / "slurmext.so"
         # -isystem: warnings of Slurm's own headers are not ours to mend.
-        command = [compiler, *_FLAGS, "-I", str(HERE / "generated"), "-isystem", str(include), "-o", str(out),
+        command = [compiler, *_FLAGS, f'-DSLURMEXT_RELEASE="{found[0]}.{found[1]:02d}"', "-I", str(HERE / "generated"), "-isystem", str(include), "-o", str(out),
                    str(HERE / "slurmext.c")]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:

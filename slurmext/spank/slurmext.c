@@ -20,6 +20,12 @@
 
 SPANK_PLUGIN(slurmext, 1)
 
+/* Read by `slurmext doctor`: Slurm passes over an optional plugin of another release without a word. */
+#ifndef SLURMEXT_RELEASE
+#define SLURMEXT_RELEASE "unknown"
+#endif
+const char slurmext_built_for[] = "slurmext built for Slurm " SLURMEXT_RELEASE;
+
 #define SX_NAME_MAX 76 /* SPANK_OPTION_MAXLEN and its end */
 
 /* Slurm reads an option from this variable by itself, before it parses the command line. */

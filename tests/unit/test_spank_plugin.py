@@ -11,7 +11,7 @@ import pytest
 from slurmext.errors import SlurmextError, UsageError
 from slurmext.options import BY_NAME, OPTIONS, Kind, check, is_valid
 from slurmext.spank import generate
-from slurmext.spank.build import build, header_release
+from slurmext.spank.build import build, built_for, header_release
 from slurmext.spank.generate import HERE
 from slurmext.submit.options import sbatch_arguments, sbatch_parameters
 
@@ -49,7 +49,9 @@ def test_generated_files_are_fresh() -> None:
 @pytest.mark.parametrize("include", HEADERS, ids=lambda path: f"{header_release(path)[0]}.{header_release(path)[1]:02d}")
 def test_the_plugin_compiles_without_a_warning(include: Path) -> None:
     """-Wall -Wextra -Werror against the headers of every release at hand."""
-    assert build(include, header_release(include)).startswith(b"\x7fELF")
+    plugin = build(include, header_release(include))
+    assert plugin.startswith(b"\x7fELF")
+    assert built_for(plugin) == header_release(include)
 
 
 def test_missing_headers_are_explained(tmp_path: Path) -> None:

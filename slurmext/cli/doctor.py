@@ -1,0 +1,42 @@
+"""`slurmext doctor`: what in this cluster would hurt, and the line that mends it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+_COLOUR = {"error": "red", "warning": "yellow", "note": "cyan"}
+
+
+@click.command("doctor")
+@click.option("--site-config", type=click.Path(path_type=Path), envvar="SLURMEXT_CONF", help="slurmext's site file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Leave out the notes.")
+def cli(site_config: Path | None, as_json: bool, quiet: bool) -> None:
+    """Look at the live cluster and explain each setting that would hurt, with the line to change.
+
+    Exit code 1 when there is an error or a warning, 0 when there are only notes.
+    """
+    from slurmext.config.site import load_site
+    from slurmext.doctor.collect import collect
+    from slurmext.doctor.diagnosis import diagnose
+    from slurmext.doctor.rules import Severity
+
+    findings = diagnose(collect(load_site(site_config)))
+    if quiet:
+        findings = [finding for finding in findings if finding.severity is not Severity.NOTE]
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            head = click.style(f"{finding.severity}", fg=_COLOUR[finding.severity], bold=True)
+            click.echo(f"{head} {finding.code}: {finding.found}\n    {finding.effect}")
+            click.echo(f"    {finding.file}: {finding.line}" if finding.file else f"    {finding.line}")
+        wrong = sum(finding.severity is not Severity.NOTE for finding in findings)
+        click.echo(f"{wrong} to mend, {len(findings) - wrong} notes." if findings else "Nothing to mend.")
+    if any(finding.severity is not Severity.NOTE for finding in findings):
+        sys.exit(1)

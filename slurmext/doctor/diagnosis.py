@@ -1,0 +1,16 @@
+"""All rules over the facts."""
+
+from __future__ import annotations
+
+from slurmext.doctor import rules, rules_installation
+from slurmext.doctor.facts import Facts
+from slurmext.doctor.rules import Finding, Severity
+
+RULES = (*rules_installation.RULES, *rules.RULES)
+
+
+def diagnose(facts: Facts) -> list[Finding]:
+    """Every finding, the worst first."""
+    order = list(Severity)
+    found = [finding for rule in RULES for finding in rule(facts)]
+    return sorted(found, key=lambda finding: order.index(finding.severity))

@@ -1,0 +1,231 @@
+"""Each setting that would hurt is found, explained, and mended by the line that is shown."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from slurmext.doctor.collect import _answers, _heartbeat_age_s, _hook, _listed_plugin
+from slurmext.doctor.diagnosis import RULES, diagnose
+from slurmext.doctor.facts import Facts, PathFact, parse_config
+from slurmext.doctor.rules import Severity
+
+GOOD = """\
+Configuration data as of 2026-01-01T00:00:00
+AccountingStorageTRES   = cpu,mem,energy,node,billing,fs/disk,vmem,pages,gres/gpu
+AccountingStorageType   = accounting_storage/slurmdbd
+AuthInfo                = socket=/run/munge/socket,cred_expire=10
+GresTypes               = gpu
+HASH_VAL                = Match
+JobAcctGatherParams     = (null)
+JobFileAppend           = 1
+JobRequeue              = 1
+JobSubmitPlugins        = lua
+KillWait                = 30 sec
+PreemptMode             = OFF
+PreemptType             = preempt/none
+PrologEpilogTimeout     = 60
+PrologFlags             = Alloc
+SchedulerParameters     = bf_interval=2
+SchedulerType           = sched/backfill
+SelectType              = select/cons_tres
+SLURM_VERSION           = 22.05.8
+
+Cgroup Support Configuration:
+CgroupPlugin            = (null)
+"""
+RUN = Path("/run/slurmext")
+
+
+def there(path: Path, **changes: int) -> PathFact:
+    return PathFact(**({"path": path, "exists": True, "uid": 0, "mode": 0o100755} | changes))
+
+
+HEALTHY = Facts(
+    config=parse_config(GOOD), release=(22, 5), slurm_uid=64030, run_dir=there(RUN, mode=0o40755),
+    submit_wake=there(RUN / "submit-wake", uid=64030), queues_tsv=there(RUN / "queues.tsv"), heartbeat_age_s=1,
+    job_submit_is_ours=True, plugstack=Path("/etc/slurm/plugstack.conf"), plugin=there(Path("/l/slurmext.so")),
+    plugin_listed=True, plugin_release=(22, 5), hooks_known=True, agents={"n1": True}, munge_works=True,
+    hooks={name: there(Path("/l/hooks") / name) for name in ("Prolog", "Epilog", "TaskProlog")},
+)  # fmt: skip
+
+
+def conf(**values: str) -> Facts:
+    """The healthy cluster with other slurm.conf values."""
+    return replace(HEALTHY, config={**HEALTHY.config, **{name.lower(): value for name, value in values.items()}})
+
+
+def test_a_healthy_cluster_has_nothing_to_mend() -> None:
+    """No false alarm."""
+    assert diagnose(HEALTHY) == []
+
+
+CONFIG_CASES = [
+    ({"AuthInfo": ""}, "REQUEUE_DELAY", "AuthInfo=cred_expire=10", "121 s"),
+    ({"AuthInfo": "socket=/x"}, "REQUEUE_DELAY", "AuthInfo=socket=/x,cred_expire=10", "(the default)"),
+    ({"AuthInfo": "socket=/x,cred_expire=60"}, "REQUEUE_DELAY", "AuthInfo=socket=/x,cred_expire=10", "61 s"),
+    ({"PrologEpilogTimeout": "65534"}, "PROLOG_TIMEOUT", "PrologEpilogTimeout=60", "for ever"),
+    ({"PrologEpilogTimeout": ""}, "PROLOG_TIMEOUT", "PrologEpilogTimeout=60", "for ever"),
+    ({"PrologEpilogTimeout": "5 sec"}, "PROLOG_TIMEOUT", "PrologEpilogTimeout=60", "own deadline"),
+    ({"PrologFlags": ""}, "PROLOG_FLAGS", "PrologFlags=Alloc", "first step"),
+    ({"PrologFlags": "X11"}, "PROLOG_FLAGS", "PrologFlags=X11,Alloc", "first step"),
+    ({"PrologFlags": "Alloc,Serial"}, "PROLOG_SERIAL", "PrologFlags=Alloc", "one after the other"),
+    ({"KillWait": "5 sec"}, "KILL_WAIT", "KillWait=60", "too short"),
+    ({"JobRequeue": "0"}, "JOB_REQUEUE", "JobRequeue=1", "cancelling"),
+    ({"JobFileAppend": "0"}, "JOB_FILE_APPEND", "JobFileAppend=1", "overwrites"),
+    ({"SchedulerParameters": "defer,bf_interval=2"}, "SCHEDULER_DEFER", "SchedulerParameters=bf_interval=2", "periodic"),
+    ({"SchedulerType": "sched/builtin"}, "SCHEDULER_TYPE", "SchedulerType=sched/backfill", "blocks"),
+    ({"PreemptType": "preempt/qos"}, "PREEMPT_TYPE", "PreemptType=preempt/none", "fenced"),
+    ({"SelectType": "select/linear"}, "SELECT_TYPE", "SelectType=select/cons_tres", "one by one"),
+    ({"GresTypes": ""}, "GRES_TYPES", "GresTypes=gpu", "no GPUs"),
+    ({"AcctGatherEnergyType": "acct_gather_energy/gpu"}, "GPU_ENERGY", "AcctGatherEnergyType=acct_gather_energy/none", "MIG"),
+    ({"AccountingStorageTRES": "cpu"}, "GPU_TRES", "AccountingStorageTRES=cpu,gres/gpu", "GPU time"),
+    ({"JobSubmitPlugins": "all_partitions"}, "JOB_SUBMIT", "JobSubmitPlugins=all_partitions,lua", "without quota"),
+    ({"HASH_VAL": "Different Ours=0x1 Slurmctld=0x2"}, "CONF_DIFFERS", "scontrol reconfigure", "not read"),
+]
+
+
+@pytest.mark.parametrize(("values", "code", "line", "words"), CONFIG_CASES, ids=lambda case: str(case)[:40])
+def test_a_setting_that_hurts(values: dict[str, str], code: str, line: str, words: str) -> None:
+    """Exactly one finding, with the line that mends it."""
+    (finding,) = diagnose(conf(**values))
+    assert (finding.code, finding.line) == (code, line)
+    assert words in finding.found + finding.effect
+
+
+@pytest.mark.parametrize(("values", "code", "line", "words"), CONFIG_CASES, ids=lambda case: str(case)[:40])
+def test_the_line_mends_it(values: dict[str, str], code: str, line: str, words: str) -> None:
+    """With the advised line in slurm.conf the finding is gone."""
+    name, _, value = line.partition("=")
+    mended = conf(**values, **({name: value} if name not in values else {}))
+    if name in values:
+        mended = conf(**{**values, name: value})
+    if name == "scontrol reconfigure":
+        mended = conf(HASH_VAL="Match")
+    assert diagnose(mended) == []
+
+
+def test_newer_releases_have_a_requeue_delay_of_their_own() -> None:
+    """25.11: SchedulerParameters=requeue_delay, so that the credential's life need not be cut."""
+    facts = replace(conf(AuthInfo=""), release=(26, 5), plugin_release=(26, 5))
+    (finding,) = diagnose(facts)
+    assert finding.line == "SchedulerParameters=bf_interval=2,requeue_delay=5"
+    mended = {**facts.config, "schedulerparameters": "requeue_delay=5"}
+    assert diagnose(replace(facts, config=mended)) == []
+
+
+def test_timeouts_of_newer_releases_count() -> None:
+    """PrologTimeout and EpilogTimeout replace PrologEpilogTimeout."""
+    assert diagnose(conf(PrologEpilogTimeout="65534", PrologTimeout="60", EpilogTimeout="60")) == []
+    assert diagnose(conf(PrologEpilogTimeout="65534", PrologTimeout="60"))
+
+
+def test_gpu_accounting_only_where_it_can_be_turned_off() -> None:
+    """DisableGPUAcct came after 22.05."""
+    uses = {"AccountingStorageTRES": "gres/gpu,gres/gpuutil"}
+    assert diagnose(conf(**uses)) == []
+    newer = replace(conf(**uses), release=(24, 11), plugin_release=(24, 11))
+    (finding,) = diagnose(newer)
+    assert (finding.code, finding.line) == ("GPU_ACCT", "JobAcctGatherParams=DisableGPUAcct")
+
+
+PART_CASES = [
+    ({"job_submit_is_ours": False}, "JOB_SUBMIT_SCRIPT"),
+    ({"plugin_listed": False, "plugin": None}, "SPANK_MISSING"),
+    ({"plugin": PathFact(path=Path("/l/slurmext.so"), exists=False)}, "SPANK_MISSING"),
+    ({"plugin": there(Path("/l/slurmext.so"), mode=0o100775)}, "SPANK_WRITABLE"),
+    ({"plugin": there(Path("/l/slurmext.so"), uid=1000)}, "SPANK_WRITABLE"),
+    ({"plugin_release": (24, 11)}, "SPANK_RELEASE"),
+    ({"hooks": {name: fact for name, fact in HEALTHY.hooks.items() if name != "Epilog"}}, "HOOK_MISSING"),
+    ({"hooks": {**HEALTHY.hooks, "Prolog": there(Path("/p"), mode=0o100644)}}, "HOOK_NOT_EXECUTABLE"),
+    ({"run_dir": PathFact(path=RUN, exists=False)}, "RUN_DIR"),
+    ({"run_dir": there(RUN, mode=0o40777)}, "RUN_DIR"),
+    ({"run_dir": there(RUN, uid=1000)}, "RUN_DIR"),
+    ({"submit_wake": there(RUN / "submit-wake", uid=0)}, "SUBMIT_WAKE"),
+    ({"submit_wake": PathFact(path=RUN / "submit-wake", exists=False)}, "SUBMIT_WAKE"),
+    ({"queues_tsv": PathFact(path=RUN / "queues.tsv", exists=False)}, "NO_POLICY"),
+    ({"heartbeat_age_s": 31}, "HEARTBEAT"),
+    ({"heartbeat_age_s": float("inf")}, "HEARTBEAT"),
+    ({"agents": {"n1": True, "n2": False}}, "AGENT"),
+    ({"munge_works": False, "munge_error": "expired"}, "MUNGE"),
+]
+
+
+@pytest.mark.parametrize(("changes", "code"), PART_CASES, ids=lambda case: str(case)[:40])
+def test_a_part_of_ours_that_does_not_work(changes: dict[str, object], code: str) -> None:
+    """Exactly one finding, which says what to do."""
+    (finding,) = diagnose(replace(HEALTHY, **changes))
+    assert finding.code == code
+    assert finding.line
+    assert finding.severity is not Severity.NOTE
+
+
+def test_unknown_raises_no_alarm() -> None:
+    """What could not be read is not judged."""
+    assert diagnose(Facts(config={})) == []
+
+
+def test_every_rule_is_exercised() -> None:
+    """No rule without a case here."""
+    facts = [conf(**values) for values, *_ in CONFIG_CASES] + [replace(HEALTHY, **changes) for changes, _ in PART_CASES]
+    assert all(any(list(rule(fact)) for fact in facts) for rule in RULES)
+
+
+# Reading.
+
+
+def test_plugstack_includes_are_followed(tmp_path: Path) -> None:
+    """Debian's plugstack.conf only includes a folder."""
+    (tmp_path / "plugstack.conf").write_text("include plugstack.conf.d/*.conf\n")
+    (tmp_path / "plugstack.conf.d").mkdir()
+    (tmp_path / "plugstack.conf.d" / "a.conf").write_text("# optional /x/slurmext.so\noptional /y/slurmext.so prefix=a-\n")
+    assert _listed_plugin(tmp_path / "plugstack.conf") == Path("/y/slurmext.so")
+
+
+def test_hooks_are_found_behind_patterns_and_scripts(tmp_path: Path) -> None:
+    """Directly, through a folder of links, and called by the site's own script."""
+    ours = tmp_path / "slurmext-prolog"
+    ours.write_text("#!/bin/sh\n")
+    ours.chmod(0o755)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "50-slurmext").symlink_to(ours)
+    (tmp_path / "own.sh").write_text(f"#!/bin/sh\n{ours} || exit 1\n")
+    for value in (ours, tmp_path / "d" / "*", tmp_path / "own.sh"):
+        found = _hook("Prolog", {"prolog": str(value)})
+        assert found is not None
+        assert found.exists
+    assert _hook("Prolog", {"prolog": "/bin/true", "prologflags": "x"}) is None
+    assert _hook("Prolog", {"prolog[0]": str(ours)}) is not None
+
+
+@pytest.mark.parametrize(("text", "infinite"), [(None, True), ("x", True), ("", True), ("1", False)])
+def test_heartbeat_age(tmp_path: Path, text: str | None, infinite: bool) -> None:
+    """No heartbeat is infinitely old."""
+    if text is not None:
+        (tmp_path / "heartbeat").write_text(text)
+    assert (_heartbeat_age_s(tmp_path / "heartbeat") == float("inf")) is infinite
+
+
+def test_an_agent_answers_or_not(tmp_path: Path) -> None:
+    """A socket that nobody listens on is a deaf agent."""
+    path = tmp_path / "agent-n1.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        assert not _answers(path)
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            assert json.loads(connection.recv(100)) == {"op": "status"}
+            connection.sendall(b'{"ok": true}\n')
+            connection.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert _answers(path)
+        thread.join()
