@@ -136,8 +136,8 @@ def _copy_package(layout: Layout) -> None:
 
 def slurm_version(root: Path | None) -> tuple[int, int]:
     """Major and minor of the host's Slurm or of a root's: (22, 5)."""
-    program = Path(packages.required_program("slurmctld")) if root is None else root / "usr/sbin/slurmctld"
-    # A daemon, because the commands read their configuration before they tell their version.
+    # A daemon's, because the commands read their configuration before they tell their version.
+    program = dict(wrappers.programs(root))["slurmctld"]
     told = subprocess.run([*wrappers.launcher(program, root), "-V"], check=False, capture_output=True, text=True)
     match = re.search(r"(\d+)\.(\d+)", told.stdout)
     if match is None:

@@ -143,6 +143,17 @@ class Devcluster:
         """What a command printed, stripped."""
         return self.run(argv, user=user).stdout.strip()
 
+    def become(self, user: str) -> None:
+        """Turn this very process into one of `user`, for good. Raises BadSpec when there is no such user."""
+        try:
+            entry = pwd.getpwnam(user)
+        except KeyError:
+            raise BadSpec(f"no user {user!r} on this host: boot the cluster with --users {user}") from None
+        self.home(user)
+        os.initgroups(user, entry.pw_gid)
+        os.setgid(entry.pw_gid)
+        os.setuid(entry.pw_uid)
+
     # Components.
 
     @property

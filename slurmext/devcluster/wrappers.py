@@ -21,7 +21,7 @@ _COMMANDS: Final = (
     "sacct", "sacctmgr", "salloc", "sattach", "sbatch", "sbcast", "scancel", "scontrol", "scrontab", "sdiag", "sinfo",
     "sprio", "squeue", "sreport", "sshare", "srun", "sstat", "strigger",
 )  # fmt: skip
-_DAEMONS: Final = ("slurmctld", "slurmd", "slurmdbd", "slurmrestd")
+DAEMONS: Final = ("slurmctld", "slurmd", "slurmdbd", "slurmrestd")
 _MUNGE: Final = ("munge", "unmunge", "remunge")
 
 
@@ -40,15 +40,25 @@ def write_wrappers(layout: Layout, root: Path | None) -> None:
 
 def programs(root: Path | None) -> Iterator[tuple[str, Path]]:
     """Name and path of each Slurm program of the host, or of another release's root."""
-    for name in (*_COMMANDS, *_DAEMONS):
+    for name in (*_COMMANDS, *DAEMONS):
         if root is None:
             found = packages.program(name)
             if found is not None:
                 yield name, Path(found)
         else:
-            path = root / ("usr/sbin" if name in _DAEMONS else "usr/bin") / name
-            if path.exists():
+            path = in_root(root, f"/usr/{'sbin' if name in DAEMONS else 'bin'}/{name}")
+            if path is not None:
                 yield name, path
+
+
+def in_root(root: Path, path: str) -> Path | None:
+    """The file a path names inside a root, or None: its absolute links (of /etc/alternatives) are the root's too."""
+    for _ in range(8):
+        here = root / path.lstrip("/")
+        if not here.is_symlink():
+            return here if here.exists() else None
+        path = str(Path(path).parent / here.readlink())
+    return None
 
 
 def launcher(program: Path, root: Path | None) -> list[str]:

@@ -1,0 +1,191 @@
+"""`slurmext devcluster`: a real Slurm on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from slurmext.devcluster import Devcluster
+
+ENVIRONMENT = "SLURMEXT_DEVCLUSTER"
+_RELEASES = click.Choice(["native", "trixie", "forky"])
+
+
+def _which(command):  # noqa: ANN001, ANN202  a click decorator
+    command = click.option(
+        "--dir", "directory", type=click.Path(path_type=Path), help="Its directory, when that is not the usual one."
+    )(command)
+    return click.option("--name", help="Which cluster.  [default: that of this shell, else dev]")(command)
+
+
+def _attach(name: str | None, directory: Path | None) -> Devcluster:
+    from slurmext.devcluster import Devcluster
+    from slurmext.devcluster.spec import BASE
+
+    if directory is None and name is None and os.environ.get(ENVIRONMENT):
+        directory = Path(os.environ[ENVIRONMENT])
+    return Devcluster.attach((directory or BASE / (name or "dev")).absolute())
+
+
+def _words(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(word for word in value.split(",") if word)
+
+
+def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    bad = next((value for value in values if "=" not in value), None)
+    if bad is not None:
+        raise click.BadParameter(f"{bad!r} is not KEY=VALUE, e.g. --set KillWait=5")
+    return {key: value for key, _, value in (text.partition("=") for text in values)}
+
+
+@click.group("devcluster")
+def cli() -> None:
+    """A real Slurm on this machine: simulated nodes and GPUs, everything in a directory of its own.
+
+    \b
+      slurmext devcluster up --nodes 4 --gpus 8
+      slurmext devcluster shell
+      slurmext devcluster down
+    """
+
+
+@cli.command()
+@click.option("--name", default="dev", show_default=True, help="Several clusters run side by side under different names.")
+@click.option("--dir", "directory", type=click.Path(path_type=Path), help="Directory.  [default: /var/lib/slurmext-dev/NAME]")
+@click.option("--nodes", default=4, show_default=True, help="Simulated nodes, n1 to nN.")
+@click.option("--gpus", default=8, show_default=True, help="Simulated GPUs on each node.")
+@click.option("--gpu-type", "gpu_types", default="h100", show_default=True, callback=_words,
+              help="Their type; several (h100,a100) are dealt to the nodes in order.")  # fmt: skip
+@click.option("--cpus", type=int, help="CPUs on each node.  [default: two for each GPU]")
+@click.option("--release", type=_RELEASES, default="native", show_default=True,
+              help="Slurm of this host, of Debian 13 (24.11) or of forky (26.05); others are fetched once.")  # fmt: skip
+@click.option("--netns", is_flag=True, help="Give each node a network of its own with a limited link.")
+@click.option("--rate", default="1gbit", show_default=True, help="That link's rate in each direction.")
+@click.option("--dbd", is_flag=True, help="With slurmdbd on a private MariaDB, account `team` with the test users in it.")
+@click.option("--users", default="", callback=_words, help="Ordinary users to create on this host where absent: alice,bob.")
+@click.option("--plain", is_flag=True, help="Slurm without slurmext.")
+@click.option("--set", "conf", multiple=True, callback=_pairs, metavar="KEY=VALUE", help="Set a global key of slurm.conf.")
+def up(name: str, directory: Path | None, release: str, **options: object) -> None:
+    """Boot a cluster; returns when every node is idle. Missing packages are installed with apt."""
+    from slurmext.devcluster import ClusterSpec, Devcluster
+
+    spec = ClusterSpec(name=name, dir=directory.absolute() if directory else None, release=release, **options)  # pyright: ignore[reportArgumentType]
+    cluster = Devcluster.up(spec, lambda text: click.echo(text, err=True))
+    chosen = f" --dir {cluster.dir}" if directory else f" --name {name}" if name != "dev" else ""
+    click.echo(f"{cluster.dir}: use it with `slurmext devcluster shell{chosen}`, end it with `… down{chosen}`")
+
+
+@cli.command()
+@_which
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def status(name: str | None, directory: Path | None, as_json: bool) -> None:
+    """Show each process and Slurm's nodes. Exit code 1 when a process is gone."""
+    cluster = _attach(name, directory)
+    pids = cluster.status()
+    down = [part for part, pid in pids.items() if pid is None]
+    if as_json:
+        click.echo(json.dumps({
+            "name": cluster.spec.name, "dir": str(cluster.dir), "release": cluster.spec.release,
+            "slurm": ".".join(f"{number:02d}" for number in cluster.record.version),
+            "ready_s": cluster.record.ready_s, "components": pids,
+        }))  # fmt: skip
+    else:
+        major, minor = cluster.record.version
+        click.echo(f"{cluster.spec.name}: Slurm {major}.{minor:02d} in {cluster.dir}")
+        for part, pid in pids.items():
+            log = cluster.components[part].log
+            click.echo(f"  {part:<12} {pid if pid is not None else 'not running':<12} {log}")
+        if pids["slurmctld"] is not None and pids["munged"] is not None:
+            listed = cluster.run(["sinfo", "--Node", "--format=%6N %12T %24G %C %E"], check=False)
+            click.echo(listed.stdout or listed.stderr, nl=False)
+    raise SystemExit(1 if down else 0)
+
+
+@cli.command("list")
+def list_() -> None:
+    """List the clusters in the usual directory."""
+    from slurmext.devcluster import Devcluster
+
+    for cluster in Devcluster.list():
+        pids = cluster.status().values()
+        running = sum(pid is not None for pid in pids)
+        major, minor = cluster.record.version
+        click.echo(f"{cluster.spec.name:<12} {major}.{minor:02d}  {running}/{len(pids)} processes  {cluster.dir}")
+
+
+@cli.command()
+@_which
+def env(name: str | None, directory: Path | None) -> None:
+    """Print what a shell needs to use the cluster: `eval "$(slurmext devcluster env)"`."""
+    cluster = _attach(name, directory)
+    exports = cluster.env | {"PATH": f"{cluster.bin}:$PATH"}
+    for key, value in exports.items():
+        click.echo(f'export {key}="{value}"' if key == "PATH" else f"export {key}={shlex.quote(value)}")
+
+
+@cli.command()
+@_which
+@click.option("--user", help="As this user, in their directory of the cluster.")
+@click.argument("command", nargs=-1)
+def shell(name: str | None, directory: Path | None, user: str | None, command: tuple[str, ...]) -> None:
+    """Open a shell in which sbatch, squeue … are the cluster's, or run COMMAND in it (after --)."""
+    cluster = _attach(name, directory)
+    environment = {**os.environ, **cluster.env}
+    if user is not None:
+        cluster.become(user)
+        environment |= {"HOME": str(cluster.home(user)), "USER": user, "LOGNAME": user}
+        os.chdir(cluster.home(user))
+    argv = list(command)
+    if not argv:
+        environment["PS1"] = f"[{cluster.spec.name}] \\u:\\w\\$ "
+        # Without its start-up files, which may put other directories first in PATH.
+        argv = ["bash", "--norc", "--noprofile"]
+    try:
+        os.execvpe(argv[0], argv, environment)  # noqa: S606  the shell replaces us
+    except FileNotFoundError as error:
+        raise click.UsageError(f"{argv[0]!r} is no command") from error
+
+
+@cli.command()
+@_which
+@click.argument("component")
+def restart(name: str | None, directory: Path | None, component: str) -> None:
+    """Stop and start one process: slurmctld, slurmd@n1, agent@n1, slurmextd …"""
+    _attach(name, directory).restart(component)
+
+
+@cli.command()
+@_which
+@click.argument("component")
+def stop(name: str | None, directory: Path | None, component: str) -> None:
+    """Stop one process; `restart` brings it back."""
+    _attach(name, directory).stop(component)
+
+
+@cli.command()
+@_which
+@click.option("--keep", is_flag=True, help="Keep the directory, to read its logs.")
+@click.option("--all", "everyone", is_flag=True, help="Every cluster in the usual directory.")
+def down(name: str | None, directory: Path | None, keep: bool, everyone: bool) -> None:
+    """Stop everything, jobs included, check that nothing is left, and remove the directory."""
+    from slurmext.devcluster import Devcluster
+
+    for cluster in Devcluster.list() if everyone else [_attach(name, directory)]:
+        cluster.down(keep=keep)
+        click.echo(f"{cluster.spec.name} is down" + (f", its files are in {cluster.dir}" if keep else ""))
+
+
+@cli.command()
+@click.argument("release", type=click.Choice(["trixie", "forky"]), nargs=-1, required=True)
+def fetch(release: tuple[str, ...]) -> None:
+    """Fetch other releases now rather than at their first `up`."""
+    from slurmext.devcluster.roots import ensure_root
+
+    for name in release:
+        click.echo(ensure_root(name, lambda text: click.echo(text, err=True)))
