@@ -426,9 +426,9 @@ def queues_tsv(policy: SitePolicy, expand_group: Callable[[str], Collection[str]
 __all__ = [
     "Acl",
     "OverMax",
-    "SitePolicy",
     "PolicyDocument",
     "Share",
+    "SitePolicy",
     "load_policy",
     "parse_policy",
     "queue_loc",

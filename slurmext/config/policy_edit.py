@@ -9,7 +9,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from slurmext.config.policy import SitePolicy, QueueDocument, parse_policy
+from slurmext.config.policy import QueueDocument, SitePolicy, parse_policy
 from slurmext.config.yaml_errors import load_yaml, nearest
 from slurmext.errors import UsageError
 

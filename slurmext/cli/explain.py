@@ -1,0 +1,131 @@
+"""The text of `slurmext job explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from slurmext.cli.formats import clock, size, span
+from slurmext.cli.reasons import words_for
+
+Answer = Mapping[str, Any]
+
+STATES = {"running": "runs", "completing": "is ending", "suspended": "is suspended", "pending": "waits"}
+
+
+def as_data(answer: Answer) -> dict[str, Any]:
+    """The answer with the reason's words, for programs."""
+    words = words_for(answer["job"]["reason"] or "")
+    extra = {} if words is None else {"meaning": words.meaning, "remedy": words.remedy}
+    return {**answer, **extra}
+
+
+def as_text(answer: Answer) -> list[str]:
+    """Lines for a person."""
+    return [
+        _clean(line) for line in (*_head(answer), *_why(answer), *_losses(answer), *_saved(answer), *_timeline(answer))
+    ]
+
+
+def _clean(line: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in line)
+
+
+def _head(answer: Answer) -> Iterator[str]:
+    job, now = answer["job"], answer["now_s"]
+    if job["end_s"] is not None:
+        doing = f"ended at {clock(job['end_s'])}"
+    elif job["state"] == "pending":
+        doing = f"waits since {clock(job['submit_s'])} ({span(now - job['submit_s'])})"
+    elif job["start_s"] is None:
+        doing = STATES.get(job["state"], "is in a state that could not be read")
+    else:
+        doing = f"{STATES.get(job['state'], job['state'])} on {job['nodes'] or '?'} since {clock(job['start_s'])}"
+    name = f" ({job['name']})" if job["name"] else ""
+    yield f"Job {job['job_id']}{name} of {job['user']}, {job['gpus']} GPUs in queue {job['queue'] or '-'}: {doing}."
+
+
+def _why(answer: Answer) -> Iterator[str]:
+    job = answer["job"]
+    for action in answer["being_evicted"]:
+        yield ""
+        yield "Leaving"
+        words = words_for(action["reason"])
+        yield f"  {action['reason']}: {action['message'] or (words.meaning if words else '')}"
+        done = {
+            "intent": "about to be signalled",
+            "signalled": "signalled, saving its checkpoint",
+            "requeued": "requeued",
+        }
+        waited = span(answer["now_s"] - action["changed_s"])
+        yield f"  Now: {done.get(action['state'], action['state'])} since {waited}."
+    if job["state"] != "pending" or job["end_s"] is not None or not job["reason"]:
+        return
+    words = words_for(job["reason"])
+    yield ""
+    yield "Why it waits"
+    yield f"  {job['reason']}: {job['message'] or (words.meaning if words else 'a reason of Slurm')}"
+    if words is not None and job["message"]:
+        yield f"  That is: {words.meaning}."
+    yield ""
+    yield "What must happen"
+    if words is not None:
+        yield f"  {words.remedy}"
+    leaving = answer["leaving_for_it"]
+    for action in leaving:
+        whose = f"job {action['job']}" if "job" in action else "a job"
+        gpus = f" ({action['gpus']} GPUs)" if action.get("gpus") else ""
+        where = f" of queue {action['from_queue']}" if action.get("from_queue") else ""
+        waited = span(answer["now_s"] - action["since_s"])
+        yield f"  {whose}{where}{gpus} is leaving for it: {action['state']} {waited} ago."
+    if words is None and not leaving:
+        yield "  'scontrol show job' and 'squeue --start' show Slurm's side."
+
+
+def _losses(answer: Answer) -> Iterator[str]:
+    if not answer["preemptions"]:
+        return
+    lost = sum(item["lost_gpu_s"] for item in answer["preemptions"])
+    count = len(answer["preemptions"])
+    yield ""
+    yield f"Preempted {count} time{'s' if count > 1 else ''}, {span(lost)} of GPU time lost"
+    for item in sorted(answer["preemptions"], key=lambda item: item["ended_s"]):
+        words = words_for(item["reason"])
+        saved = (
+            "checkpoint confirmed" if item["confirmed_s"] is not None else "no checkpoint confirmed within its grace"
+        )
+        if item["signalled_s"] is not None:
+            saved += f", signalled {span(item['ended_s'] - item['signalled_s'])} before"
+        yield (
+            f"  {clock(item['ended_s'])}  {item['gpus']} GPUs from {item['from_queue']} to {item['to_queue']}"
+            f" for job {item['beneficiary']}"
+        )
+        yield f"      {item['reason']}: {words.meaning if words else 'see the policy'}"
+        yield f"      lost {span(item['lost_gpu_s'])} of GPU time; {saved}"
+
+
+def _saved(answer: Answer) -> Iterator[str]:
+    checkpoint, job = answer["checkpoint"], answer["job"]
+    yield ""
+    yield "Last checkpoint"
+    if checkpoint is None:
+        ready = (
+            f"--ckpt={job['ckpt']}: it is told to save one before it must leave"
+            if job["ckpt"]
+            else "submitted without --ckpt"
+        )
+        yield f"  none confirmed ({ready})"
+        return
+    step = "" if checkpoint["step"] is None else f"step {checkpoint['step']}, "
+    amount = "" if checkpoint["size_bytes"] is None else f", {size(checkpoint['size_bytes'])}"
+    ago = span(max(0, answer["now_s"] - checkpoint["saved_s"]))
+    yield f"  {step}saved {clock(checkpoint['saved_s'])} ({ago} ago) in {checkpoint['path']}{amount}"
+
+
+def _timeline(answer: Answer) -> Iterator[str]:
+    if not answer["timeline"]:
+        return
+    yield ""
+    yield "Timeline"
+    for event in answer["timeline"]:
+        yield f"  {clock(event['at_s'])}  {event['kind']:<16} {event['message']}".rstrip()

@@ -1,0 +1,187 @@
+"""`slurmext policy`: check, compare, apply and export the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from slurmext.cli.base import Command, Group
+from slurmext.cli.formats import moment
+from slurmext.cli.render import Column, Output, confirm, immediate_option, json_option, output_options, print_json
+from slurmext.cli.session import Session
+from slurmext.errors import SlurmextError, UsageError
+
+if TYPE_CHECKING:
+    from slurmext.config.policy_diff import Change
+
+MAX_BYTES = 8 << 20
+
+VERSIONS = (
+    Column(key="version", title="Version", right=True),
+    Column(key="applied_s", title="Applied", show=moment),
+    Column(key="applied_by", title="By"),
+)
+
+
+@click.group(cls=Group)
+def cli() -> None:
+    """The policy: the queue tree and the site-wide knobs."""
+
+
+def _read(file: str) -> tuple[str, str]:
+    """Text and name of a policy file; `-` is standard input."""
+    try:
+        with click.open_file(file, "rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
+    if len(content) > MAX_BYTES:
+        raise UsageError(f"{file} is larger than {MAX_BYTES >> 20} MiB; a policy is a few kilobytes")
+    try:
+        return content.decode(), "stdin" if file == "-" else file
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+
+
+@cli.command(
+    "check",
+    cls=Command,
+    examples=[("slurmext policy check my-policy.yaml", "needs no daemon and no rights")],
+    exit_codes={0: "the file is right", 1: "it is wrong; each problem is a line file:line: key: message"},
+)
+@click.argument("file")
+@json_option
+def check(file: str, as_json: bool) -> None:
+    """Check FILE ('-': standard input) without applying it."""
+    from slurmext.config.policy import parse_policy
+    from slurmext.config.yaml_errors import ConfigError
+
+    text, source = _read(file)
+    try:
+        policy = parse_policy(text, source)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        keys = ("source", "line", "key", "message")
+        print_json({"ok": False, "problems": [{key: getattr(item, key) for key in keys} for item in error.problems]})
+        raise click.exceptions.Exit(1) from error
+    guaranteed = sum(policy.guaranteed(queue.path) for queue in policy.queues if "/" not in queue.path)
+    if Output(as_json=as_json).value({"ok": True, "queues": [queue.path for queue in policy.queues]}):
+        return
+    click.echo(f"{source}: good: {len(policy.queues)} queues, {guaranteed} GPUs guaranteed in all")
+
+
+def show_changes(changes: Sequence[Change]) -> None:
+    """A line per change: `~ research max: 32 -> 24`."""
+    if not changes:
+        click.echo("nothing changes")
+    for change in changes:
+        where = f"{change.where} {change.key}".strip()
+        if change.before is None:
+            click.secho(f"+ {where}: {change.after}", fg="green")
+        elif change.after is None:
+            click.secho(f"- {where}: {change.before}", fg="red")
+        else:
+            click.secho(f"~ {where}: {change.before} -> {change.after}", fg="yellow")
+
+
+@cli.command(
+    "diff",
+    cls=Command,
+    examples=[("slurmext policy diff my-policy.yaml", "what applying it would change")],
+    exit_codes={0: "nothing would change", 1: "something would change, or the file is wrong"},
+)
+@click.argument("file")
+@json_option
+@click.pass_obj
+def diff(session: Session, file: str, as_json: bool) -> None:
+    """Compare FILE with the policy in force."""
+    changes = _changes(session.ask("policies", limit=1)["policies"], *_read(file))
+    if as_json:
+        print_json([{"where": c.where, "key": c.key, "before": c.before, "after": c.after} for c in changes])
+    else:
+        show_changes(changes)
+    raise click.exceptions.Exit(1 if changes else 0)
+
+
+def _changes(stored: Sequence[dict[str, Any]], text: str, source: str) -> list[Change]:
+    from slurmext.config.policy import parse_policy
+    from slurmext.config.policy_diff import diff_policies
+
+    after = parse_policy(text, source)
+    before = parse_policy(stored[0]["document"], f"policy version {stored[0]['version']}") if stored else None
+    return diff_policies(before, after)
+
+
+@cli.command(
+    "apply",
+    cls=Command,
+    examples=[
+        ("slurmext policy apply my-policy.yaml", "check, show what changes, ask, apply"),
+        ("slurmext policy apply my-policy.yaml --dry-run", "the same without applying"),
+        ("slurmext policy export --version 3 | slurmext policy apply -i -", "go back to version 3"),
+    ],
+    exit_codes={1: "the file is wrong; nothing was changed"},
+)
+@click.argument("file")
+@click.option("--dry-run", is_flag=True, help="Show what would change and change nothing.")
+@immediate_option
+@click.pass_obj
+def apply(session: Session, file: str, dry_run: bool, immediate: bool) -> None:
+    """Make FILE the policy in force. Works without a daemon: it takes the policy up when it starts."""
+    text, source = _read(file)
+    from slurmext.config.policy import parse_policy
+
+    parse_policy(text, source)
+    session.require_root("applies a policy")
+    current = session.store.current_policy()
+    stored = [] if current is None else [{"document": current.document, "version": current.version}]
+    changes = _changes(stored, text, source)
+    show_changes(changes)
+    if dry_run or (current is not None and current.document == text):
+        return
+    confirm("Apply this?", immediate=immediate)
+    apply_text(session, text, based_on=0 if current is None else current.version)
+
+
+def apply_text(session: Session, text: str, *, based_on: int) -> None:
+    """Store a checked policy and wake the daemon. Raises SlurmextError when someone else applied one meanwhile."""
+    session.require_root("changes the policy")
+    newest = session.store.current_policy()
+    if newest is not None and newest.version != based_on:
+        raise SlurmextError(
+            f"{newest.applied_by} applied policy version {newest.version} meanwhile; run the command again to start from it"
+        )
+    version = session.store.apply_policy(text, session.author, session.now()).version
+    session.wake()
+    click.echo(f"policy version {version} applied")
+
+
+@cli.command(
+    "export",
+    cls=Command,
+    examples=[
+        ("slurmext policy export > policy.yaml", "the policy in force, comments and all"),
+        ("slurmext policy export --version 3", "an earlier one"),
+    ],
+    exit_codes={1: "no policy was applied yet"},
+)
+@click.option("--version", type=click.IntRange(min=1), help="Which one; 'slurmext policy list' lists them.")
+@json_option
+@click.pass_obj
+def export(session: Session, version: int | None, as_json: bool) -> None:
+    """Print the text of the policy in force, or of an earlier version."""
+    stored = session.ask("policy", version=version)
+    if not Output(as_json=as_json).value(stored):
+        click.echo(stored["document"], nl=not stored["document"].endswith("\n"))
+
+
+@cli.command("list", cls=Command, examples=[("slurmext policy list", "who applied what when, newest first")])
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
+@output_options
+@click.pass_obj
+def list_versions(session: Session, output: Output, limit: int) -> None:
+    """List policy versions, newest first; the first line is in force."""
+    output.rows(VERSIONS, session.ask("policies", limit=limit)["policies"], empty="no policy was applied yet")

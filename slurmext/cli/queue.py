@@ -1,0 +1,236 @@
+"""`slurmext queue`: who may use how many GPUs, and who does."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from slurmext.cli.base import Command, Group
+from slurmext.cli.formats import plain, span
+from slurmext.cli.render import Column, Output, confirm, immediate_option, json_option, output_options, pairs
+from slurmext.cli.session import Session
+from slurmext.errors import SlurmextError, UsageError
+
+
+def _limit(value: object) -> str:
+    return "-" if value is None else plain(value)
+
+
+COLUMNS = (
+    Column(key="path", title="Queue"),
+    Column(key="guaranteed", title="Guaranteed", right=True),
+    Column(key="max", title="Max", show=_limit, right=True),
+    Column(key="used", title="Used", right=True),
+    Column(key="borrowed", title="Borrowed", right=True),
+    Column(key="running_jobs", title="Running", right=True),
+    Column(key="pending_jobs", title="Pending", right=True),
+    Column(key="pending_gpus", title="PendingGPUs", right=True),
+    Column(key="may_use", title="MayUse"),
+    Column(key="reserved", title="Reserved", right=True, shown=False),
+    Column(key="effective_max", title="EffectiveMax", show=_limit, right=True, shown=False),
+    Column(key="weight", title="Weight", right=True, shown=False),
+    Column(key="priority", title="Priority", right=True, shown=False),
+    Column(key="lending_limit", title="LendingLimit", show=_limit, right=True, shown=False),
+    Column(key="fence", title="Fence", shown=False),
+    Column(key="job_sort", title="JobSort", shown=False),
+    Column(key="min_runtime_s", title="MinRuntime", right=True, shown=False),
+    Column(key="preemption_delay_s", title="PreemptionDelay", right=True, shown=False),
+    Column(key="over_max", title="OverMax", shown=False),
+    Column(key="leaf", title="Leaf", shown=False),
+)
+
+NO_POLICY = "no policy was applied yet; 'slurmext policy apply FILE' applies the first"
+
+
+def complete_queue(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Queue names, where the daemon answers."""
+    try:
+        session = ctx.find_object(Session) or Session()
+        paths = [row["path"] for row in session.ask("queues")["queues"]]
+    except SlurmextError:
+        return []
+    return [CompletionItem(path) for path in paths if path.startswith(incomplete)]
+
+
+@click.group(cls=Group)
+def cli() -> None:
+    """Queues: who may use how many GPUs, and who does."""
+
+
+def _queues(session: Session, path: str | None = None) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = session.ask("queues")["queues"]
+    if path is None:
+        return rows
+    if not rows:
+        raise SlurmextError(NO_POLICY)
+    paths = [row["path"] for row in rows]
+    if path not in paths:
+        close = difflib.get_close_matches(path, paths, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"queues: {', '.join(paths)}"
+        raise UsageError(f"there is no queue {path!r}; {hint}")
+    return [row for row in rows if row["path"] == path or row["path"].startswith(f"{path}/")]
+
+
+@cli.command(
+    "list",
+    cls=Command,
+    examples=[
+        ("slurmext queue list", "numbers and use of every queue"),
+        ("slurmext queue list -nP -o Queue,Used", "for a script"),
+    ],
+)
+@output_options
+@click.pass_obj
+def list_queues(session: Session, output: Output) -> None:
+    """List queues with their numbers and their use, in GPUs."""
+    output.rows(COLUMNS, _queues(session), empty=NO_POLICY)
+
+
+@cli.command("show", cls=Command, examples=[("slurmext queue show prod/chat", "all its numbers")])
+@click.argument("queue", shell_complete=complete_queue)
+@json_option
+@click.pass_obj
+def show(session: Session, queue: str, as_json: bool) -> None:
+    """Show every number of QUEUE."""
+    row = _queues(session, queue)[0]
+    if Output(as_json=as_json).value(row):
+        return
+    shown = {column.key: column for column in COLUMNS}
+    lines = [(column.title, column.show(row.get(key))) for key, column in shown.items()]
+    for gpu_type, quota in row["by_type"].items():
+        lines.append((f"Type {gpu_type}", f"guaranteed {quota['guaranteed']}, max {_limit(quota['max'])}"))
+    for user, limit in row.get("users", {}).items():
+        lines.append((f"User {user}", f"max {_limit(limit['max'])}"))
+    if "acl" in row:
+        acl = row["acl"] or {}
+        lines.append(
+            ("ACL", "; ".join(f"{key} {', '.join(names)}" for key, names in acl.items() if names) or "everyone")
+        )
+    pairs(lines)
+
+
+@cli.command("tree", cls=Command, examples=[("slurmext queue tree", "the hierarchy with use and numbers")])
+@json_option
+@click.pass_obj
+def tree(session: Session, as_json: bool) -> None:
+    """Show the queues as a tree."""
+    rows = _queues(session)
+    if Output(as_json=as_json).value(rows):
+        return
+    if not rows:
+        click.echo(NO_POLICY, err=True)
+    for index, row in enumerate(rows):
+        click.echo(f"{_branches(rows, index)}  {_use(row)}")
+
+
+def _branches(rows: list[dict[str, Any]], index: int) -> str:
+    """`│  └─ name`: rows come with a parent before its children."""
+    parts = rows[index]["path"].split("/")
+    drawn = ""
+    for depth in range(1, len(parts)):
+        above = "/".join(parts[:depth]) + "/"
+        following = [row["path"] for row in rows[index + 1 :] if row["path"].startswith(above)]
+        goes_on = any(path.count("/") == depth for path in following)
+        last = depth == len(parts) - 1
+        drawn += ("├─ " if goes_on else "└─ ") if last else ("│  " if goes_on else "   ")
+    return drawn + parts[-1]
+
+
+def _use(row: dict[str, Any]) -> str:
+    waiting = f", {row['pending_jobs']} jobs wait for {row['pending_gpus']}" if row["pending_jobs"] else ""
+    most = "no max" if row["max"] is None else f"max {row['max']}"
+    return f"uses {row['used']} of {row['guaranteed']} guaranteed, {most}{waiting}"
+
+
+@cli.command("explain", cls=Command, examples=[("slurmext queue explain research", "what its numbers mean right now")])
+@click.argument("queue", shell_complete=complete_queue)
+@json_option
+@click.pass_obj
+def explain(session: Session, queue: str, as_json: bool) -> None:
+    """Say in sentences what QUEUE is entitled to, what it uses, and what may be taken back."""
+    row = _queues(session, queue)[0]
+    sentences = _sentences(row)
+    if Output(as_json=as_json).value({"queue": queue, "sentences": sentences}):
+        return
+    click.echo("\n".join(sentences))
+
+
+def _sentences(row: dict[str, Any]) -> list[str]:
+    path, guaranteed, used = row["path"], row["guaranteed"], row["used"]
+    most = row["effective_max"]
+    beyond = "as many as are idle" if most is None else f"up to {most} in all"
+    said = [
+        f"{path} is guaranteed {guaranteed} GPUs: when its jobs ask for them, whoever borrowed them gives them back.",
+        f"Beyond them it may borrow idle GPUs, {beyond}, until their owner asks."
+        if row["fence"] not in {"in", "both"}
+        else "It borrows nothing beyond them (fence).",
+    ]
+    if used > guaranteed:
+        said.append(f"It uses {used} now, so {used - guaranteed} are borrowed and may be reclaimed, checkpoint first.")
+    else:
+        idle = guaranteed - max(used, row["reserved"])
+        lent = 0 if row["fence"] in {"out", "both"} else max(0, idle)
+        lent = lent if row["lending_limit"] is None else min(lent, row["lending_limit"])
+        said.append(f"It uses {used} now, nothing borrowed; of the rest {lent} may be lent to others.")
+    if row["pending_jobs"]:
+        said.append(
+            f"{row['pending_jobs']} jobs wait for {row['pending_gpus']} GPUs:"
+            f" 'slurmext job list --queue {path} --state pending -o JobID,GPUs,Reason,Message' says why."
+        )
+    if row["min_runtime_s"]:
+        said.append(f"Its jobs are not preempted in their first {span(row['min_runtime_s'])}.")
+    if not row["leaf"]:
+        said.append("Jobs go to the queues below it, not to this one.")
+    elif not row["may_use"]:
+        said.append("You may not submit to it.")
+    return said
+
+
+@cli.command(
+    "set",
+    cls=Command,
+    examples=[
+        ("slurmext queue set research max=24 weight=2", "change numbers; the policy's comments stay"),
+        ("slurmext queue set research max=", "back to the default"),
+        ("slurmext queue set research/nlp acl.users=alice,bob --dry-run", "only show what would change"),
+        ("slurmext queue set research/new guaranteed=4 --create", "add a queue"),
+    ],
+    exit_codes={1: "the policy would be wrong; nothing was changed"},
+)
+@click.argument("queue", shell_complete=complete_queue)
+@click.argument("assignments", nargs=-1, required=True, metavar="KEY=VALUE...")
+@click.option("--create", is_flag=True, help="Add the queue when it is not there; its parent must be.")
+@click.option("--dry-run", is_flag=True, help="Show the change and make none.")
+@immediate_option
+@click.pass_obj
+def set_values(
+    session: Session, queue: str, assignments: tuple[str, ...], create: bool, dry_run: bool, immediate: bool
+) -> None:
+    """Change keys of QUEUE in the policy in force. An empty VALUE sets a key back to its default."""
+    from slurmext.cli.policy import apply_text, show_changes
+    from slurmext.config.policy import parse_policy
+    from slurmext.config.policy_diff import diff_policies
+    from slurmext.config.policy_edit import parse_changes, set_queue
+
+    given: dict[str, str] = {}
+    for item in assignments:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{item!r} is no change; write KEY=VALUE, for example max=24")
+        if key in given:
+            raise UsageError(f"{key!r} is given twice; give it once")
+        given[key] = value
+    changes = parse_changes(given)
+    current = session.store.current_policy()
+    if current is None:
+        raise SlurmextError(NO_POLICY)
+    text, after = set_queue(current.document, queue, changes, create=create)
+    differences = diff_policies(parse_policy(current.document), after)
+    show_changes(differences)
+    if not differences or dry_run:
+        return
+    confirm("Apply this?", immediate=immediate)
+    apply_text(session, text, based_on=current.version)

@@ -1,0 +1,111 @@
+"""The reason codes in words: what each means, and what the user can do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slurmext.model.plan import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """`meaning` completes 'The job waits/leaves because …'; `remedy` says what happens next or what to do."""
+
+    meaning: str
+    remedy: str
+
+
+PENDING: dict[Reason, Words] = {
+    Reason.QUEUE_MAX: Words(
+        "its queue, or one above it, is at its max",
+        "It starts when jobs of that queue end. 'slurmext queue show QUEUE' shows the numbers; another queue may have room.",
+    ),
+    Reason.USER_MAX: Words(
+        "its user already holds as many GPUs as one user may have in this queue",
+        "It starts when one of the user's own jobs in the queue ends.",
+    ),
+    Reason.OVER_GUARANTEE: Words(
+        "it may use only guaranteed GPUs (--no-preempt), and its queue's guarantee is in use",
+        "It starts when jobs in the queue's guarantee end. Without --no-preempt it could borrow idle GPUs.",
+    ),
+    Reason.LENDING_LIMIT: Words(
+        "the idle GPUs belong to a queue that already lends as many as its lending_limit allows",
+        "It starts when borrowed GPUs come back, or when its own queue's guarantee has room.",
+    ),
+    Reason.QUEUE_FENCE: Words(
+        "a fence keeps GPUs from crossing between the queue that owns them and this one",
+        "It starts when GPUs on this side of the fence are free. Fences are set in the policy ('fence').",
+    ),
+    Reason.NO_NODE_FITS: Words(
+        "no node could run it even if the cluster were empty: GPUs for each task, GPU type or node count do not exist",
+        "It will not start as it is. Ask for fewer GPUs in each task, other --gpu-types, or more tasks of fewer GPUs.",
+    ),
+    Reason.NO_FREE_GPUS: Words(
+        "all GPUs it could use are in use, and its queue's guarantee does not entitle it to take any back",
+        "It starts when GPUs become free.",
+    ),
+    Reason.FRAGMENTED: Words(
+        "enough GPUs are free, but spread over nodes so that its tasks do not fit",
+        "It starts when GPUs on the same nodes become free. More tasks with fewer GPUs each fit sooner.",
+    ),
+    Reason.BEHIND_IN_QUEUE: Words(
+        "jobs before it in its queue go first",
+        "It starts after them. 'slurmext job list --queue QUEUE' shows the order of things.",
+    ),
+    Reason.RECLAIMING: Words(
+        "GPUs that its queue lent out are being taken back for it",
+        "It starts when the borrowers have saved their checkpoints, at the latest after their grace.",
+    ),
+    Reason.PREEMPTING: Words(
+        "jobs of lower priority in its queue are making room for it",
+        "It starts when they have saved their checkpoints, at the latest after their grace.",
+    ),
+    Reason.CONSOLIDATING: Words(
+        "jobs are being moved together so that its tasks fit",
+        "It starts when the moved jobs have saved their checkpoints.",
+    ),
+    Reason.WAITING_NEAR_END: Words(
+        "a job that would have to make room ends soon anyway",
+        "It starts when that job ends; the policy's near_end_s says what counts as soon.",
+    ),
+    Reason.NOT_ELIGIBLE: Words(
+        "Slurm does not let it start yet: a begin time, a dependency, a hold of its user, or the delay after a requeue",
+        "'scontrol show job JOB' shows EligibleTime and Dependency.",
+    ),
+    Reason.UNKNOWN_QUEUE: Words(
+        "its queue is not in the policy any more",
+        "Submit it to another queue ('slurmext queue list'), or have the queue put back.",
+    ),
+    Reason.UNKNOWN_STATE: Words(
+        "something about it, its queue or the nodes could not be read, and slurmext does not act on what it does not know",
+        "It is looked at again in the next cycle. If this stays, 'slurmext daemon status' and the daemon's log say what fails.",
+    ),
+}
+
+LEAVING: dict[Reason, Words] = {
+    Reason.RECLAIM_GUARANTEE: Words(
+        "it used GPUs that its queue had borrowed, and their owner needs its guarantee",
+        "It saves a checkpoint, is requeued and goes on from there. Jobs within their queue's guarantee are not taken.",
+    ),
+    Reason.PREEMPT_PRIORITY: Words(
+        "a job of higher priority in its queue needs the GPUs",
+        "It saves a checkpoint, is requeued and goes on from there.",
+    ),
+    Reason.CONSOLIDATE: Words(
+        "it is moved to other GPUs so that a gang fits where it ran",
+        "It saves a checkpoint and goes on at its new place.",
+    ),
+    Reason.QUOTA_CUT: Words(
+        "its queue's quota was made smaller or its queue was removed",
+        "It saves a checkpoint, is requeued and waits within the new quota.",
+    ),
+}
+
+
+def words_for(code: str) -> Words | None:
+    """Words for a reason code; None for a code that is not ours, such as one of Slurm's."""
+    try:
+        reason = Reason(code)
+    except ValueError:
+        return None
+    return PENDING.get(reason) or LEAVING.get(reason)

@@ -1,0 +1,103 @@
+"""What a command works with: the site file, answers (from the daemon, else the database), and the store for writing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slurmext.errors import SlurmextError, UsageError
+
+if TYPE_CHECKING:
+    from slurmext.config.site import SiteConfig
+    from slurmext.ports import Store
+
+
+class Session:
+    """One run of the command. Tests hand in `site` and `store`; otherwise they are found when first needed."""
+
+    def __init__(
+        self,
+        *,
+        site: SiteConfig | None = None,
+        store: Store | None = None,
+        now: Callable[[], float] = time.time,
+        uid: int | None = None,
+    ) -> None:
+        self._site, self._store = site, store
+        self.now = now
+        self.uid = os.geteuid() if uid is None else uid
+
+    @cached_property
+    def site(self) -> SiteConfig:
+        """The site file. Raises ConfigError and others as load_site does."""
+        if self._site is not None:
+            return self._site
+        from slurmext.config.site import load_site
+
+        return load_site()
+
+    def ask(self, op: str, **arguments: object) -> dict[str, Any]:
+        """An answer of the running daemon; when there is none, root gets it from the database."""
+        from slurmext.adapters.query_client import DaemonUnavailableError, QueryClient
+
+        try:
+            return QueryClient(self.site.run_dir / "daemon.sock").ask(op, **arguments)
+        except DaemonUnavailableError as error:
+            if self.uid != 0 and self._store is None:
+                raise SlurmextError(f"{error}; without it only root can look, into the database") from error
+        from slurmext.service.query import Queries, Viewer
+
+        queries = Queries(store=self.store, now=self.now)
+        given = {key: value for key, value in arguments.items() if value is not None}
+        return queries.answer(Viewer(user=user_name(self.uid), sees_all=self.uid == 0), op, given)
+
+    @cached_property
+    def store(self) -> Store:
+        """The state database itself. Raises UsageError for users other than root."""
+        if self._store is not None:
+            return self._store
+        self.require_root("opens the state database")
+        from slurmext.service.bootstrap import open_store
+
+        return open_store(self.site)
+
+    def require_root(self, what: str) -> None:
+        """Raises UsageError unless root runs this."""
+        if self.uid != 0:
+            raise UsageError(f"only root {what}; run it with sudo")
+
+    def wake(self) -> None:
+        """Tell the daemon that something changed. Without a daemon there is nobody to tell."""
+        with contextlib.suppress(OSError):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(self.site.run_dir / "wake", flags, 0o644)
+            with os.fdopen(descriptor, "w") as file:
+                file.write("1")
+
+    def heartbeat_age_s(self) -> float | None:
+        """Seconds since slurmextd last said that it lives; None when it never did."""
+        try:
+            return self.now() - int(Path(self.site.run_dir / "heartbeat").read_text(encoding="ascii")[:20])
+        except (OSError, ValueError):
+            return None
+
+    @property
+    def author(self) -> str:
+        """Who runs this, for the record."""
+        behind = os.environ.get("SUDO_USER")
+        name = user_name(self.uid)
+        return f"{name} (sudo {behind})" if behind else name
+
+
+def user_name(uid: int) -> str:
+    """A user's name; `uid N` when it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

@@ -1,0 +1,174 @@
+"""Serves read-only questions over `run_dir/daemon.sock`: a JSON line in, a JSON line out.
+
+Any user may connect; the kernel says who it is (SO_PEERCRED) and `service.query` shows each their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import json
+import logging
+import os
+import pwd
+import socket
+import socketserver
+import struct
+import threading
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from slurmext.errors import SlurmextError, UsageError
+from slurmext.service.query import Queries, Viewer
+
+SOCKET_NAME = "daemon.sock"
+MAX_REQUEST_BYTES = 64 * 1024
+TIMEOUT_S = 5.0
+MAX_CONNECTIONS = 32
+MAX_PER_USER = 8
+
+_log = logging.getLogger(__name__)
+
+
+class QueryServer:
+    """A thread that answers. `trusted_uids` (besides root) see every job; use as a context manager or start and stop."""
+
+    def __init__(self, path: Path, queries: Queries, *, trusted_uids: Collection[int] = ()) -> None:
+        self._path, self._queries = path, queries
+        self._trusted = frozenset({0, *trusted_uids})
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Listen. Raises SlurmextError when the socket cannot be made or another daemon answers on it."""
+        _remove_stale(self._path)
+        before = os.umask(0o111)  # mode 0666 from the first moment
+        try:
+            self._server = _Server(str(self._path), self._queries, self._trusted)
+        except OSError as error:
+            raise SlurmextError(f"{self._path} cannot be listened on: {error.strerror}") from error
+        finally:
+            os.umask(before)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), name="query", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop listening and take the socket away."""
+        if self._server is None or self._thread is None:
+            return
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+        self._path.unlink(missing_ok=True)
+        self._server = None
+
+    def __enter__(self) -> QueryServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _remove_stale(path: Path) -> None:
+    """A socket left by a daemon that died is in the way; one that answers belongs to a daemon that lives."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)
+        else:
+            raise SlurmextError(f"another slurmextd answers on {path}; stop it, or give this one its own run_dir")
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def __init__(self, path: str, queries: Queries, trusted: frozenset[int]) -> None:
+        self.queries, self.trusted = queries, trusted
+        self._open: Counter[int] = Counter()
+        self._lock = threading.Lock()
+        super().__init__(path, _Handler)
+
+    @contextlib.contextmanager
+    def place(self, uid: int) -> Iterator[bool]:
+        """Whether there is room for one more: a user who opens many connections shuts out only himself."""
+        with self._lock:
+            busy = self._open[uid] >= MAX_PER_USER or self._open.total() >= MAX_CONNECTIONS
+            room = uid in self.trusted or not busy
+            self._open[uid] += room
+        try:
+            yield room
+        finally:
+            with self._lock:
+                self._open[uid] -= room
+                self._open += Counter()  # forget those with none open
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
+        """A client that goes away is nothing to report."""
+        _log.debug("query connection failed", exc_info=True)
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    timeout = TIMEOUT_S
+    server: _Server
+
+    def handle(self) -> None:
+        uid = _peer_uid(self.connection)
+        with self.server.place(uid) as room:
+            answer = self._answer(uid) if room else _failure("too many questions at once; try again in a moment")
+            with contextlib.suppress(OSError):
+                self.wfile.write(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
+
+    def _answer(self, uid: int) -> dict[str, object]:
+        try:
+            line = self.rfile.readline(MAX_REQUEST_BYTES + 1)
+        except OSError:
+            return _failure(f"no question came within {TIMEOUT_S:g} s")
+        if len(line) > MAX_REQUEST_BYTES:
+            return _failure(f"the question is longer than {MAX_REQUEST_BYTES} bytes")
+        try:
+            request = json.loads(line)
+            op, arguments = request["op"], request.get("args", {})
+            if not isinstance(op, str) or not isinstance(arguments, dict):
+                raise TypeError
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return _failure('a question is one JSON line, for example {"op": "jobs", "args": {}}', usage=True)
+        try:
+            return {
+                "ok": True,
+                "answer": self.server.queries.answer(viewer_of(uid, self.server.trusted), op, arguments),
+            }
+        except SlurmextError as error:
+            return _failure(str(error), usage=isinstance(error, UsageError))
+        except Exception:
+            _log.exception("question %r failed", op)
+            return _failure("the daemon failed to answer; its log says why")
+
+
+def _failure(message: str, *, usage: bool = False) -> dict[str, object]:
+    return {"ok": False, "error": message, "usage": usage}
+
+
+def _peer_uid(connection: socket.socket) -> int:
+    form = struct.Struct("3i")
+    _, uid, _ = form.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, form.size))
+    return uid
+
+
+def viewer_of(uid: int, trusted: Collection[int] = (0,)) -> Viewer:
+    """The viewer behind a uid. A uid without a name owns nothing and sees nothing but the queues."""
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        return Viewer(user=f"uid {uid}", sees_all=uid in trusted)
+    groups = set[str]()
+    if uid not in trusted:
+        for gid in os.getgrouplist(entry.pw_name, entry.pw_gid):
+            with contextlib.suppress(KeyError):
+                groups.add(grp.getgrgid(gid).gr_name)
+    return Viewer(user=entry.pw_name, groups=frozenset(groups), sees_all=uid in trusted)
