@@ -1,0 +1,161 @@
+"""Jobs as slurmext knows them. Most of a cycle's jobs did not change, so only differences reach the database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from operator import attrgetter
+from typing import Any
+
+from sqlalchemy import Connection, Select, bindparam, delete, select
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+
+from slurmext.adapters.sql.engine import Database
+from slurmext.adapters.sql.models import Job
+from slurmext.model.state import JobKey, JobRow
+
+IN_LIMIT = 1000
+"""Ids in one IN list. SQLite allows 32,766 parameters a statement, PostgreSQL 65,535."""
+
+ENDED_LIMIT = 50_000
+"""Ended jobs remembered for comparison before they are forgotten (and written once more if they come again)."""
+
+_FIELDS = (
+    "name",
+    "user",
+    "account",
+    "queue",
+    "state",
+    "gpus",
+    "nodes",
+    "reason",
+    "message",
+    "ckpt",
+    "preempted",
+    "restarts",
+    "start_s",
+    "end_s",
+    "requested_nodes",
+)
+_COLUMNS = ["user_name" if field == "user" else field for field in _FIELDS]
+_END_S = _FIELDS.index("end_s")
+_values: Callable[[JobRow], tuple[Any, ...]] = attrgetter(*_FIELDS)
+
+Key = tuple[str, int]
+
+
+def chunks(values: Iterable[str], size: int = IN_LIMIT) -> Iterator[Sequence[str]]:
+    """The distinct values in lists of at most `size`."""
+    rest = list(dict.fromkeys(values))
+    for at in range(0, len(rest), size):
+        yield rest[at : at + size]
+
+
+def changed_jobs(rows: Iterable[JobRow], stored: dict[Key, tuple[Any, ...]]) -> dict[Key, JobRow]:
+    """The rows that differ from what is stored in more than `updated_s`; of the same key the last."""
+    changed: dict[Key, JobRow] = {}
+    for row in rows:
+        key = (row.job.job_id, row.job.submit_s)
+        if stored.get(key) != _values(row):
+            changed[key] = row
+        elif changed:
+            changed.pop(key, None)
+    return changed
+
+
+class JobStore:
+    """Jobs of one cluster.
+
+    What was written is remembered for as long as the token is the newest: until then nobody else writes jobs.
+    """
+
+    _db: Database
+
+    def __init__(self) -> None:
+        self._jobs_lock = threading.Lock()
+        self._jobs_token: int | None = None
+        self._jobs_stored: dict[Key, tuple[Any, ...]] = {}
+
+    def save_jobs(self, token: int, rows: Iterable[JobRow]) -> None:
+        """Insert or update jobs by key. Only rows that differ in more than `updated_s` are written."""
+        with self._jobs_lock:
+            remembered = self._jobs_stored if self._jobs_token == token else None
+            # Forget first: should the commit's answer be lost, nobody knows what is stored.
+            self._jobs_token = None
+            with self._db.controlled(token) as connection:
+                if remembered is None:
+                    remembered = self._load(connection)
+                changed = changed_jobs(rows, remembered)
+                if changed:
+                    connection.execute(_upsert(self._db.dialect), [self._columns(row) for row in changed.values()])
+            remembered.update((key, _values(row)) for key, row in changed.items())
+            self._jobs_stored = _without_many_ended(remembered)
+            self._jobs_token = token
+
+    def jobs(self, *, job_ids: Collection[str] | None = None, active: bool = True) -> list[JobRow]:
+        """Known jobs in order of submission; `active` leaves out those with an end time."""
+        query = select(Job.job_id, Job.submit_s, Job.updated_s, *(getattr(Job, name) for name in _COLUMNS))
+        query = query.where(Job.cluster == self._db.cluster)
+        if active:
+            query = query.where(Job.end_s.is_(None))
+        queries: list[Select[Any]] = [query]
+        if job_ids is not None:
+            queries = [query.where(Job.job_id.in_(some)) for some in chunks(job_ids)]
+        with self._db.read() as connection:
+            found = [
+                JobRow(
+                    job=JobKey(job_id=job_id, submit_s=submit_s),
+                    updated_s=updated_s,
+                    **dict(zip(_FIELDS, values, strict=True)),
+                )
+                for one in queries
+                for job_id, submit_s, updated_s, *values in connection.execute(one)
+            ]
+        found.sort(key=lambda row: (row.job.submit_s, row.job.job_id))
+        return found
+
+    def _prune_jobs(self, token: int, before_s: float, batch: int) -> int:
+        deleted = 0
+        with self._jobs_lock:
+            self._jobs_token = None  # what is remembered is no longer what is stored
+            while True:
+                with self._db.controlled(token) as connection:
+                    ended = select(Job.job_id, Job.submit_s).where(
+                        Job.cluster == self._db.cluster, Job.end_s < before_s
+                    )
+                    keys = [{"id": row.job_id, "at": row.submit_s} for row in connection.execute(ended.limit(batch))]
+                    if keys:
+                        one = (Job.cluster == self._db.cluster, Job.job_id == bindparam("id"))
+                        connection.execute(delete(Job).where(*one, Job.submit_s == bindparam("at")), keys)
+                deleted += len(keys)
+                if len(keys) < batch:
+                    return deleted
+
+    def _load(self, connection: Connection) -> dict[Key, tuple[Any, ...]]:
+        query = select(Job.job_id, Job.submit_s, *(getattr(Job, name) for name in _COLUMNS))
+        query = query.where(Job.cluster == self._db.cluster, Job.end_s.is_(None))
+        return {(job_id, submit_s): tuple(values) for job_id, submit_s, *values in connection.execute(query)}
+
+    def _columns(self, row: JobRow) -> dict[str, Any]:
+        columns = dict(zip(_COLUMNS, _values(row), strict=True))
+        columns.update(
+            cluster=self._db.cluster, job_id=row.job.job_id, submit_s=row.job.submit_s, updated_s=row.updated_s
+        )
+        return columns
+
+
+def _upsert(dialect: str) -> Any:
+    fresh = [*_COLUMNS, "updated_s"]
+    if dialect == "mysql":
+        into = mysql.insert(Job)
+        return into.on_duplicate_key_update({name: into.inserted[name] for name in fresh})
+    insert = sqlite.insert(Job) if dialect == "sqlite" else postgresql.insert(Job)
+    keys = [Job.cluster, Job.job_id, Job.submit_s]
+    return insert.on_conflict_do_update(index_elements=keys, set_={name: insert.excluded[name] for name in fresh})
+
+
+def _without_many_ended(stored: dict[Key, tuple[Any, ...]]) -> dict[Key, tuple[Any, ...]]:
+    if len(stored) <= ENDED_LIMIT:
+        return stored
+    alive = {key: values for key, values in stored.items() if values[_END_S] is None}
+    return alive if len(stored) - len(alive) > ENDED_LIMIT else stored

@@ -1,0 +1,1 @@
+slurmext/adapters/sql/migrations
