@@ -133,3 +133,6 @@ def uninstall(prefix_dir: Path, keep_data: bool, dry_run: bool, yes: bool) -> No
     _require_root()
     remove(prefix_dir, keep_data=keep_data)
     click.echo("Removed. Restart slurmctld and every slurmd.")
+
+
+install = cli

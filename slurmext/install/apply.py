@@ -47,6 +47,7 @@ def _manifest(plan: InstallPlan, before: manifest.Manifest) -> manifest.Manifest
         edited=before.edited | edited,
         links=tuple(dict.fromkeys([*before.links, *(link.path for link in plan.links)])),
         database=plan.database or before.database,
+        run_dir=plan.run_dir or before.run_dir,
         sqlite=before.sqlite or (plan.sqlite if plan.sqlite is not None and not plan.sqlite.exists() else None),
     )
 

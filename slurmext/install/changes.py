@@ -68,5 +68,6 @@ class InstallPlan:
     links: tuple[Link, ...] = ()
     database: str | None = None
     sqlite: Path | None = None
+    run_dir: Path | None = None
     notes: tuple[str, ...] = ()
     next_steps: tuple[str, ...] = field(default_factory=tuple)

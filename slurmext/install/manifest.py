@@ -36,6 +36,7 @@ class Manifest:
     links: tuple[Path, ...] = ()
     database: str | None = None
     sqlite: Path | None = None
+    run_dir: Path | None = None
 
     def made(self, directory: Path) -> bool:
         """Whether we made this directory."""
@@ -75,6 +76,7 @@ def load(prefix: Path) -> Manifest:
         links=tuple(Path(name) for name in data["links"]),
         database=data["database"],
         sqlite=Path(data["sqlite"]) if data["sqlite"] else None,
+        run_dir=Path(data["run_dir"]) if data["run_dir"] else None,
     )
 
 
@@ -95,5 +97,6 @@ def dump(manifest: Manifest) -> bytes:
         "links": [str(path) for path in manifest.links],
         "database": manifest.database,
         "sqlite": str(manifest.sqlite) if manifest.sqlite else None,
+        "run_dir": str(manifest.run_dir) if manifest.run_dir else None,
     }  # fmt: skip
     return json.dumps(data, indent=1).encode() + b"\n"

@@ -124,7 +124,7 @@ class _Draft:
             )
         return InstallPlan(
             prefix=self.spec.prefix_dir, directories=tuple(self.directories.values()), files=tuple(self.files),
-            links=tuple(self.links), database=url, sqlite=sqlite, notes=tuple(self.notes),
+            links=tuple(self.links), database=url, sqlite=sqlite, run_dir=site.run_dir, notes=tuple(self.notes),
             next_steps=tuple(_next_steps(self.spec)),
         )  # fmt: skip
 

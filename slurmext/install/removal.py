@@ -11,6 +11,8 @@ from pathlib import Path
 
 from slurmext.install import conf_edit, manifest
 
+_RUN_FILES = ("heartbeat", "queues.tsv", "wake", "agent-*.sock")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removal:
@@ -48,6 +50,10 @@ def _steps(prefix: Path, installed: manifest.Manifest, *, keep_data: bool) -> It
             yield Removal(verb="restore", path=path, why="others have added to it; only our lines go")
         else:
             yield Removal(verb="remove", path=path)
+    if installed.run_dir is not None and not keep_data:
+        for pattern in _RUN_FILES:
+            for path in sorted(installed.run_dir.glob(pattern)):
+                yield Removal(verb="remove", path=path, why="written by the daemons")
     if installed.sqlite is not None:
         for path in sorted(installed.sqlite.parent.glob(glob.escape(installed.sqlite.name) + "*")):
             yield Removal(verb="keep" if keep_data else "remove", path=path, why="state database")
