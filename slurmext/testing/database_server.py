@@ -81,7 +81,7 @@ def postgresql() -> Iterator[str]:
     initdb = shutil.which("initdb") or newest("usr/lib/postgresql/*/bin/initdb")
     if initdb is None:
         raise ServerMissing("PostgreSQL is not installed (apt install postgresql)")
-    programs = Path(initdb).parent
+    programs = Path(initdb).resolve().parent  # a link in PATH leads to where its siblings are
     with server_directory() as directory:
         who = unprivileged(directory, "postgres")
         data = directory / "data"

@@ -65,18 +65,33 @@ def store_url(empty_url: str) -> str:
     return empty_url
 
 
+@pytest.fixture(scope="session")
+def shared_urls(servers: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """A migrated database of each kind for all tests that keep to a cluster of their own."""
+    from functools import cache
+
+    from slurmext.adapters.sql import migrate
+
+    @cache
+    def url(kind: str) -> str:
+        made = new_database(kind, tmp_path_factory.mktemp("state"), servers)
+        migrate(made)
+        return made
+
+    return url
+
+
 @pytest.fixture(params=["memory", "sqlite", "postgresql", "mariadb"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, servers: Callable[[str], str]) -> Iterator[Any]:
+def store(request: pytest.FixtureRequest, shared_urls: Callable[[str], str]) -> Iterator[Any]:
+    """A store that is empty: databases are shared, the cluster is new (which shows that clusters are apart)."""
     if request.param == "memory":
         from slurmext.testing.memory_store import MemoryStore
 
         yield MemoryStore()
         return
-    from slurmext.adapters.sql import SqlStore, migrate
+    from slurmext.adapters.sql import SqlStore
 
-    url = new_database(request.param, tmp_path, servers)
-    migrate(url)
-    opened = SqlStore(url, cluster="c1")
+    opened = SqlStore(shared_urls(request.param), cluster=f"c{next(_numbers)}")
     yield opened
     opened.close()
 
