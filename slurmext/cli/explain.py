@@ -70,7 +70,7 @@ def _why(answer: Answer) -> Iterator[str]:
     yield ""
     yield "What must happen"
     if words is not None:
-        yield f"  {words.remedy}"
+        yield f"  {words.remedy.replace('QUEUE', job['queue']).replace('JOB', job['job_id'])}"
     leaving = answer["leaving_for_it"]
     for action in leaving:
         whose = f"job {action['job']}" if "job" in action else "a job"

@@ -21,7 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "snapshot": ("slurmext.cli.snapshot:cli", "What the daemon sees, as a file."),
     "daemon": ("slurmext.cli.daemon:cli", "The controller, slurmextd."),
     "doctor": ("slurmext.cli.doctor:cli", "Settings of this Slurm that would hurt, and the line to change."),
-    "install": ("slurmext.cli.install:install", "Put slurmext into a Slurm."),
+    "install": ("slurmext.cli.install:cli", "Put slurmext into a Slurm."),
     "uninstall": ("slurmext.cli.install:uninstall", "Take slurmext out of a Slurm again."),
     "devcluster": ("slurmext.cli.devcluster:cli", "A real Slurm on this machine, in a directory of its own."),
     "completion": ("slurmext.cli.completion:cli", "Shell completion for bash, zsh or fish."),
@@ -51,3 +51,7 @@ def cli(ctx: click.Context, config: Path | None) -> None:
 def main() -> None:
     """Entry point."""
     cli(prog_name="slurmext")
+
+
+if __name__ == "__main__":
+    main()

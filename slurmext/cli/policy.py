@@ -148,13 +148,16 @@ def apply(session: Session, file: str, dry_run: bool, immediate: bool) -> None:
 
 def apply_text(session: Session, text: str, *, based_on: int) -> None:
     """Store a checked policy and wake the daemon. Raises SlurmextError when someone else applied one meanwhile."""
+    from slurmext.config.policy import parse_policy
+
     session.require_root("changes the policy")
     newest = session.store.current_policy()
     if newest is not None and newest.version != based_on:
         raise SlurmextError(
             f"{newest.applied_by} applied policy version {newest.version} meanwhile; run the command again to start from it"
         )
-    version = session.store.apply_policy(text, session.author, session.now()).version
+    queues = parse_policy(text).queues  # kept beside the document, for reports
+    version = session.store.apply_policy(text, session.author, session.now(), queues=queues).version
     session.wake()
     click.echo(f"policy version {version} applied")
 

@@ -85,7 +85,7 @@ def _queues(session: Session, path: str | None = None) -> list[dict[str, Any]]:
 @output_options
 @click.pass_obj
 def list_queues(session: Session, output: Output) -> None:
-    """List queues with their numbers and their use, in GPUs."""
+    """List queues with their numbers and their use, in GPUs. A queue's use includes that of the queues below it."""
     output.rows(COLUMNS, _queues(session), empty=NO_POLICY)
 
 
@@ -139,8 +139,13 @@ def _branches(rows: list[dict[str, Any]], index: int) -> str:
     return drawn + parts[-1]
 
 
+def _waiting(row: dict[str, Any]) -> str:
+    jobs = row["pending_jobs"]
+    return f"{jobs} job{'' if jobs == 1 else 's'} wait{'s' if jobs == 1 else ''} for {row['pending_gpus']}"
+
+
 def _use(row: dict[str, Any]) -> str:
-    waiting = f", {row['pending_jobs']} jobs wait for {row['pending_gpus']}" if row["pending_jobs"] else ""
+    waiting = f", {_waiting(row)}" if row["pending_jobs"] else ""
     most = "no max" if row["max"] is None else f"max {row['max']}"
     return f"uses {row['used']} of {row['guaranteed']} guaranteed, {most}{waiting}"
 
@@ -177,7 +182,7 @@ def _sentences(row: dict[str, Any]) -> list[str]:
         said.append(f"It uses {used} now, nothing borrowed; of the rest {lent} may be lent to others.")
     if row["pending_jobs"]:
         said.append(
-            f"{row['pending_jobs']} jobs wait for {row['pending_gpus']} GPUs:"
+            f"{_waiting(row)} GPUs:"
             f" 'slurmext job list --queue {path} --state pending -o JobID,GPUs,Reason,Message' says why."
         )
     if row["min_runtime_s"]:

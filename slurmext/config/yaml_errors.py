@@ -138,9 +138,8 @@ class _Walk:
         for key_node, value_node in node.value:
             key = self.value(key_node, loc) if isinstance(key_node, ScalarNode) else None
             if not isinstance(key, str):
-                self._fail(
-                    key_node, loc, f"the key {key_node.value!r} is no text; write it in quotes: '{key_node.value}':"
-                )
+                given = key_node.value if isinstance(key_node, ScalarNode) else "?"
+                self._fail(key_node, loc, f"the key {given} is no text; write it in quotes: '{given}':")
             here = (*loc, key)
             if key in result:
                 self._fail(key_node, here, f"is there twice; the first is at line {self._lines[here]}, keep one")

@@ -142,7 +142,7 @@ class Queries:
             raise SlurmextError(f"job {job_id} has several parts; ask for one of them: {shown}")
         whose = "" if viewer.sees_all else f" of {viewer.user}"
         raise SlurmextError(
-            f"slurmext knows no job {job_id!r}{whose}; it looks after jobs that were submitted to a queue"
+            f"no job {job_id!r}{whose} is known; slurmext looks after jobs that were submitted to a queue"
             " ('slurmext job list --all'), for others ask 'scontrol show job'"
         )
 

@@ -1,0 +1,26 @@
+"""JSON Schemas of the files people write, for editors and validators."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from slurmext.config.policy import PolicyDocument
+from slurmext.config.site import SiteConfig
+
+FOLDER = Path(__file__).parent.parent / "config" / "schemas"
+
+
+def schemas() -> dict[Path, str]:
+    """Path and wanted content of each schema."""
+    return {
+        FOLDER / f"{name}.schema.json": _text({"$schema": "https://json-schema.org/draft/2020-12/schema", **model})
+        for name, model in (
+            ("policy", PolicyDocument.model_json_schema()),
+            ("site", SiteConfig.model_json_schema()),
+        )
+    }
+
+
+def _text(schema: object) -> str:
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
