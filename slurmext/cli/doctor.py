@@ -9,17 +9,21 @@ from pathlib import Path
 
 import click
 
+from slurmext.cli.base import Command
+
 _COLOUR = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
-@click.command("doctor")
+@click.command(
+    "doctor", cls=Command, exit_codes={0: "nothing to mend (notes at most)", 1: "an error or a warning was found"},
+    examples=[("slurmext doctor", "each setting that would hurt, and the line to change"),
+              ("slurmext doctor --json", "the same for a program")],
+)  # fmt: skip
 @click.option("--site-config", type=click.Path(path_type=Path), envvar="SLURMEXT_CONF", help="slurmext's site file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Leave out the notes.")
 def cli(site_config: Path | None, as_json: bool, quiet: bool) -> None:
     """Look at the live cluster and explain each setting that would hurt, with the line to change.
-
-    Exit code 1 when there is an error or a warning, 0 when there are only notes.
     """
     from slurmext.config.site import load_site
     from slurmext.doctor.collect import collect

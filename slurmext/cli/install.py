@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import click
 
+from slurmext.cli.base import Command
 from slurmext.errors import SlurmextError
 
 DEFAULT_PREFIX = Path("/usr/local/lib/slurmext")
@@ -18,7 +18,14 @@ def _absolute(_context: click.Context, _parameter: click.Parameter, value: Path 
     return value.absolute() if value is not None else None
 
 
-@click.command("install")
+@click.command(
+    "install", cls=Command,
+    examples=[
+        ("slurmext install --dry-run", "show the exact changes for this host, make none"),
+        ("slurmext install --role node --yes", "on a compute node"),
+        ("slurmext install --option-prefix sx-", "options are called --sx-queue, --sx-ckpt …"),
+    ],
+)  # fmt: skip
 @click.option(
     "--slurm-conf", type=_PATH, callback=_absolute, default=Path("/etc/slurm/slurm.conf"), show_default=True,
     envvar="SLURM_CONF", help="Slurm's configuration; the other files go beside it.",
@@ -37,16 +44,23 @@ def _absolute(_context: click.Context, _parameter: click.Parameter, value: Path 
 )  # fmt: skip
 @click.option("--option-prefix", help="Put before every option: sx- makes --queue --sx-queue.  [default: the site file's]")
 @click.option(
-    "--hook-python", type=_PATH, callback=_absolute, default=Path(sys.executable), show_default=True,
-    help="Python (3.11 or later) that runs the hooks on the nodes.",
+    "--hook-python", type=_PATH, callback=_absolute,
+    help="Python (3.11 or later) that runs the hooks on the nodes.  [default: /usr/bin/python3 where it is new enough]",
 )  # fmt: skip
-@click.option("--units/--no-units", default=None, help="Write systemd units.  [default: where systemd runs]")
+@click.option(
+    "--role", type=click.Choice(["all", "controller", "node", "login"]), default="all", show_default=True,
+    help="What this host is; `all` is controller and node in one.",
+)  # fmt: skip
+@click.option(
+    "--units/--no-units", default=None,
+    help="Write systemd units, man page and completion.  [default: where systemd runs and the site file is in /etc]",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show every change and make none.")
 @click.option("--yes", "-i", "--immediate", is_flag=True, help="Do not ask.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the whole content of new files too.")
 def cli(
     slurm_conf: Path, site_config: Path, prefix_dir: Path, spank_include: Path, option_prefix: str | None,
-    hook_python: Path, units: bool | None, dry_run: bool, yes: bool, verbose: bool,
+    hook_python: Path | None, role: str, units: bool | None, dry_run: bool, yes: bool, verbose: bool,
 ) -> None:  # fmt: skip
     """Put slurmext into a Slurm site.
 
@@ -55,16 +69,16 @@ def cli(
     block; lines it replaces stay there as comments. Running it again changes nothing, `slurmext uninstall` leaves no
     trace.
     """
+    from slurmext.install import hooks, planning
     from slurmext.install import units as systemd
     from slurmext.install.apply import apply
-    from slurmext.install.planning import InstallSpec, make_plan
 
-    with_units = systemd.has_systemd() and site_config.is_relative_to("/etc") if units is None else units
-    spec = InstallSpec(
+    spec = planning.InstallSpec(
         slurm_conf=slurm_conf, site_config=site_config, prefix_dir=prefix_dir, spank_include=spank_include,
-        option_prefix=option_prefix, with_units=with_units, hook_python=hook_python,
+        option_prefix=option_prefix, role=planning.Role(role), hook_python=hook_python or hooks.interpreter(),
+        system_files=systemd.has_systemd() and site_config.is_relative_to("/etc") if units is None else units,
     )  # fmt: skip
-    plan = make_plan(spec)
+    plan = planning.make_plan(spec)
     _show(plan, verbose=verbose)
     if not dry_run:
         if all(file.is_done for file in plan.files):
@@ -110,7 +124,13 @@ def _without_password(url: str) -> str:
     return f"{head.rsplit(':', 1)[0]}:***@{tail}" if found and head.count(":") > 1 else url
 
 
-@click.command("uninstall")
+@click.command(
+    "uninstall", cls=Command,
+    examples=[
+        ("slurmext uninstall --dry-run", "show what would go"),
+        ("slurmext uninstall --keep-data", "keep the state database for a later installation"),
+    ],
+)  # fmt: skip
 @click.option("--prefix-dir", type=_PATH, callback=_absolute, default=DEFAULT_PREFIX, show_default=True,
               help="The directory given to `slurmext install`.")  # fmt: skip
 @click.option("--keep-data", is_flag=True, help="Keep state database, spool and run directory.")

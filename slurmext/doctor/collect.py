@@ -46,7 +46,7 @@ def collect(site: SiteConfig) -> Facts:
         plugin_release=_plugin_release(plugin),
         hooks={name: fact for name in _HOOK_NAMES if (fact := _hook(name, config)) is not None},
         hooks_known=True,
-        agents={node: _answers(path) for path in site.run_dir.glob("agent-*.sock") for node in [path.stem[6:]]},
+        agents=_agents(site.run_dir),
         munge_works=works,
         munge_error=error,
     )
@@ -148,6 +148,12 @@ def _hook(name: str, config: dict[str, str]) -> PathFact | None:
             if found:
                 return _path(Path(found[1]))
     return None
+
+
+def _agents(run_dir: Path) -> dict[str, bool]:
+    """Each agent with a socket here (`agent-NODE.sock`; `agent-NODE.root.sock` is for root's hooks alone)."""
+    paths = [path for path in run_dir.glob("agent-*.sock") if not path.name.endswith(".root.sock")]
+    return {path.name.removeprefix("agent-").removesuffix(".sock"): _answers(path) for path in paths}
 
 
 def _answers(path: Path) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import shlex
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,19 @@ SOURCES = {
     "Epilog": Path("epilog/slurmext-epilog"),
     "TaskProlog": Path("prolog/slurmext-task-prolog"),
 }
+
+
+def interpreter() -> Path:
+    """The Python the hooks run with: the system's where it is new enough, for a job's user can always reach that.
+
+    A virtual environment or a home may be closed to them, and hooks need nothing but the standard library.
+    """
+    system = Path("/usr/bin/python3")
+    if system.exists():
+        command = [str(system), "-I", "-S", "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+        if subprocess.run(command, check=False, capture_output=True).returncode == 0:
+            return system
+    return Path(sys.executable).resolve()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

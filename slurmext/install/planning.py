@@ -3,71 +3,82 @@
 from __future__ import annotations
 
 import pwd
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from slurmext.config.site import SiteConfig, load_site
 from slurmext.errors import SlurmextError
 from slurmext.install import conf_edit, hooks, manifest, units
 from slurmext.install.changes import Directory, File, InstallPlan, Link
-from slurmext.options import OPTIONS, PREFIX_RE
+from slurmext.options import PREFIX_RE
 from slurmext.spank.build import DEFAULT_INCLUDE, build, installed_release
 from slurmext.spank.job_submit import LuaSite, render
 
 PROLOG_TIMEOUT_S = 60
 
 
+class Role(StrEnum):
+    """What this host is. ALL = controller and node; a LOGIN host only submits."""
+
+    ALL = "all"
+    CONTROLLER = "controller"
+    NODE = "node"
+    LOGIN = "login"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallSpec:
-    """What the admin asked for. `hook_python` runs the hooks on the nodes; `source_dir` has `prolog/` and `epilog/`."""
+    """What the admin asked for. `system_files` are units, tmpfiles, man page and completion. `hook_python` runs the hooks on the nodes; `source_dir` has `prolog/` and `epilog/`."""
 
     slurm_conf: Path
     site_config: Path
     prefix_dir: Path
     spank_include: Path = DEFAULT_INCLUDE
     option_prefix: str | None = None
-    with_units: bool = False
-    hook_python: Path = Path(sys.executable)
+    role: Role = Role.ALL
+    system_files: bool = False
+    hook_python: Path = field(default_factory=lambda: hooks.interpreter())
     source_dir: Path = hooks.ROOT
 
 
 def make_plan(spec: InstallSpec) -> InstallPlan:
     """The whole installation. Raises SlurmextError for anything that would not work afterwards."""
     text = _read(spec.slurm_conf)
-    if text is None:
+    if text is None and spec.role in {Role.ALL, Role.CONTROLLER}:
         raise SlurmextError(f"{spec.slurm_conf} is not there: name Slurm's own with --slurm-conf")
-    before = manifest.load(spec.prefix_dir)
-    draft = _Draft(spec=spec, before=before, conf=conf_edit.strip(text.decode(errors="surrogateescape")))
+    draft = _Draft(spec=spec, before=manifest.load(spec.prefix_dir), text=text)
     if not spec.site_config.exists():
+        if not draft.has_conf:
+            raise SlurmextError(f"{spec.site_config} is not there: copy it from the controller first")
         draft.add(spec.site_config, _first_site_file(draft).encode())
         draft.notes.append(f"{spec.site_config} is made with defaults: look at it")
     site = load_site(spec.site_config) if spec.site_config.exists() else SiteConfig(version=1, cluster=draft.cluster())
     prefix = site.options.prefix if spec.option_prefix is None else spec.option_prefix
     if not PREFIX_RE.fullmatch(prefix):
         raise SlurmextError(f"--option-prefix {prefix!r}: lower-case letters and digits and a dash, for example sx-")
-    slurm_user = draft.slurm_user(site)
     draft.directory(spec.prefix_dir)
-    draft.directory(site.run_dir, data=True)
-    draft.directory(site.agent.spool_dir, mode=0o700, data=True)
-    draft.add(site.run_dir / "submit-wake", b"0", uid=slurm_user.pw_uid, gid=slurm_user.pw_gid, runtime=True)
     _plan_spank(draft, site, prefix)
-    _plan_job_submit(draft, site, prefix, slurm_user.pw_uid)
+    if spec.role is not Role.LOGIN:
+        _plan_run_dir(draft, site)
     _plan_hooks(draft, site)
-    _plan_slurm_conf(draft)
-    if spec.with_units:
-        for path, content in units.unit_files(spec.site_config, site.run_dir, slurm_user.pw_name).items():
-            draft.add(path, content.encode())
+    if spec.role in {Role.ALL, Role.CONTROLLER}:
+        _plan_job_submit(draft, site, prefix)
+    if draft.has_conf:
+        _plan_slurm_conf(draft)
+    if spec.system_files:
+        _plan_system_files(draft, site)
     return draft.finish(site)
 
 
 class _Draft:
     """The plan while it grows."""
 
-    def __init__(self, *, spec: InstallSpec, before: manifest.Manifest, conf: str) -> None:
+    def __init__(self, *, spec: InstallSpec, before: manifest.Manifest, text: bytes | None) -> None:
         self.spec = spec
         self.before = before
-        self.conf = conf
+        self.has_conf = text is not None
+        self.conf = conf_edit.strip((text or b"").decode(errors="surrogateescape"))
         self.block: list[str] = []
         self.directories: dict[Path, Directory] = {}
         self.files: list[File] = []
@@ -114,7 +125,12 @@ class _Draft:
     def finish(self, site: SiteConfig) -> InstallPlan:
         url = site.database
         sqlite = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:////") else None
-        if sqlite is not None:
+        controls = self.spec.role in {Role.ALL, Role.CONTROLLER}
+        if not self.has_conf:
+            self.notes.append(
+                f"{self.spec.slurm_conf} is not there (configless?): slurm.conf and plugstack.conf are the controller's"
+            )
+        if sqlite is not None and controls:
             self.directory(sqlite.parent, mode=0o700)
         elsewhere = conf_edit.includes_of(self.conf)
         if elsewhere:
@@ -124,7 +140,8 @@ class _Draft:
             )
         return InstallPlan(
             prefix=self.spec.prefix_dir, directories=tuple(self.directories.values()), files=tuple(self.files),
-            links=tuple(self.links), database=url, sqlite=sqlite, run_dir=site.run_dir, notes=tuple(self.notes),
+            links=tuple(self.links), database=url if controls else None, sqlite=sqlite if controls else None,
+            run_dir=None if self.spec.role is Role.LOGIN else site.run_dir, notes=tuple(self.notes),
             next_steps=tuple(_next_steps(self.spec)),
         )  # fmt: skip
 
@@ -133,20 +150,37 @@ def _plan_spank(draft: _Draft, site: SiteConfig, prefix: str) -> None:
     spec = draft.spec
     plugin = spec.prefix_dir / "spank" / "slurmext.so"
     draft.add(plugin, build(spec.spank_include, installed_release(site.slurm.bin_dir, spec.slurm_conf)), mode=0o755)
+    if not draft.has_conf:
+        return
     plugstack = Path((conf_edit.values_of(draft.conf, "PlugStackConfig") or [spec.slurm_conf.parent / "plugstack.conf"])[-1])
     old = (_read(plugstack) or b"").decode(errors="surrogateescape")
     line = f"optional {plugin}" + (f" prefix={prefix}" if prefix else "")
     draft.add(plugstack, conf_edit.add_block(conf_edit.strip(old), [line]).encode(errors="surrogateescape"), edited=True)
-    _require_free_names(prefix)
 
 
-def _require_free_names(prefix: str) -> None:
-    taken = [option.flag(prefix) for option in OPTIONS if len(prefix + option.name) > 70]  # noqa: PLR2004  SPANK_OPTION_MAXLEN
-    if taken:
-        raise SlurmextError(f"{taken[0]} is longer than Slurm allows: choose a shorter --option-prefix")
+def _plan_run_dir(draft: _Draft, site: SiteConfig) -> None:
+    draft.directory(site.run_dir, data=True)
+    draft.directory(site.agent.spool_dir, mode=0o700, data=True)
+    if draft.spec.role is not Role.NODE:
+        user = draft.slurm_user(site)
+        draft.add(site.run_dir / "submit-wake", b"0", uid=user.pw_uid, gid=user.pw_gid, runtime=True)
 
 
-def _plan_job_submit(draft: _Draft, site: SiteConfig, prefix: str, slurm_uid: int) -> None:
+def _plan_system_files(draft: _Draft, site: SiteConfig) -> None:
+    spec = draft.spec
+    if spec.role is not Role.LOGIN:
+        user = draft.slurm_user(site).pw_name
+        for path, content in units.unit_files(spec.site_config, site.run_dir, user).items():
+            other = {Role.NODE: "slurmextd.service", Role.CONTROLLER: "slurmext-agent.service"}.get(spec.role)
+            if path.name != other:
+                draft.add(path, content.encode())
+    for source, target in units.user_files().items():
+        if source.exists():
+            draft.add(target, source.read_bytes())
+
+
+def _plan_job_submit(draft: _Draft, site: SiteConfig, prefix: str) -> None:
+    slurm_uid = draft.slurm_user(site).pw_uid
     path = draft.spec.slurm_conf.parent / "job_submit.lua"
     former_path = draft.spec.slurm_conf.parent / "job_submit.site.lua"
     former = draft.before.original(path) if draft.before.wrote(path) else _read(path)
@@ -161,9 +195,6 @@ def _plan_job_submit(draft: _Draft, site: SiteConfig, prefix: str, slurm_uid: in
         )  # fmt: skip
     )
     draft.add(path, script.encode())
-    plugins = _words(draft.conf, "JobSubmitPlugins")
-    if "lua" not in plugins and "job_submit/lua" not in plugins:
-        draft.set_key("JobSubmitPlugins", ",".join([*plugins, "lua"]))
 
 
 def _plan_hooks(draft: _Draft, site: SiteConfig) -> None:
@@ -171,8 +202,12 @@ def _plan_hooks(draft: _Draft, site: SiteConfig) -> None:
         "PYTHON": str(draft.spec.hook_python),
         "RUN_DIR": str(site.run_dir),
         "DEADLINE_S": f"{site.agent.hook_deadline_s:g}",
-        "PACKAGE_DIR": str(hooks.ROOT / "slurmext"),
+        "PACKAGE_DIR": str(draft.spec.prefix_dir),
     }
+    client = Path(__file__).parent.parent / "hooks" / "client.py"
+    with_files = draft.spec.role is not Role.LOGIN
+    if client.exists() and with_files:
+        draft.add(draft.spec.prefix_dir / "hooks" / "client.py", client.read_bytes())
     for key, relative in hooks.SOURCES.items():
         source = draft.spec.source_dir / relative
         if not source.exists():
@@ -180,17 +215,22 @@ def _plan_hooks(draft: _Draft, site: SiteConfig) -> None:
             continue
         existing = [value for value in conf_edit.values_of(draft.conf, key) if value]
         there = hooks.place(key, existing, draft.spec.prefix_dir)
-        draft.add(there.wrapper, hooks.wrapper_text(source, values).encode(), mode=0o755)
-        if there.chain:
-            draft.add(there.chain[0], there.chain[1].encode(), mode=0o755)
-        for path, target in there.links:
-            draft.directory(path.parent)
-            draft.links.append(Link(path=path, target=target))
-        if there.value is not None:
+        if with_files:
+            draft.add(there.wrapper, hooks.wrapper_text(source, values).encode(), mode=0o755)
+            if there.chain:
+                draft.add(there.chain[0], there.chain[1].encode(), mode=0o755)
+            for path, target in there.links:
+                draft.directory(path.parent)
+                draft.links.append(Link(path=path, target=target))
+        if draft.has_conf and there.value is not None:
             draft.set_key(key, there.value)
 
 
 def _plan_slurm_conf(draft: _Draft) -> None:
+    """The same lines on every host, whatever its role: Slurm compares slurm.conf between hosts."""
+    plugins = _words(draft.conf, "JobSubmitPlugins")
+    if not {"lua", "job_submit/lua"} & set(plugins):
+        draft.set_key("JobSubmitPlugins", ",".join([*plugins, "lua"]))
     flags = _words(draft.conf, "PrologFlags")
     # Without Alloc the Prolog runs only when the first step starts, too late to prepare the node for the job.
     if not {"alloc", "contain"} & {flag.lower() for flag in flags}:
@@ -216,15 +256,23 @@ def _first_site_file(draft: _Draft) -> str:
 
 
 def _next_steps(spec: InstallSpec) -> list[str]:
-    steps = ["restart slurmctld and every slurmd (JobSubmitPlugins and PrologFlags are read at start; "
-             "`scontrol reconfigure` does for later changes)"]  # fmt: skip
-    if spec.with_units:
-        steps.append("systemctl daemon-reload && systemctl enable --now slurmextd (controller), slurmext-agent (each node)")
-    else:
-        environment = f"SLURMEXT_CONF={spec.site_config}"
-        steps.append(f"start on the controller: {environment} {units.command('slurmextd', 'slurmext.daemon.main')}")
-        steps.append(f"start on each node: {environment} {units.command('slurmext-agent', 'slurmext.agent.main')}")
-    steps.append("slurmext doctor")
+    steps: list[str] = []
+    if spec.role is not Role.LOGIN:
+        steps.append(
+            "restart slurmctld and every slurmd (JobSubmitPlugins and PrologFlags are read at start; for later changes "
+            "`scontrol reconfigure` does)"
+        )
+    daemons = {"slurmextd": "slurmext.daemon.main", "slurmext-agent": "slurmext.agent.main"}
+    hosts = {Role.ALL: daemons, Role.CONTROLLER: ["slurmextd"], Role.NODE: ["slurmext-agent"], Role.LOGIN: []}
+    for name in hosts[spec.role]:
+        if spec.system_files:
+            steps.append(f"systemctl daemon-reload && systemctl enable --now {name}")
+        else:
+            steps.append(f"start SLURMEXT_CONF={spec.site_config} {units.command(name, daemons[name])}")
+    if spec.role is Role.CONTROLLER:
+        steps.append("slurmext install --role node on every compute node, --role login on every submit host")
+    if spec.role is not Role.NODE:
+        steps.append("slurmext doctor")
     return steps
 
 

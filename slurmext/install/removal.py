@@ -11,7 +11,7 @@ from pathlib import Path
 
 from slurmext.install import conf_edit, manifest
 
-_RUN_FILES = ("heartbeat", "queues.tsv", "wake", "agent-*.sock")
+_RUN_FILES = ("heartbeat", "queues.tsv", "wake", "agent-*.sock", "hooks.log*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

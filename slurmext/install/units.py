@@ -1,4 +1,4 @@
-"""systemd units, and the run directory after a reboot."""
+"""Files of the system at large: systemd units, the run directory after a reboot, man page, completion."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 UNIT_DIR = Path("/etc/systemd/system")
+ROOT = Path(__file__).parent.parent.parent
 TMPFILES = Path("/etc/tmpfiles.d/slurmext.conf")
 
 
@@ -53,3 +54,12 @@ def unit_files(site_config: Path, run_dir: Path, slurm_user: str) -> dict[Path, 
             f"d {run_dir} 0755 root root -\nf {run_dir}/submit-wake 0644 {slurm_user} {slurm_user} -\n"
         )
     return files
+
+
+def user_files() -> dict[Path, Path]:
+    """Source and place of what users of the command line read."""
+    generated = Path(__file__).parent.parent / "spank" / "generated"
+    return {
+        generated / "completion.bash": Path("/etc/bash_completion.d/slurmext-options"),
+        ROOT / "docs" / "man" / "slurmext-options.7": Path("/usr/local/share/man/man7/slurmext-options.7"),
+    }

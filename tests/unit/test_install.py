@@ -14,7 +14,7 @@ from slurmext.errors import SlurmextError
 from slurmext.install import conf_edit
 from slurmext.install.apply import apply
 from slurmext.install.changes import InstallPlan
-from slurmext.install.planning import InstallSpec, make_plan
+from slurmext.install.planning import InstallSpec, Role, make_plan
 from slurmext.install.removal import plan_removal, remove
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="installs as root")
@@ -254,3 +254,42 @@ def test_manifest_is_for_root_only(site: Site) -> None:
     path = site.prefix / "manifest.json"
     assert path.stat().st_mode & 0o777 == 0o600
     assert json.loads(path.read_text())["version"] == 1
+
+
+def test_a_compute_node_gets_plugin_and_hooks_only(site: Site) -> None:
+    """No job_submit.lua, no database; slurm.conf is edited where it is local."""
+    plan = make_plan(replace(site.spec(), role=Role.NODE))
+    names = {file.path.name for file in plan.files}
+    assert {"slurmext.so", "plugstack.conf", "slurmext-prolog", "slurm.conf"} <= names
+    assert not {"job_submit.lua", "submit-wake"} & names
+    assert plan.database is None
+
+
+def test_a_configless_node_needs_no_slurm_conf(site: Site) -> None:
+    """Slurm fetches slurm.conf and plugstack.conf from the controller."""
+    site.slurm_conf.unlink()
+    plan = make_plan(replace(site.spec(), role=Role.NODE))
+    assert {file.path.name for file in plan.files} >= {"slurmext.so", "slurmext-prolog", "slurmext-epilog"}
+    assert not {"slurm.conf", "plugstack.conf"} & {file.path.name for file in plan.files}
+
+
+def test_a_login_host_gets_the_options_only(site: Site) -> None:
+    """Plugin and plugstack.conf; no run directory, no hooks."""
+    plan = make_plan(replace(site.spec(), role=Role.LOGIN))
+    assert {file.path.name for file in plan.files} == {"slurmext.so", "plugstack.conf", "slurm.conf"}
+
+
+def test_slurm_conf_gets_the_same_lines_on_every_host(site: Site) -> None:
+    """Slurm compares slurm.conf between its hosts."""
+    plans = [make_plan(replace(site.spec(), role=role)) for role in Role]
+    assert len({file.content for plan in plans for file in plan.files if file.path == site.slurm_conf}) == 1
+
+
+def test_system_files_follow_the_role(site: Site) -> None:
+    """The controller runs slurmextd, a node the agent."""
+    paths = {role: {file.path.name for file in make_plan(replace(site.spec(), role=role, system_files=True)).files} for role in Role}
+    assert {"slurmextd.service", "slurmext-agent.service"} <= paths[Role.ALL]
+    assert "slurmext-agent.service" not in paths[Role.CONTROLLER]
+    assert "slurmextd.service" not in paths[Role.NODE]
+    assert not [name for name in paths[Role.LOGIN] if name.endswith(".service")]
+    assert "slurmext-options" in paths[Role.LOGIN]

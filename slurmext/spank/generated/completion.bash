@@ -11,7 +11,7 @@ _slurmext_options() {
     case "$prev" in
     "--${prefix}queue")
         # shellcheck disable=SC2207  # queue paths hold no blanks
-        COMPREPLY=($(compgen -W "$(slurmext queue list -n -P -o path 2>/dev/null)" -- "$cur"))
+        COMPREPLY=($(compgen -W "$(slurmext queue list -n -P -o Queue 2>/dev/null)" -- "$cur"))
         return
         ;;
     "--${prefix}ckpt")

@@ -1,6 +1,12 @@
-#compdef -P (sbatch|salloc|srun)
+#compdef sbatch salloc srun
 # Generated from slurmext/options.py by `python -m slurmext.options generate`; do not edit.
 # zsh completion for slurmext's options of sbatch, salloc and srun.
+(( $+functions[_slurmext_queues] )) || _slurmext_queues() {
+  local -a queues
+  queues=(${(f)"$(slurmext queue list -n -P -o Queue 2>/dev/null)"})
+  compadd -a queues
+}
+
 local p="${SLURMEXT_OPTION_PREFIX-}"
 _arguments -S \
   "--${p}queue=:path:_slurmext_queues" \
@@ -10,9 +16,3 @@ _arguments -S \
   "--${p}gang-min=:tasks:" \
   "--${p}no-preempt" \
   '*::argument:_default'
-
-(( $+functions[_slurmext_queues] )) || _slurmext_queues() {
-  local -a queues
-  queues=(${(f)"$(slurmext queue list -n -P -o path 2>/dev/null)"})
-  compadd -a queues
-}
