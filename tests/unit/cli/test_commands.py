@@ -1,0 +1,357 @@
+"""The commands as their users type them: what they print, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import click
+import pytest
+
+from slurmext.cli import main as entry
+from slurmext.cli.base import Command
+from slurmext.config.site import SiteConfig
+from slurmext.errors import StoreUnavailable
+from slurmext.testing.memory_store import MemoryStore
+
+from .conftest import Run
+
+
+def test_queue_list_counts_gpus_of_the_queues_below(run: Run) -> None:
+    """used, borrowed and waiting, in GPUs."""
+    result = run("queue", "list", "-nP", "-o", "Queue,Guaranteed,Max,Used,Borrowed,Pending,PendingGPUs")
+    assert result.exit_code == 0
+    assert result.output.splitlines() == [
+        "research|16|32|24|8|1|8",
+        "research/nlp|8|-|24|16|1|8",
+        "research/vision|8|-|0|0|0|0",
+        "prod|16|32|0|0|3|18",
+    ]
+
+
+def test_tables_have_a_header_unless_told_otherwise(run: Run) -> None:
+    """-n takes it away; a table that is not on a terminal has no colour and is not cut."""
+    with_header, without = run("job", "list").output, run("job", "list", "-n").output
+    assert "JobID" in with_header
+    assert "JobID" not in without
+    assert "\x1b" not in with_header
+    assert "train [red]x" in with_header  # a job's name is no markup
+
+
+def test_json_has_every_field_or_the_chosen_ones(run: Run) -> None:
+    """--json with and without -o."""
+    whole = json.loads(run("job", "list", "--json").output)
+    assert whole[0]["job_id"] == "40"
+    assert "message" in whole[0]
+    assert json.loads(run("job", "list", "--json", "-o", "JobID,State").output)[0] == {"job_id": "40", "state": "running"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "jobs"),
+    [
+        (["--queue", "research"], "40 41 42"),
+        (["--state", "pending"], "42 57 60_1 60_2"),
+        (["-u", "bob"], "40 41"),
+        (["--all"], "40 40 41 42 57 60_1 60_2"),
+        (["--all", "--since", "1h"], "40 41 42 57 60_1 60_2"),
+        (["--queue", "resear"], ""),
+    ],
+)
+def test_job_list_is_filtered(run: Run, arguments: list[str], jobs: str) -> None:
+    """By queue (and below), state, user, ended."""
+    assert run("job", "list", "-nP", "-o", "JobID", *arguments).output.split() == jobs.split()
+
+
+def test_explain_says_why_a_job_waits_and_what_must_happen(run: Run) -> None:
+    """Reason, message, meaning, and who is leaving for it."""
+    said = run("job", "explain", "57").output
+    assert "RECLAIMING: 4 of 16 GPUs are still in use" in said
+    assert "job 41 of queue research/nlp (4 GPUs) is leaving for it: signalled 11 s ago" in said
+
+
+def test_explain_tells_a_victim_who_took_what_why_and_what_was_lost(run: Run) -> None:
+    """Ledger, checkpoint and timeline."""
+    said = run("job", "explain", "41").output
+    assert "4 GPUs from research/nlp to prod for job 55" in said
+    assert "lost 2 min of GPU time; checkpoint confirmed, signalled 11 s before" in said
+    assert "step 300" in said
+    assert "in /ckpt/41" in said
+    assert "evict.signalled" in said
+
+
+def test_explain_names_the_parts_of_an_array(run: Run) -> None:
+    """`60` is no job of its own."""
+    result = run("job", "explain", "60")
+    assert result.exit_code == 1
+    assert "60_1, 60_2" in result.output
+
+
+def test_explain_as_data_has_the_words_too(run: Run) -> None:
+    """--json."""
+    found = json.loads(run("job", "explain", "42", "--json").output)
+    assert found["job"]["reason"] == "BEHIND_IN_QUEUE"
+    assert found["remedy"]
+
+
+def test_queue_tree_and_explain_read_as_sentences(run: Run) -> None:
+    """Structure and entitlement."""
+    assert run("queue", "tree").output.splitlines()[1].startswith("├─ nlp  uses 24 of 8 guaranteed")
+    assert "so 8 are borrowed and may be reclaimed" in run("queue", "explain", "research").output
+
+
+def test_history_and_checkpoints_can_be_narrowed(run: Run) -> None:
+    """By job, kind and time."""
+    assert run("history", "--kind", "evict", "-nP", "-o", "JobID").output == "41\n"
+    assert run("history", "--since", "1h", "--kind", "checkpoint", "-nP", "-o", "JobID").output == "41\n"
+    assert run("ckpt", "list", "--job", "41", "-nP", "-o", "Path").output == "/ckpt/41\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "message"),
+    [
+        ("queue lst", 2, "did you mean 'list'?"),
+        ("queu list", 2, "did you mean 'queue'?"),
+        ("queue show reserch", 2, "did you mean 'research'?"),
+        ("queue explain nowhere", 2, "queues: research"),
+        ("job explain 999", 1, "no job '999' is known"),
+        ("job list -o Nmae", 2, "did you mean 'Name'?"),
+        ("job list --json -P", 2, "exclude each other"),
+        ("job list --since yesterdayish", 2, "is no time; for example 2h"),
+        ("job list --state runing", 2, "'running'"),
+        ("queue set research max", 2, "write KEY=VALUE"),
+        ("queue set research max=1 max=2", 2, "given twice"),
+        ("queue set research mx=1", 2, "did you mean 'max'?"),
+        ("queue set reserch max=40", 2, "did you mean 'research'?"),
+        ("queue set research max=8", 1, "8 is below guaranteed 16"),
+        ("queue set research max=40", 2, "add -i to go ahead"),
+        ("policy check /nonexistent.yaml", 2, "cannot be read"),
+        ("policy export --version 9", 2, "there is no policy version 9; the newest is 1"),
+        ("history --job 999", 1, "no job '999' is known"),
+    ],
+)
+def test_mistakes_are_answered_with_a_remedy(run: Run, line: str, code: int, message: str) -> None:
+    """One line on standard error, exit code 2 for the command line and 1 for the rest."""
+    result = run(*line.split())
+    assert (result.exit_code, message in result.stderr) == (code, True), result.output
+    assert "Traceback" not in result.output
+
+
+def test_policy_check_reports_file_and_line(run: Run, tmp_path: Path) -> None:
+    """Exit code 1; as data with --json; 0 for a good file; standard input as '-'."""
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("version: 1\nqueues:\n  a: {guarantee: 3}\n")
+    result = run("policy", "check", str(bad))
+    assert result.exit_code == 1
+    assert result.stderr == f"{bad}:3: queues.a.guarantee: unknown key, did you mean 'guaranteed'?\n"
+    found = run("policy", "check", str(bad), "--json")
+    assert (found.exit_code, json.loads(found.output)["problems"][0]["line"]) == (1, 3)
+    good = run("policy", "check", "-", stdin="version: 1\nqueues: {a: {guaranteed: 3}}\n")
+    assert (good.exit_code, good.output) == (0, "stdin: good: 1 queues, 3 GPUs guaranteed in all\n")
+
+
+def test_a_policy_is_applied_after_showing_what_changes(run: Run, store: MemoryStore, site: SiteConfig, tmp_path: Path) -> None:
+    """-i goes ahead; the daemon is woken; the version is the next one; the author is recorded."""
+    file = tmp_path / "new.yaml"
+    file.write_text("version: 1\nqueues: {research: {guaranteed: 20}}\n")
+    result = run("policy", "apply", "-i", str(file))
+    assert result.exit_code == 0, result.output
+    assert "~ research guaranteed: 16 -> 20" in result.output
+    assert "- prod: " in result.output
+    current = store.current_policy()
+    assert current is not None
+    assert (current.version, current.document) == (2, file.read_text())
+    assert current.applied_by.startswith("root")
+    assert (site.run_dir / "wake").exists()
+
+
+def test_a_dry_run_and_a_policy_in_force_change_nothing(run: Run, store: MemoryStore, tmp_path: Path, seeded: SimpleNamespace) -> None:
+    """No new version."""
+    file = tmp_path / "new.yaml"
+    file.write_text("version: 1\nqueues: {a: {}}\n")
+    assert run("policy", "apply", "--dry-run", str(file)).exit_code == 0
+    file.write_text(seeded.policy)
+    assert run("policy", "apply", "-i", str(file)).output == "nothing changes\n"
+    assert run("queue", "set", "research", "max=20", "--dry-run").output == "~ research max: 32 -> 20\n"
+    assert len(store.policy_versions()) == 1
+
+
+def test_a_wrong_policy_is_not_applied(run: Run, store: MemoryStore, tmp_path: Path) -> None:
+    """Exit code 1, nothing stored."""
+    file = tmp_path / "bad.yaml"
+    file.write_text("version: 1\nqueues: {a: {guaranteed: 2, max: 1}}\n")
+    assert run("policy", "apply", "-i", str(file)).exit_code == 1
+    assert len(store.policy_versions()) == 1
+
+
+def test_the_first_policy_is_applied_to_an_empty_store(run: Run, tmp_path: Path) -> None:
+    """Without a daemon."""
+    file = tmp_path / "first.yaml"
+    file.write_text("version: 1\nqueues: {a: {guaranteed: 2}}\n")
+    empty = MemoryStore()
+    assert run("policy", "apply", "-i", str(file), store=empty).exit_code == 0
+    assert len(empty.policy_versions()) == 1
+    assert run("policy", "diff", str(file), store=empty).exit_code == 0
+
+
+def test_diff_exits_with_1_when_something_would_change(run: Run, tmp_path: Path, seeded: SimpleNamespace) -> None:
+    """As diff(1) does."""
+    file = tmp_path / "p.yaml"
+    file.write_text(seeded.policy.replace("max: 32\n", "max: 30\n", 1))
+    result = run("policy", "diff", str(file))
+    assert (result.exit_code, result.output) == (1, "~ research max: 32 -> 30\n")
+
+
+def test_queue_set_keeps_the_comments_of_the_policy(run: Run, store: MemoryStore) -> None:
+    """What `policy export` gives back is the author's text with one number changed."""
+    assert run("queue", "set", "research", "guaranteed=18", "-i").exit_code == 0
+    exported = run("policy", "export").output
+    assert "guaranteed: 18   # half of the cluster" in exported
+    assert run("policy", "export", "--version", "1").output != exported
+
+
+def test_a_change_based_on_an_older_policy_is_refused(run: Run, store: MemoryStore, site: SiteConfig) -> None:
+    """Two people edit at once: the second starts from the first one's."""
+    from slurmext.cli.policy import apply_text
+    from slurmext.cli.session import Session
+    from slurmext.errors import SlurmextError
+
+    session = Session(site=site, store=store, uid=0)
+    text = "version: 1\nqueues: {a: {}}\n"
+    apply_text(session, text, based_on=1)
+    with pytest.raises(SlurmextError, match="meanwhile"):
+        apply_text(session, text, based_on=1)
+
+
+@pytest.mark.parametrize("line", ["queue set research max=40 -i", "policy apply -i {file}", "snapshot save x.json"])
+def test_others_than_root_change_nothing(run: Run, store: MemoryStore, tmp_path: Path, line: str) -> None:
+    """Refused as a usage error that says to use sudo."""
+    file = tmp_path / "p.yaml"
+    file.write_text("version: 1\nqueues: {a: {}}\n")
+    result = run(*line.format(file=file).split(), uid=65534)
+    assert (result.exit_code, "sudo" in result.stderr) == (2, True)
+    assert len(store.policy_versions()) == 1
+
+
+def test_without_daemon_only_root_gets_answers(run: Run) -> None:
+    """Everybody else is told that the daemon does not answer."""
+    result = run("job", "list", uid=65534, store=None)
+    assert result.exit_code == 1
+    assert "slurmextd does not answer" in result.stderr
+
+
+def test_a_lost_database_is_one_line(run: Run, store: MemoryStore) -> None:
+    """No traceback."""
+    store.down = True
+    for line in ("queue list", "job explain 41", "policy export", "queue set research max=40 -i"):
+        result = run(*line.split())
+        assert result.exit_code == 1
+        assert isinstance(result.exception, SystemExit)
+    assert StoreUnavailable
+
+
+def test_snapshot_save_refuses_to_replace_a_file(run: Run, tmp_path: Path) -> None:
+    """Checked before anything is read from Slurm, or with --force replaced."""
+    file = tmp_path / "x.json"
+    file.write_text("mine")
+    result = run("snapshot", "save", str(file))
+    assert result.exit_code in {1, 2}
+    assert file.read_text() == "mine"
+
+
+class TestDaemonStatus:
+    """`daemon status` is what monitoring calls: 0 healthy, 1 not."""
+
+    def test_a_fresh_heartbeat_and_a_lease_are_healthy(self, run: Run, site: SiteConfig, seeded: SimpleNamespace) -> None:
+        """Nothing to complain about."""
+        (site.run_dir / "heartbeat").write_text(f"{int(seeded.now) - 2}")
+        result = run("daemon", "status")
+        assert result.exit_code == 0, result.output
+        assert "ctl:1, token 1" in result.output
+        assert "Heartbeat:      2 s ago" in result.output
+
+    def test_an_old_heartbeat_is_not(self, run: Run, site: SiteConfig, seeded: SimpleNamespace) -> None:
+        """Jobs pass unheld, and it says so."""
+        (site.run_dir / "heartbeat").write_text(f"{int(seeded.now) - 300}")
+        result = run("daemon", "status")
+        assert result.exit_code == 1
+        assert "! the heartbeat is 5 min old (limit 30 s)" in result.stderr
+
+    @pytest.mark.parametrize("content", ["", "soon", "9" * 400])
+    def test_a_garbled_heartbeat_is_none(self, run: Run, site: SiteConfig, content: str) -> None:
+        """No traceback."""
+        (site.run_dir / "heartbeat").write_text(content)
+        assert run("daemon", "status").exit_code == 1
+
+    def test_no_policy_and_no_lease_are_problems(self, run: Run, site: SiteConfig, seeded: SimpleNamespace) -> None:
+        """As data, for monitoring."""
+        (site.run_dir / "heartbeat").write_text(f"{int(seeded.now)}")
+        result = run("daemon", "status", "--json", store=MemoryStore())
+        found = json.loads(result.output)
+        assert (result.exit_code, found["healthy"], len(found["problems"])) == (1, False, 2)
+
+
+def commands() -> list[tuple[str, click.Command]]:
+    from slurmext.docs.cli_page import commands as found
+
+    return list(found())
+
+
+def test_every_command_explains_itself() -> None:
+    """Help text and, for this package's own classes, examples that start with the command's name and parse."""
+    for path, command in commands():
+        assert command.help, path
+        if isinstance(command, Command):
+            assert command.examples, path
+            for line, what in command.examples:
+                assert "slurmext " in line, path
+                assert what, path
+
+
+def test_the_summaries_in_help_name_commands_that_exist() -> None:
+    """The lazy table leads to commands."""
+    context = click.Context(entry.cli)
+    for name in entry.COMMANDS:
+        assert isinstance(entry.cli.get_command(context, name), click.Command), name
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_call_back(run: Run, shell: str) -> None:
+    """click's own."""
+    assert "_SLURMEXT_COMPLETE" in run("completion", shell).output
+
+
+def test_version_and_help_import_little() -> None:
+    """--help must come at once: no pydantic, no database, no rich; `job list` needs no database either."""
+    probe = (
+        "import sys, runpy\n"
+        "sys.argv = ['slurmext', *sys.argv[1:]]\n"
+        "from slurmext.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(','.join(sorted({m.split('.')[0] for m in sys.modules})), file=sys.stderr)\n"
+    )
+
+    def loaded(*arguments: str) -> set[str]:
+        environment = {**os.environ, "SLURMEXT_CONF": "/nonexistent"}
+        done = subprocess.run(
+            [sys.executable, "-c", probe, *arguments], capture_output=True, text=True, check=True, env=environment
+        )
+        return set(done.stderr.splitlines()[-1].split(","))
+
+    assert not loaded("--help") & {"pydantic", "sqlalchemy", "rich", "ruamel", "alembic", "numpy"}
+    assert not loaded("job", "list") & {"sqlalchemy", "alembic", "apscheduler", "numpy", "submitit"}
+
+
+def test_config_names_the_site_file_for_everything(tmp_path: Path) -> None:
+    """--config reaches every part through SLURMEXT_CONF."""
+    site = tmp_path / "s.yaml"
+    site.write_text("version: 1\ncluster: x\nrun_dri: /x\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "slurmext.cli", "--config", str(site), "job", "list"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, f"{site}:3: run_dri: unknown key, did you mean 'run_dir'?\n")

@@ -1,0 +1,231 @@
+"""Questions to the daemon: what each user is shown, and what a hostile client cannot do."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from slurmext.adapters.query_client import DaemonUnavailableError, QueryClient
+from slurmext.daemon import query_server
+from slurmext.daemon.query_server import QueryServer, viewer_of
+from slurmext.errors import SlurmextError, UsageError
+from slurmext.service.query import Queries, Viewer
+from slurmext.testing.memory_store import MemoryStore
+
+from .conftest import NOW
+
+ROOT = Viewer(user="root", sees_all=True)
+BOB, CAROL, ALICE = (Viewer(user=name) for name in ("bob", "carol", "alice"))
+
+
+@pytest.fixture
+def queries(store: MemoryStore) -> Queries:
+    live = {"status": lambda: {"cycle": {"at_s": NOW}, "agents": ["n1"]}, "plan": lambda: {"reasons": {"42": "X", "57": "Y"}}}
+    return Queries(store=store, now=lambda: NOW, live=live)
+
+
+@pytest.fixture
+def server(queries: Queries, tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "daemon.sock"
+    with QueryServer(path, queries):
+        yield path
+
+
+def job_ids(queries: Queries, viewer: Viewer, **arguments: object) -> list[str]:
+    return [row["job_id"] for row in queries.answer(viewer, "jobs", arguments)["jobs"]]
+
+
+def test_a_user_sees_only_his_own_jobs(queries: Queries) -> None:
+    """root all, others theirs, whatever they ask for."""
+    assert job_ids(queries, ROOT) == ["40", "41", "42", "57", "60_1", "60_2"]
+    assert job_ids(queries, BOB) == ["40", "41"]
+    assert job_ids(queries, BOB, user="carol") == []
+    assert job_ids(queries, Viewer(user="eve"), ended=True) == []
+
+
+@pytest.mark.parametrize("job", ["41", "42", "60"])
+def test_another_users_job_is_as_unknown_as_one_that_does_not_exist(queries: Queries, job: str) -> None:
+    """The answer does not tell whether it exists."""
+    with pytest.raises(SlurmextError, match=f"no job '{job}' of eve is known"):
+        queries.answer(Viewer(user="eve"), "job_explain", {"job": job})
+
+
+def test_a_reused_job_id_shows_each_user_his_own(queries: Queries) -> None:
+    """Carol's job 40 ended before Bob's job 40 began: events and checkpoints are told apart by time."""
+
+    def events(viewer: Viewer) -> list[str]:
+        return [event["message"] for event in queries.answer(viewer, "history", {"job": "40"})["events"]]
+
+    assert events(CAROL) == ["carol's old job"]
+    assert events(BOB) == []
+    assert [c["path"] for c in queries.answer(CAROL, "checkpoints", {})["checkpoints"]] == ["/ckpt/40"]
+    assert [c["path"] for c in queries.answer(BOB, "checkpoints", {})["checkpoints"]] == ["/ckpt/41"]
+    assert queries.answer(BOB, "job_explain", {"job": "40"})["checkpoint"] is None
+
+
+def test_who_waits_is_told_where_gpus_come_from_but_not_whose_job_leaves(queries: Queries) -> None:
+    """Bob's job id is not Alice's business."""
+    (leaving,) = queries.answer(ALICE, "job_explain", {"job": "57"})["leaving_for_it"]
+    assert leaving == {"state": "signalled", "since_s": NOW - 11, "from_queue": "research/nlp", "gpus": 4}
+
+
+def test_queues_are_for_everyone_without_names_of_users(queries: Queries) -> None:
+    """Numbers and whether I may submit; no ACL, no user limits."""
+    rows = {row["path"]: row for row in queries.answer(BOB, "queues", {})["queues"]}
+    assert rows["research"]["used"] == 24
+    assert (rows["prod"]["may_use"], rows["research/nlp"]["may_use"], rows["research/vision"]["may_use"]) == (False, True, False)
+    assert not {"users", "acl"} & rows["research/nlp"].keys()
+    member = Viewer(user="dan", groups=frozenset({"vision"}))
+    assert {row["path"]: row["may_use"] for row in queries.answer(member, "queues", {})["queues"]}["research/vision"]
+
+
+def test_history_without_a_job_is_my_jobs(queries: Queries) -> None:
+    """Nothing of others, nothing of the daemon itself."""
+    kinds = [(event["job_id"], event["kind"]) for event in queries.answer(BOB, "history", {})["events"]]
+    assert kinds == [("41", "checkpoint"), ("41", "evict.signalled")]
+
+
+def test_history_keeps_the_newest(queries: Queries) -> None:
+    """A limit cuts off the oldest."""
+    assert [e["kind"] for e in queries.answer(ROOT, "history", {"limit": 2})["events"]] == ["policy", "evict.signalled"]
+
+
+def test_policy_text_is_root_only(queries: Queries) -> None:
+    """It has names of users and groups."""
+    for op in ("policy", "policies"):
+        with pytest.raises(UsageError, match="root"):
+            queries.answer(BOB, op, {})
+    assert queries.answer(ROOT, "policy", {})["version"] == 1
+
+
+def test_reasons_of_the_plan_are_mine_only(queries: Queries) -> None:
+    """root gets the whole plan."""
+    assert queries.answer(CAROL, "plan", {}) == {"reasons": {"42": "X"}}
+    assert queries.answer(ROOT, "plan", {})["reasons"].keys() == {"42", "57"}
+
+
+@pytest.mark.parametrize("arguments", [{"job": 41}, {"nonsense": 1}, {"limit": "many"}, {"since_s": []}])
+def test_wrong_arguments_are_usage_errors(queries: Queries, arguments: dict[str, object]) -> None:
+    """Never a crash."""
+    with pytest.raises(UsageError):
+        queries.answer(ROOT, "jobs", arguments)
+
+
+# over the socket
+
+
+def test_root_asks_over_the_socket_and_everyone_may_connect(server: Path) -> None:
+    """Mode 0666, and root sees all."""
+    assert stat.S_IMODE(server.stat().st_mode) == 0o666
+    assert len(QueryClient(server).ask("jobs")["jobs"]) == 6
+    assert QueryClient(server).ask("status")["agents"] == ["n1"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+def test_the_kernel_says_who_asks(queries: Queries) -> None:
+    """Another uid gets no jobs of others, whatever it claims."""
+    folder = Path(tempfile.mkdtemp(prefix="slurmext-query-"))  # pytest's own folders are closed to other users
+    folder.chmod(0o755)
+    code = (
+        "import os, socket, sys\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n"
+        "s.sendall(b'{\"op\": \"jobs\", \"args\": {}, \"uid\": 0}\\n'); print(s.makefile().readline())\n"
+    )
+    with QueryServer(folder / "s", queries):
+        done = subprocess.run([sys.executable, "-c", code, str(folder / "s")], capture_output=True, text=True, check=True)
+    folder.rmdir()
+    assert json.loads(done.stdout) == {"ok": True, "answer": {"jobs": []}}
+
+
+def test_errors_come_back_as_the_same_kind(server: Path) -> None:
+    """Usage stays usage."""
+    client = QueryClient(server)
+    with pytest.raises(UsageError, match="unknown; known: jobs"):
+        client.ask("dance")
+    with pytest.raises(SlurmextError, match="no job '999'"):
+        client.ask("job_explain", job="999")
+
+
+@pytest.mark.parametrize("line", [b"\n", b"[]\n", b"{}\n", b'{"op": 3}\n', b'{"op": "jobs", "args": 3}\n', b"\xff\n", b"[" * 20000 + b"\n"])
+def test_garbage_is_answered_with_an_error(server: Path, line: bytes) -> None:
+    """And the server goes on."""
+    assert send(server, line)["ok"] is False
+    assert QueryClient(server).ask("queues")["version"] == 1
+
+
+def test_an_endless_line_is_cut_off(server: Path) -> None:
+    """64 KiB are enough for a question."""
+    assert "longer than" in str(send(server, b"x" * (query_server.MAX_REQUEST_BYTES + 10))["error"])
+
+
+def send(path: Path, line: bytes) -> dict[str, object]:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(str(path))
+        connection.sendall(line)
+        return json.loads(connection.makefile("rb").readline())
+
+
+def test_a_user_who_holds_connections_shuts_out_only_himself(queries: Queries, tmp_path: Path) -> None:
+    """Places are counted per user; root always gets in."""
+    with QueryServer(tmp_path / "s", queries) as server:
+        inner = server._server
+        assert inner is not None
+        held = [inner.place(1000) for _ in range(query_server.MAX_PER_USER)]
+        assert all(place.__enter__() for place in held)
+        with inner.place(1000) as room:
+            assert not room
+        with inner.place(1001) as room:
+            assert room
+        with inner.place(0) as room:
+            assert room
+        for place in held:
+            place.__exit__(None, None, None)
+        with inner.place(1000) as room:
+            assert room
+
+
+def test_many_ask_at_once(server: Path) -> None:
+    """Threads answer in parallel."""
+    answers: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(len(QueryClient(server).ask("jobs")["jobs"]))) for _ in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [6] * 20
+
+
+def test_a_dead_daemons_socket_is_replaced_and_a_living_ones_is_not(queries: Queries, tmp_path: Path) -> None:
+    """kill -9 leaves the file behind."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    with QueryServer(path, queries), pytest.raises(SlurmextError, match="another slurmextd"):
+        QueryServer(path, queries).start()
+    assert not path.exists()
+
+
+def test_a_client_without_a_daemon_says_so(tmp_path: Path) -> None:
+    """And how to look."""
+    with pytest.raises(DaemonUnavailableError, match="systemctl status slurmextd"):
+        QueryClient(tmp_path / "none").ask("jobs")
+
+
+def test_a_uid_without_a_name_owns_nothing() -> None:
+    """It can still look at queues."""
+    viewer = viewer_of(4_000_000_000)
+    assert (viewer.sees_all, viewer.user) == (False, "uid 4000000000")
