@@ -136,10 +136,9 @@ def env(name: str | None, directory: Path | None) -> None:
 def shell(name: str | None, directory: Path | None, user: str | None, command: tuple[str, ...]) -> None:
     """Open a shell in which sbatch, squeue … are the cluster's, or run COMMAND in it (after --)."""
     cluster = _attach(name, directory)
-    environment = {**os.environ, **cluster.env}
+    environment = cluster.environment(user)
     if user is not None:
         cluster.become(user)
-        environment |= {"HOME": str(cluster.home(user)), "USER": user, "LOGNAME": user}
         os.chdir(cluster.home(user))
     argv = list(command)
     if not argv:

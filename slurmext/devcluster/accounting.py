@@ -17,8 +17,8 @@ ACCOUNT: Final = "team"
 
 _SQL: Final = """
 CREATE DATABASE slurm_acct_db;
-CREATE USER slurm@127.0.0.1 IDENTIFIED BY 'slurm';
-GRANT ALL ON slurm_acct_db.* TO slurm@127.0.0.1;
+CREATE USER slurmdbd@127.0.0.1 IDENTIFIED BY 'slurmdbd';
+GRANT ALL ON slurm_acct_db.* TO slurmdbd@127.0.0.1;
 """
 
 

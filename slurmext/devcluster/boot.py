@@ -194,11 +194,10 @@ def _await_ready(part: Component, layout: Layout) -> None:
 
 
 def _tail(part: Component, layout: Layout) -> str:
-    lines: list[str] = []
     for path in dict.fromkeys((part.log, layout.log / f"{part.name}.out")):
-        if path.exists():
-            lines += path.read_text(errors="replace").strip().splitlines()[-4:]
-    return " | ".join(lines) or "it printed nothing"
+        if path.exists() and (lines := path.read_text(errors="replace").strip().splitlines()):
+            return " | ".join(lines[-3:])
+    return "it printed nothing"
 
 
 def _install(record: Record) -> None:
@@ -210,6 +209,9 @@ def _install(record: Record) -> None:
         "--slurm-conf", str(layout.slurm_conf),
         "--prefix-dir", str(layout.prefix),
         "--site-config", str(layout.site_config),
+        # Jobs' task prologs run as their users, in another release by its own interpreter: ours may be neither
+        # readable nor there.
+        "--hook-python", "/usr/bin/python3",
         *include,
     ]  # fmt: skip
     env = {**os.environ, "SLURMEXT_CONF": str(layout.site_config), "SLURM_CONF": str(layout.slurm_conf)}

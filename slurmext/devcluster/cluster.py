@@ -86,6 +86,16 @@ class Devcluster:
             "SLURMEXT_DEVCLUSTER": str(self.layout.root),
         }
 
+    def environment(self, user: str | None = None) -> dict[str, str]:
+        """A whole environment for a command: the caller's, or what a user has after logging in."""
+        if user is None:
+            foreign = ("SLURM", "SBATCH", "SALLOC")
+            return {key: value for key, value in os.environ.items() if not key.startswith(foreign)} | self.env
+        kept = {key: os.environ[key] for key in ("LANG", "TERM", "TZ") if key in os.environ}
+        path = f"{self.layout.bin}:/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+        home = str(self.home(user))
+        return {**self.env, **kept, "PATH": path, "HOME": home, "USER": user, "LOGNAME": user, "SHELL": "/bin/bash"}
+
     def home(self, user: str) -> Path:
         """A directory in the cluster that this user owns."""
         home = self.layout.home / user
@@ -110,13 +120,8 @@ class Devcluster:
 
         Raises DevclusterError with what it printed when it fails (unless `check` is False) or takes too long.
         """
-        whole = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "SBATCH", "SALLOC"))}
-        whole |= self.env
-        if user is not None:
-            home = self.home(user)
-            cwd = cwd or home
-            whole |= {"HOME": str(home), "USER": user, "LOGNAME": user}
-        whole |= env or {}
+        cwd = cwd or (self.home(user) if user else self.layout.root)
+        whole = self.environment(user) | dict(env or {})
         try:
             done = subprocess.run(
                 argv,
@@ -127,7 +132,7 @@ class Devcluster:
                 stdin=subprocess.DEVNULL if stdin is None else None,
                 env=whole,
                 executable=shutil.which(argv[0], path=whole["PATH"]),
-                cwd=cwd or self.layout.root,
+                cwd=cwd,
                 timeout=timeout_s,
                 user=user,
                 group=pwd.getpwnam(user).pw_gid if user else None,

@@ -38,8 +38,10 @@ def components(record: Record) -> dict[str, Component]:
     parts.append(_slurmctld(record, layout))
     parts += [_slurmd(record, layout, index) for index in range(record.spec.nodes)]
     if not record.spec.plain:
-        parts.append(_slurmextd(layout))
-        parts += [_agent(record, layout, node) for node in record.spec.node_names]
+        if importable("slurmext.daemon.main"):
+            parts.append(_slurmextd(layout))
+        if importable("slurmext.agent.main"):
+            parts += [_agent(record, layout, node) for node in record.spec.node_names]
     return {part.name: part for part in parts}
 
 
@@ -86,7 +88,7 @@ def _mariadbd(record: Record, layout: Layout) -> Component:
             f"--datadir={layout.state}/mariadb",
             f"--socket={layout.run}/mariadb/socket",
             f"--pid-file={layout.run}/mariadb/pid",
-            "--bind-address=127.0.0.1",
+            "--bind-address=127.0.0.1", "--skip-name-resolve",
             f"--port={record.ports['mariadbd']}",
             # What slurmdbd asks of a database, small; nothing here has to survive a power cut.
             "--innodb-buffer-pool-size=64M", "--innodb-log-file-size=32M", "--innodb-lock-wait-timeout=900",
