@@ -23,8 +23,7 @@ _COLOUR = {"error": "red", "warning": "yellow", "note": "cyan"}
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Leave out the notes.")
 def cli(site_config: Path | None, as_json: bool, quiet: bool) -> None:
-    """Look at the live cluster and explain each setting that would hurt, with the line to change.
-    """
+    """Look at the live cluster and explain each setting that would hurt, with the line to change."""
     from slurmext.config.site import load_site
     from slurmext.doctor.collect import collect
     from slurmext.doctor.diagnosis import diagnose

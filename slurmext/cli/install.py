@@ -42,7 +42,9 @@ def _absolute(_context: click.Context, _parameter: click.Parameter, value: Path 
     "--spank-include", type=_PATH, callback=_absolute, default=Path("/usr/include"), show_default=True,
     help="The directory that has slurm/spank.h of the installed release.",
 )  # fmt: skip
-@click.option("--option-prefix", help="Put before every option: sx- makes --queue --sx-queue.  [default: the site file's]")
+@click.option(
+    "--option-prefix", help="Put before every option: sx- makes --queue --sx-queue.  [default: the site file's]"
+)
 @click.option(
     "--hook-python", type=_PATH, callback=_absolute,
     help="Python (3.11 or later) that runs the hooks on the nodes.  [default: /usr/bin/python3 where it is new enough]",
@@ -58,7 +60,7 @@ def _absolute(_context: click.Context, _parameter: click.Parameter, value: Path 
 @click.option("--dry-run", is_flag=True, help="Show every change and make none.")
 @click.option("--yes", "-i", "--immediate", is_flag=True, help="Do not ask.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the whole content of new files too.")
-def cli(
+def cli(  # noqa: PLR0917  click passes them by name
     slurm_conf: Path, site_config: Path, prefix_dir: Path, spank_include: Path, option_prefix: str | None,
     hook_python: Path | None, role: str, units: bool | None, dry_run: bool, yes: bool, verbose: bool,
 ) -> None:  # fmt: skip

@@ -10,11 +10,14 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
-from slurmext.config.site import SiteConfig
 from slurmext.doctor.facts import Facts, PathFact, parse_config
 from slurmext.spank.build import built_for
+
+if TYPE_CHECKING:
+    from slurmext.config.site import SiteConfig
 
 AGENT_TIMEOUT_S = 2.0
 _HOOK_NAMES = {"Prolog": "slurmext-prolog", "Epilog": "slurmext-epilog", "TaskProlog": "slurmext-task-prolog"}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from slurmext.doctor import rules, rules_installation
-from slurmext.doctor.facts import Facts
 from slurmext.doctor.rules import Finding, Severity
+
+if TYPE_CHECKING:
+    from slurmext.doctor.facts import Facts
 
 RULES = (*rules_installation.RULES, *rules.RULES)
 

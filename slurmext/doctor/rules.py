@@ -5,11 +5,14 @@ Sources: slurm.conf(5) of 22.05, 24.11 and 26.05, and trials on them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from slurmext.doctor.facts import Facts
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from slurmext.doctor.facts import Facts
 
 MAX_REQUEUE_DELAY_S = 30
 MIN_KILL_WAIT_S = 20
@@ -36,7 +39,7 @@ class Finding:
     file: str = ""
 
 
-def _conf(facts: Facts, code: str, severity: Severity, found: str, effect: str, line: str) -> Finding:
+def _conf(facts: Facts, code: str, severity: Severity, found: str, effect: str, line: str) -> Finding:  # noqa: PLR0917  read in this order everywhere
     return Finding(code=code, severity=severity, found=found, effect=effect, line=line, file=str(facts.slurm_conf))
 
 
@@ -45,15 +48,18 @@ def requeue_delay(facts: Facts) -> Iterator[Finding]:
     if facts.value("AuthInfo") is None:
         return
     delay = facts.setting("SchedulerParameters", "requeue_delay")
-    expire = facts.setting("AuthInfo", "cred_expire") or "120"
+    given = facts.setting("AuthInfo", "cred_expire")
+    expire = given or "120"
     seconds = int(delay) if delay and delay.isdigit() else int(expire) + 1 if expire.isdigit() else None
     if seconds is None or seconds <= MAX_REQUEUE_DELAY_S:
         return
     newer = facts.release is not None and facts.release >= (25, 11)
-    line = facts.joined("SchedulerParameters", "requeue_delay=5") if newer else facts.joined("AuthInfo", "cred_expire=10")
+    line = (
+        facts.joined("SchedulerParameters", "requeue_delay=5") if newer else facts.joined("AuthInfo", "cred_expire=10")
+    )
     yield _conf(
         facts, "REQUEUE_DELAY", Severity.WARNING,
-        f"requeue_delay={delay}" if delay else f"AuthInfo cred_expire={expire}" + ("" if facts.setting("AuthInfo", "cred_expire") else " (the default)"),
+        f"requeue_delay={delay}" if delay else f"AuthInfo cred_expire={expire}{'' if given else ' (the default)'}",
         f"a preempted job cannot start again for {seconds} s after its requeue, even on free GPUs", line,
     )  # fmt: skip
 
@@ -154,7 +160,7 @@ def preemption(facts: Facts) -> Iterator[Finding]:
     kind = facts.value("PreemptType")
     if kind and kind != "preempt/none":
         yield _conf(
-            facts, "PREEMPT_TYPE", Severity.WARNING, f"PreemptType={kind} PreemptMode={facts.value('PreemptMode') or ''}",
+            facts, "PREEMPT_TYPE", Severity.WARNING, f"PreemptType={kind}",
             "Slurm may preempt jobs that slurmext protects, and take GPUs that slurmext fenced for another job",
             "PreemptType=preempt/none",
         )  # fmt: skip
@@ -202,11 +208,11 @@ def gpu_accounting(facts: Facts) -> Iterator[Finding]:
 
 
 def configuration_differs(facts: Facts) -> Iterator[Finding]:
-    """slurmctld warns about nodes with another slurm.conf."""
+    """Slurmctld warns about nodes with another slurm.conf."""
     if (facts.value("HASH_VAL") or "").startswith("Different"):
         yield Finding(
             code="CONF_DIFFERS", severity=Severity.WARNING, found=f"HASH_VAL={facts.value('HASH_VAL')}",
-            effect="slurm.conf was changed and not read by slurmctld yet: what is said here may not be what the file says",
+            effect="slurm.conf was changed and slurmctld has not read it: its values are not those judged here",
             line="scontrol reconfigure",
         )  # fmt: skip
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from slurmext.doctor.facts import Facts
 from slurmext.doctor.rules import Finding, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from slurmext.doctor.facts import Facts
 
 
 def _release(release: tuple[int, int]) -> str:
@@ -45,14 +49,15 @@ def spank_plugin(facts: Facts) -> Iterator[Finding]:
         )  # fmt: skip
     elif facts.plugin is not None and (facts.plugin.uid != 0 or facts.plugin.mode & 0o022):
         yield Finding(
-            code="SPANK_WRITABLE", severity=Severity.ERROR, found=f"{facts.plugin.path} can be written by others than root",
+            code="SPANK_WRITABLE", severity=Severity.ERROR,
+            found=f"{facts.plugin.path} can be written by others than root",
             effect="whoever can write it runs code as root on every node",
             line=f"chown root {facts.plugin.path}; chmod go-w {facts.plugin.path}",
         )  # fmt: skip
     if facts.plugin_release and facts.release and facts.plugin_release != facts.release:
         yield Finding(
             code="SPANK_RELEASE", severity=Severity.ERROR, file=file,
-            found=f"slurmext.so is built for Slurm {_release(facts.plugin_release)}, running is {_release(facts.release)}",
+            found=f"slurmext.so is for Slurm {_release(facts.plugin_release)}, running is {_release(facts.release)}",
             effect="Slurm passes over the plugin without a word: --queue, --ckpt and the other options are unknown",
             line="slurmext install   (builds it for the installed release)",
         )  # fmt: skip
@@ -89,7 +94,8 @@ def run_directory(facts: Facts) -> Iterator[Finding]:
         return
     if there.uid != 0 or there.mode & 0o022:
         yield Finding(
-            code="RUN_DIR", severity=Severity.ERROR, found=f"{there.path} has owner {there.uid}, mode {there.mode & 0o7777:04o}",
+            code="RUN_DIR", severity=Severity.ERROR,
+            found=f"{there.path} has owner {there.uid}, mode {there.mode & 0o7777:04o}",
             effect="another user could put a false heartbeat, queue table or agent socket there",
             line=f"chown root:root {there.path}; chmod 0755 {there.path}",
         )  # fmt: skip
@@ -99,7 +105,7 @@ def run_directory(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             code="SUBMIT_WAKE", severity=Severity.WARNING,
             found=f"{wake.path} " + ("is not there" if not wake.exists else f"belongs to uid {wake.uid}"),
-            effect="slurmctld cannot wake slurmextd: a submitted job waits for the next timer instead of under a second",
+            effect="slurmctld cannot wake slurmextd: a submitted job waits for its next timer",
             line="slurmext install",
         )  # fmt: skip
     if facts.queues_tsv is not None and not facts.queues_tsv.exists:
@@ -110,7 +116,7 @@ def run_directory(facts: Facts) -> Iterator[Finding]:
 
 
 def daemons(facts: Facts) -> Iterator[Finding]:
-    """slurmextd's heartbeat, the agents of this host, munge."""
+    """Slurmextd's heartbeat, the agents of this host, munge."""
     age_s = facts.heartbeat_age_s
     if age_s is not None and age_s > facts.heartbeat_stale_s:
         found = "slurmextd never ran here" if age_s == float("inf") else f"slurmextd's heartbeat is {age_s:.0f} s old"
@@ -127,7 +133,8 @@ def daemons(facts: Facts) -> Iterator[Finding]:
         )  # fmt: skip
     if facts.munge_works is False:
         yield Finding(
-            code="MUNGE", severity=Severity.ERROR, found=f"munge does not work: {facts.munge_error or 'no reason given'}",
+            code="MUNGE", severity=Severity.ERROR,
+            found=f"munge does not work: {facts.munge_error or 'no reason given'}",
             effect="agents cannot prove who they are to slurmextd", line="systemctl restart munge",
         )  # fmt: skip
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slurmext.install import manifest
-from slurmext.install.changes import File, InstallPlan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from slurmext.install.changes import File, InstallPlan
 
 
 def apply(plan: InstallPlan) -> None:
@@ -22,7 +26,7 @@ def apply(plan: InstallPlan) -> None:
         if not file.is_done:
             _write(file.path, file.content, file.mode, file.uid, file.gid)
     for link in plan.links:
-        if not link.path.is_symlink() or os.readlink(link.path) != link.target:
+        if not link.path.is_symlink() or str(link.path.readlink()) != link.target:
             link.path.unlink(missing_ok=True)
             link.path.symlink_to(link.target)
     if plan.database is not None:

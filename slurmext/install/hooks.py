@@ -61,8 +61,13 @@ def place(key: str, existing: list[str], prefix: Path) -> HookPlace:
         return HookPlace(value=str(wrapper), wrapper=wrapper)
     if key == "TaskProlog":
         chain = prefix / "hooks" / "task-prolog"
-        lines = ["#!/bin/sh", "# The site's own TaskProlog, then slurmext's.", f"{shlex.quote(existing[-1])} || exit $?",
-                 f"exec {shlex.quote(str(wrapper))}", ""]  # fmt: skip
+        lines = [
+            "#!/bin/sh",
+            "# The site's own TaskProlog, then slurmext's.",
+            f"{shlex.quote(existing[-1])} || exit $?",
+            f"exec {shlex.quote(str(wrapper))}",
+            "",
+        ]
         return HookPlace(value=str(chain), wrapper=wrapper, chain=(chain, "\n".join(lines)))
     patterns = [value for value in existing if any(char in value for char in "*?[")]
     if patterns:
@@ -70,9 +75,7 @@ def place(key: str, existing: list[str], prefix: Path) -> HookPlace:
         for name in ("50-slurmext", "50-slurmext.sh"):
             if fnmatch.fnmatch(name, pattern.name):
                 return HookPlace(value=None, wrapper=wrapper, links=((pattern.parent / name, str(wrapper)),))
-        raise SlurmextError(
-            f"{key}={pattern}: no name for slurmext's {key.lower()} matches it; change it to {pattern.parent}/*"
-        )
+        raise SlurmextError(f"{key}={pattern}: ours cannot be named to match it; change it to {pattern.parent}/*")
     folder = prefix / f"{key.lower()}.d"
     rank = "90" if key == "Prolog" else "10"
     links = [(folder / "50-slurmext", str(wrapper))]

@@ -57,7 +57,7 @@ class Manifest:
 
 
 def load(prefix: Path) -> Manifest:
-    """The manifest of a former installation, an empty one when there was none. Raises SlurmextError for a broken one."""
+    """The manifest of a former installation, empty when there was none. Raises SlurmextError for a broken one."""
     path = prefix / NAME
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -29,7 +29,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallSpec:
-    """What the admin asked for. `system_files` are units, tmpfiles, man page and completion. `hook_python` runs the hooks on the nodes; `source_dir` has `prolog/` and `epilog/`."""
+    """What the admin asked for. `hook_python` runs the hooks on the nodes; `source_dir` has `prolog/` and `epilog/`.
+
+    `system_files` are units, the tmpfiles line, man page and completion.
+    """
 
     slurm_conf: Path
     site_config: Path
@@ -38,7 +41,7 @@ class InstallSpec:
     option_prefix: str | None = None
     role: Role = Role.ALL
     system_files: bool = False
-    hook_python: Path = field(default_factory=lambda: hooks.interpreter())
+    hook_python: Path = field(default_factory=hooks.interpreter)
     source_dir: Path = hooks.ROOT
 
 
@@ -93,7 +96,9 @@ class _Draft:
         try:
             return pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
         except KeyError as error:
-            raise SlurmextError(f"SlurmUser {name} is no account of this host: create it, or correct slurm.conf") from error
+            raise SlurmextError(
+                f"SlurmUser {name} is no account of this host: create it, or correct slurm.conf"
+            ) from error
 
     def directory(self, path: Path, mode: int = 0o755, *, data: bool = False) -> None:
         for parent in reversed(path.parents):
@@ -152,10 +157,14 @@ def _plan_spank(draft: _Draft, site: SiteConfig, prefix: str) -> None:
     draft.add(plugin, build(spec.spank_include, installed_release(site.slurm.bin_dir, spec.slurm_conf)), mode=0o755)
     if not draft.has_conf:
         return
-    plugstack = Path((conf_edit.values_of(draft.conf, "PlugStackConfig") or [spec.slurm_conf.parent / "plugstack.conf"])[-1])
+    plugstack = Path(
+        (conf_edit.values_of(draft.conf, "PlugStackConfig") or [spec.slurm_conf.parent / "plugstack.conf"])[-1]
+    )
     old = (_read(plugstack) or b"").decode(errors="surrogateescape")
     line = f"optional {plugin}" + (f" prefix={prefix}" if prefix else "")
-    draft.add(plugstack, conf_edit.add_block(conf_edit.strip(old), [line]).encode(errors="surrogateescape"), edited=True)
+    draft.add(
+        plugstack, conf_edit.add_block(conf_edit.strip(old), [line]).encode(errors="surrogateescape"), edited=True
+    )
 
 
 def _plan_run_dir(draft: _Draft, site: SiteConfig) -> None:
@@ -189,10 +198,14 @@ def _plan_job_submit(draft: _Draft, site: SiteConfig, prefix: str) -> None:
         draft.notes.append(f"the site's own job_submit.lua goes on as {former_path}, called first")
     script = render(
         LuaSite(
-            run_dir=str(site.run_dir), stale_s=site.daemon.heartbeat_stale_s, partitions=site.managed.partitions,
-            require_gpu=site.managed.require_gpu, prefix=prefix, trusted_uids=tuple(sorted({0, slurm_uid})),
+            run_dir=str(site.run_dir),
+            stale_s=site.daemon.heartbeat_stale_s,
+            partitions=site.managed.partitions,
+            require_gpu=site.managed.require_gpu,
+            prefix=prefix,
+            trusted_uids=tuple(sorted({0, slurm_uid})),
             former=str(former_path) if former is not None else None,
-        )  # fmt: skip
+        )
     )
     draft.add(path, script.encode())
 

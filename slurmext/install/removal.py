@@ -5,11 +5,14 @@ from __future__ import annotations
 import glob
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slurmext.install import conf_edit, manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _RUN_FILES = ("heartbeat", "queues.tsv", "wake", "agent-*.sock", "hooks.log*")
 
@@ -50,21 +53,26 @@ def _steps(prefix: Path, installed: manifest.Manifest, *, keep_data: bool) -> It
             yield Removal(verb="restore", path=path, why="others have added to it; only our lines go")
         else:
             yield Removal(verb="remove", path=path)
-    if installed.run_dir is not None and not keep_data:
-        for pattern in _RUN_FILES:
-            for path in sorted(installed.run_dir.glob(pattern)):
-                yield Removal(verb="remove", path=path, why="written by the daemons")
-    if installed.sqlite is not None:
-        for path in sorted(installed.sqlite.parent.glob(glob.escape(installed.sqlite.name) + "*")):
-            yield Removal(verb="keep" if keep_data else "remove", path=path, why="state database")
-    elif installed.database is not None:
-        yield Removal(verb="keep", path=Path(installed.database.split("@")[-1]), why="database on a server: drop it there")
+    yield from _data_steps(installed, keep_data=keep_data)
     yield Removal(verb="remove", path=prefix / manifest.NAME)
     for path, data in sorted(installed.directories.items(), reverse=True):
         if data and keep_data:
             yield Removal(verb="keep", path=path, why="slurmext's data")
         else:
             yield Removal(verb="remove", path=path, why="with everything in it" if data else "when empty")
+
+
+def _data_steps(installed: manifest.Manifest, *, keep_data: bool) -> Iterator[Removal]:
+    """What the daemons wrote outside the directories that go as a whole."""
+    if installed.run_dir is not None and not keep_data:
+        for path in sorted(path for pattern in _RUN_FILES for path in installed.run_dir.glob(pattern)):
+            yield Removal(verb="remove", path=path, why="written by the daemons")
+    if installed.sqlite is not None:
+        for path in sorted(installed.sqlite.parent.glob(glob.escape(installed.sqlite.name) + "*")):
+            yield Removal(verb="keep" if keep_data else "remove", path=path, why="state database")
+    elif installed.database is not None:
+        where = Path(installed.database.split("@")[-1])
+        yield Removal(verb="keep", path=where, why="not made by `slurmext install`: remove it yourself")
 
 
 def _restore(path: Path, installed: manifest.Manifest) -> None:

@@ -50,9 +50,7 @@ def unit_files(site_config: Path, run_dir: Path, slurm_user: str) -> dict[Path, 
         UNIT_DIR / "slurmext-agent.service": _unit("slurmext node agent", agent, site_config, "slurmd.service"),
     }
     if run_dir.is_relative_to("/run"):
-        files[TMPFILES] = (
-            f"d {run_dir} 0755 root root -\nf {run_dir}/submit-wake 0644 {slurm_user} {slurm_user} -\n"
-        )
+        files[TMPFILES] = f"d {run_dir} 0755 root root -\nf {run_dir}/submit-wake 0644 {slurm_user} {slurm_user} -\n"
     return files
 
 

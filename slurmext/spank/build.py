@@ -33,7 +33,7 @@ def header_release(include: Path) -> tuple[int, int]:
 
 
 def installed_release(bin_dir: Path, slurm_conf: Path) -> tuple[int, int]:
-    """Slurm's release according to `scontrol --version` (which wants a slurm.conf). Raises SlurmextError when it is mute."""
+    """Slurm's release according to `scontrol --version`, which wants a slurm.conf. Raises SlurmextError."""
     command = bin_dir / "scontrol"
     try:
         done = subprocess.run(
@@ -45,7 +45,9 @@ def installed_release(bin_dir: Path, slurm_conf: Path) -> tuple[int, int]:
     found = re.search(r"(\d+)\.(\d+)", done.stdout)
     if found is None:
         said = (done.stdout or done.stderr).strip()[:200]
-        raise SlurmextError(f"{command} --version said {said!r}: check slurm.bin_dir in the site file, and {slurm_conf}")
+        raise SlurmextError(
+            f"{command} --version said {said!r}: check slurm.bin_dir in the site file, and {slurm_conf}"
+        )
     return int(found[1]), int(found[2])
 
 
@@ -72,8 +74,9 @@ def build(include: Path, release: tuple[int, int] | None = None) -> bytes:
     with tempfile.TemporaryDirectory(prefix="slurmext-build-") as folder:
         out = Path(folder) / "slurmext.so"
         # -isystem: warnings of Slurm's own headers are not ours to mend.
-        command = [compiler, *_FLAGS, f'-DSLURMEXT_RELEASE="{found[0]}.{found[1]:02d}"', "-I", str(HERE / "generated"), "-isystem", str(include), "-o", str(out),
-                   str(HERE / "slurmext.c")]  # fmt: skip
+        release_flag = f'-DSLURMEXT_RELEASE="{found[0]}.{found[1]:02d}"'
+        includes = ["-I", str(HERE / "generated"), "-isystem", str(include)]
+        command = [compiler, *_FLAGS, release_flag, *includes, "-o", str(out), str(HERE / "slurmext.c")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise SlurmextError(f"the SPANK plugin does not compile: {done.stderr.strip()[:2000]}")

@@ -66,7 +66,9 @@ def run(*, check: bool) -> int:
         stale += 1
         if check:
             sys.stderr.writelines(
-                difflib.unified_diff(found.splitlines(True), wanted.splitlines(True), str(path), "generated", n=1)
+                difflib.unified_diff(
+                    found.splitlines(keepends=True), wanted.splitlines(keepends=True), str(path), "generated", n=1
+                )
             )
         else:
             path.parent.mkdir(parents=True, exist_ok=True)

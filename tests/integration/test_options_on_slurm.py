@@ -8,25 +8,23 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from ruamel.yaml import YAML
 
 from slurmext.options import OPTIONS, Argument
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(os.geteuid() != 0 or shutil.which("slurmctld") is None, reason="needs root and Slurm"),
 ]
 RELEASES = ["native", pytest.param("trixie", marks=pytest.mark.slow), pytest.param("forky", marks=pytest.mark.slow)]
-QUEUES = (
-    "#default\tresearch\n"
-    "research\t1\t4\trefuse\t\t\n"
-    "prod\t0\t\trefuse\t\t\n"
-    "prod/chat\t1\t4\trefuse\troot\t\n"
-)
+QUEUES = "#default\tresearch\nresearch\t1\t4\trefuse\t\t\nprod\t0\t\trefuse\t\t\nprod/chat\t1\t4\trefuse\troot\t\n"
 USER = "nobody"
 
 
@@ -139,7 +137,9 @@ def test_no_option_clashes_with_slurms_own(site: Site, command: str) -> None:
     assert not names & {option.name for option in OPTIONS}
 
 
-@pytest.mark.parametrize("abbreviation", ["--qo=normal", "--part=main", "--gpus-per-n=1", "--qui", "--no-req", "--cpus-per-t=1"])
+@pytest.mark.parametrize(
+    "abbreviation", ["--qo=normal", "--part=main", "--gpus-per-n=1", "--qui", "--no-req", "--cpus-per-t=1"]
+)
 def test_usual_abbreviations_still_work(site: Site, abbreviation: str) -> None:
     """Slurm takes unambiguous abbreviations; those of its own common options stay unambiguous."""
     done = site.cluster.run(["sbatch", "--test-only", abbreviation, "--wrap=true"], check=False)
@@ -176,7 +176,9 @@ def test_ckpt_without_a_value_means_auto(site: Site) -> None:
     assert "ckpt=auto" in site.comment(site.sbatch("--gpus=1", script="#!/bin/sh\n#SBATCH --ckpt\nsleep 1\n"))
 
 
-@pytest.mark.parametrize("option", [option for option in OPTIONS if option.argument is not Argument.NONE], ids=lambda o: o.name)
+@pytest.mark.parametrize(
+    "option", [option for option in OPTIONS if option.argument is not Argument.NONE], ids=lambda o: o.name
+)
 @pytest.mark.parametrize("command", ["sbatch", "salloc", "srun"])
 def test_a_bad_value_is_refused_in_one_line(site: Site, command: str, option) -> None:  # noqa: ANN001
     """Before anything is submitted: value, rule, example."""
@@ -239,7 +241,11 @@ def test_a_user_cannot_release_what_slurmext_holds(site: Site) -> None:
     job = site.sbatch("--gpus=1", user=USER)
     assert job.returncode == 0, job.stderr
     number = job.stdout.split()[-1]
-    for change in (["release", number], ["update", f"JobId={number}", "ReqNodeList=n1"], ["update", f"JobId={number}", "AdminComment=x"]):
+    for change in (
+        ["release", number],
+        ["update", f"JobId={number}", "ReqNodeList=n1"],
+        ["update", f"JobId={number}", "AdminComment=x"],
+    ):
         assert site.cluster.run(["scontrol", *change], user=USER, check=False).returncode != 0, change
     assert site.shown(job)["Priority"] == "0"
     site.cluster.run(["scontrol", "release", number])
@@ -269,10 +275,14 @@ def test_the_job_sees_its_options_and_survives_an_early_signal(site: Site) -> No
     """--ckpt=auto: SIGUSR1 is ignored in batch shell and step, and the values are in the environment."""
     out = site.cluster.dir / "early.out"
     out.unlink(missing_ok=True)
-    script = "#!/bin/sh\nkill -USR1 $$; echo shell $SLURMEXT_CKPT $SLURMEXT_QUEUE; srun sh -c 'kill -USR1 $$; echo step $SLURMEXT_CKPT'\n"
-    script += "env | grep -c SLURM_SPANK_ || true\n"
+    script = (
+        "#!/bin/sh\nkill -USR1 $$; echo shell $SLURMEXT_CKPT $SLURMEXT_QUEUE\n"
+        "srun sh -c 'kill -USR1 $$; echo step $SLURMEXT_CKPT'\nenv | grep -c SLURM_SPANK_ || true\n"
+    )
     site.beat()
-    job = site.cluster.run(["sbatch", f"--output={out}", "--gpus=1", "--ckpt", "--gang-min=1", "--queue=research"], stdin=script)
+    job = site.cluster.run(
+        ["sbatch", f"--output={out}", "--gpus=1", "--ckpt", "--gang-min=1", "--queue=research"], stdin=script
+    )
     site.cluster.run(["scontrol", "release", job.stdout.split()[-1]])
     deadline = time.monotonic() + 30
     while not out.exists() or out.read_text().count("\n") < 3:
@@ -297,8 +307,9 @@ def test_doctor_reads_the_live_cluster(site: Site) -> None:
     assert done.returncode == 1, done.stderr
     codes = set(re.findall(r'"code": "(\w+)"', done.stdout))
     assert "HEARTBEAT" in codes
-    assert not codes & {"SPANK_RELEASE", "SPANK_MISSING", "JOB_SUBMIT", "JOB_SUBMIT_SCRIPT", "PROLOG_TIMEOUT", "PROLOG_FLAGS",
-                        "REQUEUE_DELAY", "MUNGE", "SELECT_TYPE", "SUBMIT_WAKE", "RUN_DIR"}  # fmt: skip
+    ours = "SPANK_RELEASE SPANK_MISSING JOB_SUBMIT JOB_SUBMIT_SCRIPT PROLOG_TIMEOUT PROLOG_FLAGS HOOK_MISSING"
+    slurms = "REQUEUE_DELAY MUNGE SELECT_TYPE SUBMIT_WAKE RUN_DIR"
+    assert not codes & {*ours.split(), *slurms.split()}
 
 
 def test_a_site_prefix_renames_the_options(site: Site) -> None:
@@ -306,7 +317,10 @@ def test_a_site_prefix_renames_the_options(site: Site) -> None:
     site.slurmext(*site.install_arguments(), "--yes", "--option-prefix", "sx-")
     try:
         assert "--sx-queue" in site.cluster.out("sbatch", "--help")
-        assert "--sx-queue=a b: must be" in site.cluster.run(["sbatch", "--sx-queue=a b", "--wrap=true"], check=False).stderr
+        assert (
+            "--sx-queue=a b: must be"
+            in site.cluster.run(["sbatch", "--sx-queue=a b", "--wrap=true"], check=False).stderr
+        )
         assert "queue=prod/chat" in site.comment(site.sbatch("--gpus=1", "--sx-queue=prod/chat"))
         assert "queue=prod/chat" in site.comment(site.sbatch("--gpus=1", env={"SLURMEXT_QUEUE": "prod/chat"}))
     finally:
@@ -314,7 +328,7 @@ def test_a_site_prefix_renames_the_options(site: Site) -> None:
 
 
 def test_zz_uninstall_leaves_slurm_as_it_was(site: Site) -> None:
-    """Configuration byte for byte; Slurm runs on without the options. (Runs last.)"""
+    """Configuration byte for byte; Slurm runs on without the options; this test is the last."""
     done = site.slurmext("uninstall", "--prefix-dir", str(site.prefix_dir), "--yes")
     assert done.returncode == 0, done.stderr
     assert site.slurm_conf.read_text() == site.slurm_conf_before

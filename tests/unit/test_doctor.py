@@ -78,12 +78,22 @@ CONFIG_CASES = [
     ({"KillWait": "5 sec"}, "KILL_WAIT", "KillWait=60", "too short"),
     ({"JobRequeue": "0"}, "JOB_REQUEUE", "JobRequeue=1", "cancelling"),
     ({"JobFileAppend": "0"}, "JOB_FILE_APPEND", "JobFileAppend=1", "overwrites"),
-    ({"SchedulerParameters": "defer,bf_interval=2"}, "SCHEDULER_DEFER", "SchedulerParameters=bf_interval=2", "periodic"),
+    (
+        {"SchedulerParameters": "defer,bf_interval=2"},
+        "SCHEDULER_DEFER",
+        "SchedulerParameters=bf_interval=2",
+        "periodic",
+    ),
     ({"SchedulerType": "sched/builtin"}, "SCHEDULER_TYPE", "SchedulerType=sched/backfill", "blocks"),
     ({"PreemptType": "preempt/qos"}, "PREEMPT_TYPE", "PreemptType=preempt/none", "fenced"),
     ({"SelectType": "select/linear"}, "SELECT_TYPE", "SelectType=select/cons_tres", "one by one"),
     ({"GresTypes": ""}, "GRES_TYPES", "GresTypes=gpu", "no GPUs"),
-    ({"AcctGatherEnergyType": "acct_gather_energy/gpu"}, "GPU_ENERGY", "AcctGatherEnergyType=acct_gather_energy/none", "MIG"),
+    (
+        {"AcctGatherEnergyType": "acct_gather_energy/gpu"},
+        "GPU_ENERGY",
+        "AcctGatherEnergyType=acct_gather_energy/none",
+        "MIG",
+    ),
     ({"AccountingStorageTRES": "cpu"}, "GPU_TRES", "AccountingStorageTRES=cpu,gres/gpu", "GPU time"),
     ({"JobSubmitPlugins": "all_partitions"}, "JOB_SUBMIT", "JobSubmitPlugins=all_partitions,lua", "without quota"),
     ({"HASH_VAL": "Different Ours=0x1 Slurmctld=0x2"}, "CONF_DIFFERS", "scontrol reconfigure", "not read"),
@@ -183,7 +193,9 @@ def test_plugstack_includes_are_followed(tmp_path: Path) -> None:
     """Debian's plugstack.conf only includes a folder."""
     (tmp_path / "plugstack.conf").write_text("include plugstack.conf.d/*.conf\n")
     (tmp_path / "plugstack.conf.d").mkdir()
-    (tmp_path / "plugstack.conf.d" / "a.conf").write_text("# optional /x/slurmext.so\noptional /y/slurmext.so prefix=a-\n")
+    (tmp_path / "plugstack.conf.d" / "a.conf").write_text(
+        "# optional /x/slurmext.so\noptional /y/slurmext.so prefix=a-\n"
+    )
     assert _listed_plugin(tmp_path / "plugstack.conf") == Path("/y/slurmext.so")
 
 
@@ -204,7 +216,7 @@ def test_hooks_are_found_behind_patterns_and_scripts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "infinite"), [(None, True), ("x", True), ("", True), ("1", False)])
-def test_heartbeat_age(tmp_path: Path, text: str | None, infinite: bool) -> None:
+def test_heartbeat_age(tmp_path: Path, text: str | None, *, infinite: bool) -> None:
     """No heartbeat is infinitely old."""
     if text is not None:
         (tmp_path / "heartbeat").write_text(text)

@@ -7,15 +7,18 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from slurmext.errors import SlurmextError
 from slurmext.install import conf_edit
 from slurmext.install.apply import apply
-from slurmext.install.changes import InstallPlan
 from slurmext.install.planning import InstallSpec, Role, make_plan
 from slurmext.install.removal import plan_removal, remove
+
+if TYPE_CHECKING:
+    from slurmext.install.changes import InstallPlan
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="installs as root")
 
@@ -91,7 +94,7 @@ class Site:
         found = {}
         for path in sorted(self.root.rglob("*")):
             info = path.lstat()
-            content = os.readlink(path) if path.is_symlink() else "" if path.is_dir() else path.read_bytes()
+            content = str(path.readlink()) if path.is_symlink() else "" if path.is_dir() else path.read_bytes()
             found[str(path)] = (info.st_mode, 0 if path.is_dir() else info.st_mtime_ns, content)
         return found
 
@@ -154,7 +157,7 @@ def test_the_sites_prolog_still_runs_first(site: Site) -> None:
     site.install()
     assert conf_edit.values_of(site.slurm_conf.read_text(), "Prolog") == [f"{site.prefix}/prolog.d/*"]
     names = sorted((path.name for path in (site.prefix / "prolog.d").iterdir()), reverse=True)
-    assert [os.readlink(site.prefix / "prolog.d" / name) for name in names] == [
+    assert [str((site.prefix / "prolog.d" / name).readlink()) for name in names] == [
         "/opt/site/prolog.sh",
         f"{site.prefix}/hooks/slurmext-prolog",
     ]
@@ -167,7 +170,7 @@ def test_a_folder_of_prologs_gets_ours_as_well(site: Site) -> None:
     site.slurm_conf.write_text(SLURM_CONF.replace("/opt/site/prolog.sh", f"{folder}/*.sh"))
     site.install()
     assert f"\nProlog={folder}/*.sh\n" in site.slurm_conf.read_text()
-    assert os.readlink(folder / "50-slurmext.sh") == f"{site.prefix}/hooks/slurmext-prolog"
+    assert str((folder / "50-slurmext.sh").readlink()) == f"{site.prefix}/hooks/slurmext-prolog"
 
 
 def test_the_sites_task_prolog_is_chained(site: Site) -> None:
@@ -287,7 +290,10 @@ def test_slurm_conf_gets_the_same_lines_on_every_host(site: Site) -> None:
 
 def test_system_files_follow_the_role(site: Site) -> None:
     """The controller runs slurmextd, a node the agent."""
-    paths = {role: {file.path.name for file in make_plan(replace(site.spec(), role=role, system_files=True)).files} for role in Role}
+    paths = {
+        role: {file.path.name for file in make_plan(replace(site.spec(), role=role, system_files=True)).files}
+        for role in Role
+    }
     assert {"slurmextd.service", "slurmext-agent.service"} <= paths[Role.ALL]
     assert "slurmext-agent.service" not in paths[Role.CONTROLLER]
     assert "slurmextd.service" not in paths[Role.NODE]

@@ -60,7 +60,9 @@ def lua(value: object) -> str:
     if isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, str):
-        return '"' + "".join(chr(b) if 32 <= b < 127 and b not in b'"\\' else f"\\{b:03d}" for b in value.encode()) + '"'
+        return (
+            '"' + "".join(chr(b) if 32 <= b < 127 and b not in b'"\\' else f"\\{b:03d}" for b in value.encode()) + '"'
+        )
     if isinstance(value, dict):
         return "{" + ", ".join(f"[{lua(key)}] = {lua(entry)}" for key, entry in value.items()) + "}"
     assert isinstance(value, list)
@@ -113,9 +115,13 @@ class Controller:
         if options is not None:
             fields["spank_job_env"] = [f"{name}={value}" for name, value in options.items()]
         partitions = {"main": {"flag_default": 1}, "cpu": {"flag_default": 0}}
-        return self._run(fields, env or {}, broken or {}, f"print('rc\\t' .. slurm_job_submit(job, {lua(partitions)}, {uid}))")
+        return self._run(
+            fields, env or {}, broken or {}, f"print('rc\\t' .. slurm_job_submit(job, {lua(partitions)}, {uid}))"
+        )
 
-    def modify(self, record: dict[str, object], *, uid: int = 1000, broken: dict[str, str] | None = None, **job: object) -> Outcome:
+    def modify(
+        self, record: dict[str, object], *, uid: int = 1000, broken: dict[str, str] | None = None, **job: object
+    ) -> Outcome:
         """`scontrol update` or `release` of a job."""
         fields = {"priority": NO_VAL, "requeue": NO_VAL16} | job
         call = f"print('rc\\t' .. slurm_job_modify(job, {lua(record)}, {{}}, {uid}))"
@@ -177,7 +183,7 @@ def test_no_requeue_wins_over_ckpt(controller: Controller) -> None:
 
 
 def test_an_interactive_job_is_not_made_requeueable(controller: Controller) -> None:
-    """salloc and srun jobs cannot be requeued."""
+    """Salloc and srun jobs cannot be requeued."""
     assert "requeue" not in controller.submit(options={"SLURMEXT_CKPT": "auto"}, script=None).set
 
 
@@ -226,7 +232,7 @@ def test_require_gpu_false_manages_every_job(controller: Controller) -> None:
 
 
 @pytest.mark.parametrize(("partition", "managed"), [(None, True), ("main", True), ("cpu", False), ("cpu,main", True)])
-def test_only_managed_partitions(controller: Controller, partition: str | None, managed: bool) -> None:
+def test_only_managed_partitions(controller: Controller, partition: str | None, *, managed: bool) -> None:
     """The default partition counts where none is named."""
     controller.site = replace(controller.site, partitions=("main",))
     assert bool(controller.submit(partition=partition).set) is managed
@@ -238,8 +244,10 @@ def test_an_unknown_queue_is_refused_with_the_nearest(controller: Controller) ->
     assert outcome.code == -1
     assert outcome.set == {}
     assert outcome.user == [
-        "slurmext: --queue=prod/chta: no such queue; did you mean prod/chat? "
-        "you may use research, prod/chat, prod/batch, lab"
+        (
+            "slurmext: --queue=prod/chta: no such queue; did you mean prod/chat? "
+            "you may use research, prod/chat, prod/batch, lab"
+        )
     ]
 
 
@@ -381,7 +389,7 @@ def test_another_admin_comment_is_kept(controller: Controller) -> None:
 
 
 def test_the_users_own_hold_is_remembered(controller: Controller) -> None:
-    """sbatch --hold: slurmextd must not release it."""
+    """Sbatch --hold: slurmextd must not release it."""
     assert "user_hold=1 held=1" in controller.submit(priority=0).comment
 
 
@@ -462,7 +470,7 @@ def test_other_jobs_are_their_users(controller: Controller, comment: str | None)
 
 
 def test_a_user_may_release_their_own_hold(controller: Controller) -> None:
-    """slurmextd is woken and has until the begin time to take the job over."""
+    """Slurmextd is woken and has until the begin time to take the job over."""
     held = {"admin_comment": "slurmext/1 queue=research user_hold=1 held=1", "priority": 0}
     outcome = controller.modify(held, priority=INFINITE)
     assert outcome.code == 0

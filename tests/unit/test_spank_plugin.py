@@ -28,7 +28,8 @@ spank_context_t spank_context(void) { return S_CTX_ERROR; }
 spank_err_t spank_option_register(spank_t s, struct spank_option *o) { (void)s; (void)o; return 0; }
 spank_err_t spank_setenv(spank_t s, const char *n, const char *v, int o) { (void)s; (void)n; (void)v; return o; }
 spank_err_t spank_unsetenv(spank_t s, const char *n) { (void)s; (void)n; return 0; }
-spank_err_t spank_job_control_setenv(spank_t s, const char *n, const char *v, int o) { (void)s; (void)n; (void)v; return o; }
+spank_err_t spank_job_control_setenv(spank_t s, const char *n, const char *v, int o)
+{ return spank_setenv(s, n, v, o); }
 void slurm_error(const char *f, ...) { (void)f; }
 void slurm_debug(const char *f, ...) { (void)f; }
 int main(int argc, char **argv)
@@ -46,7 +47,9 @@ def test_generated_files_are_fresh() -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("include", HEADERS, ids=lambda path: f"{header_release(path)[0]}.{header_release(path)[1]:02d}")
+@pytest.mark.parametrize(
+    "include", HEADERS, ids=lambda path: f"{header_release(path)[0]}.{header_release(path)[1]:02d}"
+)
 def test_the_plugin_compiles_without_a_warning(include: Path) -> None:
     """-Wall -Wextra -Werror against the headers of every release at hand."""
     plugin = build(include, header_release(include))
@@ -98,7 +101,9 @@ def test_every_row_is_complete(option) -> None:  # noqa: ANN001
 
 def test_a_bad_value_names_value_rule_and_example() -> None:
     """One line that teaches."""
-    with pytest.raises(UsageError, match=r"^--sx-gang-min=0: must be a whole number of tasks.*for example --sx-gang-min=4$"):
+    with pytest.raises(
+        UsageError, match=r"^--sx-gang-min=0: must be a whole number of tasks.*for example --sx-gang-min=4$"
+    ):
         check(BY_NAME["gang-min"], "0", "sx-")
 
 
