@@ -9,7 +9,6 @@ import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from slurmext.devcluster import (
     users,
     wrappers,
 )
-from slurmext.devcluster.components import Component, address, components, controller_address, importable
+from slurmext.devcluster.components import PYTHON, Component, address, components, controller_address
 from slurmext.devcluster.errors import BadSpec, DevclusterError
 from slurmext.devcluster.packages import Say
 from slurmext.devcluster.record import Record
@@ -205,7 +204,7 @@ def _install(record: Record) -> None:
     layout = Layout(record.spec.directory)
     include = ["--spank-include", str(record.root / "usr/include")] if record.root else []
     command = [
-        sys.executable, "-m", "slurmext.cli.main", "install", "--yes",
+        *PYTHON, "slurmext.cli", "install", "--yes",
         "--slurm-conf", str(layout.slurm_conf),
         "--prefix-dir", str(layout.prefix),
         "--site-config", str(layout.site_config),

@@ -11,10 +11,14 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from slurmext.devcluster import namespaces, netns, packages
 from slurmext.devcluster.record import Record
 from slurmext.devcluster.spec import Layout
+
+# Modules of this installation, never of the current directory: a cluster's has one named slurmext.
+PYTHON: Final = (sys.executable, "-P", "-m")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +148,7 @@ def _slurmextd(layout: Layout) -> Component:
             return False
 
     def argv() -> list[str]:
-        return [sys.executable, "-m", "slurmext.daemon.main"]
+        return [*PYTHON, "slurmext.daemon.main"]
 
     return Component(name="slurmextd", argv=argv, ready=ready, log=layout.log / "slurmextd.out", env=_python_env())
 
@@ -155,7 +159,7 @@ def _agent(record: Record, layout: Layout, node: str) -> Component:
     def argv() -> list[str]:
         # Never in the cluster's mounts: this interpreter belongs to the host, and /usr there may be another release's.
         inside = namespaces.entry(layout, namespaces.node_holder(node), "net") if record.subnet else []
-        return [*inside, sys.executable, "-m", "slurmext.agent.main", "--node", node]
+        return [*inside, *PYTHON, "slurmext.agent.main", "--node", node]
 
     def ready() -> bool:
         return _accepts(layout.slurmext_run / f"agent-{node}.sock")

@@ -33,7 +33,7 @@ def write_wrappers(layout: Layout, root: Path | None) -> None:
     for name in _MUNGE:
         _write(layout.bin / name, {}, [packages.required_program(name), "-S", str(layout.munge_socket)])
     exports = {"SLURM_CONF": str(layout.slurm_conf), "SLURMEXT_CONF": str(layout.site_config)}
-    _write(layout.bin / "slurmext", exports, [sys.executable, "-m", "slurmext.cli.main"])
+    _write(layout.bin / "slurmext", exports, [sys.executable, "-P", "-m", "slurmext.cli"])
     if not (layout.bin / "sbatch").exists():
         raise DevclusterError(f"no sbatch in {root or 'this host'}: install slurm-client")
 
