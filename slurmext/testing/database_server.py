@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 START_S = 60
 
@@ -65,7 +69,8 @@ def running(command: list[str], log: Path, who: dict[str, int], ready: list[str]
             raise ServerMissing(f"{command[0]} was not ready in {START_S} s: {log.read_text(errors='replace')[-500:]}")
         yield process
     finally:
-        process.terminate()
+        # INT, not TERM: on TERM PostgreSQL waits for its clients to leave; MariaDB takes only TERM
+        process.send_signal(signal.SIGTERM if "mariadbd" in command[0] else signal.SIGINT)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:

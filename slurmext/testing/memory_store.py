@@ -6,11 +6,10 @@ import copy
 import json
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from slurmext.errors import SlurmextError, StoreConflict, StoreUnavailable
-from slurmext.model.queue import Queue
 from slurmext.model.state import (
     ActionRecord,
     ActionState,
@@ -24,6 +23,11 @@ from slurmext.model.state import (
     PreemptionRecord,
     StoredFence,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from slurmext.model.queue import Queue
 
 _NOT_CARRIED_OUT = {ActionState.INTENT, ActionState.REFUSED, ActionState.FAILED, ActionState.ABANDONED}
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, Select, func, insert, select, update
 
-from slurmext.adapters.sql.engine import Database
 from slurmext.adapters.sql.models import Action, Event, Plan
 from slurmext.errors import SlurmextError
 from slurmext.model.state import ActionKind, ActionRecord, ActionState, Intent, JobKey
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from slurmext.adapters.sql.engine import Database
 
 OPEN_STATES = tuple(state.value for state in ActionState if not state.final)
 NOT_CARRIED_OUT = (ActionState.INTENT, ActionState.REFUSED, ActionState.FAILED, ActionState.ABANDONED)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, select
@@ -19,6 +18,9 @@ from slurmext.adapters.sql.errors import DatabaseRefused, SchemaMismatch
 from slurmext.adapters.sql.filesystem import require_local
 from slurmext.adapters.sql.models import Lease
 from slurmext.errors import StoreConflict, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BUSY_TIMEOUT_S = 5.0
 """How long a write waits for another one. Longer than any of ours; short enough for a cycle to be skipped instead."""
@@ -58,8 +60,9 @@ def parse_url(url: str) -> URL:
 
 
 def shown(url: URL) -> str:
-    """The URL as people wrote it, without its password."""
-    return url.set(drivername=url.drivername.partition("+")[0]).render_as_string(hide_password=True)
+    """The URL as people write it, without its password."""
+    scheme = {"mysql": "mariadb"}.get(url.get_backend_name(), url.get_backend_name())
+    return url.set(drivername=scheme).render_as_string(hide_password=True)
 
 
 def make_engine(url: URL, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Engine:
@@ -138,10 +141,12 @@ class Database:
         self.url = parse_url(url)
         self.cluster = cluster
         self.dialect = self.url.get_backend_name()
-        if self.dialect == "sqlite":
-            require_local(Path(str(self.url.database)))
+        self._file = Path(str(self.url.database)) if self.dialect == "sqlite" else None
+        if self._file:
+            require_local(self._file)
         self._engine = make_engine(self.url, busy_timeout_s=busy_timeout_s)
         self._checked = False
+        self._inode: tuple[int, int] | None = None
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -177,11 +182,28 @@ class Database:
 
     @contextmanager
     def _transaction(self, *, write: bool) -> Iterator[Connection]:
+        self._follow_file()
         with translated(self.url), self._engine.connect() as connection:
             if not self._checked:
                 self._check_schema(connection)
             with connection.execution_options(write=write).begin():
                 yield connection
+
+    def _follow_file(self) -> None:
+        """Open connections would go on writing to a deleted or replaced SQLite file; reconnect to what is there."""
+        if self._file is None:
+            return
+        try:
+            status = self._file.stat()
+        except FileNotFoundError as error:
+            raise StoreUnavailable(f"state database {shown(self.url)}: no such file. {revisions.REMEDY}") from error
+        except OSError as error:
+            raise StoreUnavailable(f"state database {shown(self.url)}: {error.strerror}.") from error
+        inode = (status.st_dev, status.st_ino)
+        if inode != self._inode:
+            self._engine.dispose()
+            self._checked = False
+            self._inode = inode
 
     def _check_schema(self, connection: Connection) -> None:
         with connection.begin():
@@ -199,9 +221,6 @@ def translated(url: URL) -> Iterator[None]:
         raise
     except (SQLAlchemyError, sqlite3.Error) as error:
         cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-        words = " ".join(str(cause).split())
-        remedy = "It is tried again at the next cycle."
-        if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
-            words = "no such file"
-            remedy = revisions.REMEDY
-        raise StoreUnavailable(f"state database {shown(url)}: {words}. {remedy}") from error
+        # drivers give (number, words) or words alone
+        words = " ".join(str(cause.args[-1] if cause.args else cause).split()).rstrip(".")
+        raise StoreUnavailable(f"state database {shown(url)}: {words}. It is tried again at the next cycle.") from error

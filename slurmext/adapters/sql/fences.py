@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, delete, insert, select
 
-from slurmext.adapters.sql.engine import Database
 from slurmext.adapters.sql.models import Reservation, ReservationGpus
 from slurmext.errors import SlurmextError
 from slurmext.model.state import JobKey, StoredFence
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slurmext.adapters.sql.engine import Database
 
 
 class FenceStore:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
-from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slurmext.adapters.sql.errors import DatabaseRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 # statfs(2) f_type, from linux/magic.h and the vendors' headers. Locks and shared memory of WAL do not work across
 # hosts on any of them (https://www.sqlite.org/wal.html), and two daemons would then both believe to be alone.
@@ -50,7 +53,7 @@ def require_local(path: Path, filesystem_type: Callable[[Path], int] = statfs_ty
     name = NETWORK_FILESYSTEMS.get(filesystem_type(there))
     if name:
         raise DatabaseRefused(
-            f"SQLite database {path} is on {name}: SQLite needs a local filesystem (its locks do not hold across hosts). "
+            f"SQLite database {path} is on {name}: its locks do not hold across hosts. "
             "Use a local directory (sqlite:////var/lib/slurmext/state.db) or PostgreSQL or MariaDB "
             "(postgresql://user:password@host/slurmext)."
         )

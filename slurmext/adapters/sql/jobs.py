@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Select, bindparam, delete, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from slurmext.adapters.sql.engine import Database
 from slurmext.adapters.sql.models import Job
 from slurmext.model.state import JobKey, JobRow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+    from slurmext.adapters.sql.engine import Database
 
 IN_LIMIT = 1000
 """Ids in one IN list. SQLite allows 32,766 parameters a statement, PostgreSQL 65,535."""

@@ -8,12 +8,16 @@ and the daemon share one clock, and Slurm's munge already refuses hosts whose cl
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from slurmext.adapters.sql.engine import Database
 from slurmext.adapters.sql.models import Lease as Row
 from slurmext.model.state import Lease
+
+if TYPE_CHECKING:
+    from slurmext.adapters.sql.engine import Database
 
 
 class LeaseStore:

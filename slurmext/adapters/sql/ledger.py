@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from slurmext.adapters.sql.engine import Database
 from slurmext.adapters.sql.jobs import chunks
 from slurmext.adapters.sql.models import Checkpoint, Preemption
 from slurmext.adapters.sql.models import Event as EventRow
 from slurmext.model.state import CheckpointRecord, Event, JobKey, PreemptionRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from slurmext.adapters.sql.engine import Database
 
 _PREEMPTION = (
     "victim_user",

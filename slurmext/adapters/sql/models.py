@@ -1,11 +1,11 @@
-"""The schema. Docstrings become docs/reference/database.md: a class's says what a row is, a column's `doc` what it holds.
+"""The schema. docs/reference/database.md is made from the classes' docstrings and the columns' `doc`.
 
 Times are Unix seconds. Every table but `models` carries the cluster, so that one server can serve several.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping  # noqa: TC003  SQLAlchemy reads the annotations
 
 from sqlalchemy import BigInteger, ForeignKey, Index, Integer, MetaData, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -80,7 +80,7 @@ class Queue(Base):
 
 
 class Job(Base):
-    """A job as slurmext knows it. Slurm reuses ids and changes the submit time on requeue, so the first one is the key."""
+    """A job as slurmext knows it. Slurm reuses ids, and changes the submit time on requeue: the first is the key."""
 
     __tablename__ = "jobs"
     __table_args__ = (Index(None, "cluster", "end_s"), Index(None, "cluster", "queue", "state"), MARIADB)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from slurmext.adapters.sql.engine import Database
 from slurmext.adapters.sql.models import Policy
 from slurmext.adapters.sql.models import Queue as QueueRow
 from slurmext.errors import StoreUnavailable
-from slurmext.model.queue import Queue
 from slurmext.model.state import PolicyVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slurmext.adapters.sql.engine import Database
+    from slurmext.model.queue import Queue
 
 _COLUMNS = (Policy.version, Policy.document, Policy.applied_by, Policy.applied_s)
 

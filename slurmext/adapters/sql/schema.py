@@ -7,9 +7,9 @@ top of the repository is a link to it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alembic import command
 from alembic.config import Config
@@ -21,6 +21,9 @@ from slurmext.adapters.sql.engine import make_engine, parse_url, shown, translat
 from slurmext.adapters.sql.errors import DatabaseRefused
 from slurmext.adapters.sql.filesystem import prepare
 from slurmext.errors import SlurmextError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 LOCK_TIMEOUT_S = 60.0
 """How long a migration waits for another process's."""

@@ -1,0 +1,4 @@
+"""Public fakes and tools for tests: an in-memory store, private database servers, scenarios.
+
+May import everything but cli and daemon; nothing outside tests imports it.
+"""
