@@ -19,7 +19,7 @@ from enum import StrEnum
 from slurmext.errors import UsageError
 
 PLUGIN = "slurmext"
-PREFIX_RE = re.compile(r"(?:[a-z][a-z0-9]*-)?")
+PREFIX_RE = re.compile(r"(?:[a-z][a-z0-9-]{0,30})?")
 SIGNALS = ("USR1", "USR2", "TERM", "INT", "HUP", "QUIT", "CONT", "URG", "WINCH", "XCPU")
 AUTO_CHECKPOINT = "USR1@60"
 

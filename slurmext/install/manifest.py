@@ -76,7 +76,7 @@ def load(prefix: Path) -> Manifest:
         links=tuple(Path(name) for name in data["links"]),
         database=data["database"],
         sqlite=Path(data["sqlite"]) if data["sqlite"] else None,
-        run_dir=Path(data["run_dir"]) if data["run_dir"] else None,
+        run_dir=Path(data["run_dir"]) if data.get("run_dir") else None,
     )
 
 

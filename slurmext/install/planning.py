@@ -59,7 +59,11 @@ def make_plan(spec: InstallSpec) -> InstallPlan:
     site = load_site(spec.site_config) if spec.site_config.exists() else SiteConfig(version=1, cluster=draft.cluster())
     prefix = site.options.prefix if spec.option_prefix is None else spec.option_prefix
     if not PREFIX_RE.fullmatch(prefix):
-        raise SlurmextError(f"--option-prefix {prefix!r}: lower-case letters and digits and a dash, for example sx-")
+        raise SlurmextError(f"--option-prefix {prefix!r}: at most 31 of a-z, 0-9 and '-', for example sx-")
+    if prefix != site.options.prefix:
+        draft.notes.append(
+            f"set options: {{prefix: {prefix or repr('')}}} in {spec.site_config}, for messages and the next install"
+        )
     draft.directory(spec.prefix_dir)
     _plan_spank(draft, site, prefix)
     if spec.role is not Role.LOGIN:

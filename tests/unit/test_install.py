@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner, Result
 
+from slurmext.cli.install import cli
 from slurmext.errors import SlurmextError
 from slurmext.install import conf_edit
 from slurmext.install.apply import apply
@@ -299,3 +301,56 @@ def test_system_files_follow_the_role(site: Site) -> None:
     assert "slurmextd.service" not in paths[Role.NODE]
     assert not [name for name in paths[Role.LOGIN] if name.endswith(".service")]
     assert "slurmext-options" in paths[Role.LOGIN]
+
+
+def invoke(site: Site, *args: str) -> Result:
+    """`slurmext install` on the site, nothing else given."""
+    paths = [
+        "--slurm-conf",
+        str(site.slurm_conf),
+        "--site-config",
+        str(site.site_config),
+        "--prefix-dir",
+        str(site.prefix),
+    ]
+    return CliRunner().invoke(cli, [*paths, "--spank-include", str(site.root / "include"), "--no-units", *args])
+
+
+def test_dry_run_shows_the_exact_diff(site: Site) -> None:
+    """slurm.conf as a unified diff, every other file with its size, and what to do afterwards."""
+    before = site.tree()
+    result = invoke(site, "--dry-run")
+    assert result.exit_code == 0, result.output
+    for line in (
+        "-jobsubmitplugins = all_partitions   # keep me",
+        "+#slurmext# jobsubmitplugins = all_partitions   # keep me",
+        "+JobSubmitPlugins=all_partitions,lua",
+        "+PrologFlags=X11,Alloc",
+        f"+optional {site.prefix}/spank/slurmext.so",
+        "Nothing was changed. After the installation:",
+    ):
+        assert line in result.output.splitlines()
+    assert f"create {site.etc}/job_submit.lua (" in result.output
+    assert site.tree() == before
+
+
+def test_a_no_leaves_everything_as_it_is(site: Site) -> None:
+    """The question is asked before the first change."""
+    before = site.tree()
+    assert invoke(site).exit_code == 1
+    assert site.tree() == before
+
+
+def test_a_bad_prefix_is_refused(site: Site) -> None:
+    """One line, with an example."""
+    with pytest.raises(SlurmextError, match="for example sx-"):
+        make_plan(replace(site.spec(), option_prefix="SX"))
+
+
+def test_a_prefix_goes_into_every_place(site: Site) -> None:
+    """plugstack.conf and job_submit.lua; the site file is to follow."""
+    plan = make_plan(replace(site.spec(), option_prefix="sx-"))
+    content = {file.path.name: file.content.decode(errors="replace") for file in plan.files}
+    assert "slurmext.so prefix=sx-\n" in content["plugstack.conf"]
+    assert 'prefix = "sx-"' in content["job_submit.lua"]
+    assert any("options: {prefix: sx-}" in note for note in plan.notes)
