@@ -224,6 +224,7 @@ class SitePolicy:
     over_max: Mapping[str, OverMax] = field(repr=False)
     by_path: Mapping[str, Queue] = field(repr=False)
     parents: frozenset[str] = field(repr=False)
+    guarantees: Mapping[str, int] = field(repr=False)
 
     @property
     def settings(self) -> SettingsDocument:
@@ -264,16 +265,23 @@ class SitePolicy:
 
     def guaranteed(self, path: str) -> int:
         """Guaranteed GPUs, the children's sum where none is written."""
-        own = self.by_path[path].guaranteed
-        if own is not None:
-            return own
-        children = (queue.path for queue in self.queues if queue.path.rpartition("/")[0] == path)
-        return sum(map(self.guaranteed, children))
+        return self.guarantees[path]
 
     def may_use(self, path: str, *, user: str, account: str = "", groups: Collection[str] = ()) -> bool:
         """Whether a user, submitting under `account`, may put a job into the queue."""
         acl = self.acls[path]
         return acl.open or user in acl.users or account in acl.accounts or not acl.groups.isdisjoint(groups)
+
+
+def _guarantees(queues: tuple[Queue, ...]) -> dict[str, int]:
+    """Effective guarantees; children come after their parent, so walking backwards meets them first."""
+    sums: dict[str, int] = {}
+    effective: dict[str, int] = {}
+    for queue in reversed(queues):
+        effective[queue.path] = sums.get(queue.path, 0) if queue.guaranteed is None else queue.guaranteed
+        above = queue.path.rpartition("/")[0]
+        sums[above] = sums.get(above, 0) + effective[queue.path]
+    return effective
 
 
 def _upwards(path: str) -> list[str]:
@@ -307,6 +315,7 @@ def parse_policy(text: str, source: str = "policy") -> SitePolicy:
         over_max=over_max,
         by_path={queue.path: queue for queue in queues},
         parents=parents,
+        guarantees=_guarantees(queues),
     )
     problems = [
         *_depth_problems(document, queues),

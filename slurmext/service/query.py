@@ -165,8 +165,9 @@ class Queries:
             raise UsageError(f"there is no queue {asked.queue!r}; queues: {', '.join(policy.by_path)}")
         jobs = self.store.jobs(active=True)
         accounts = {row.account for row in jobs if row.user == viewer.user and row.account}
+        found_loads = loads(jobs)
         rows = [
-            queue_values(policy, queue.path, jobs)
+            queue_values(policy, queue.path, found_loads.get(queue.path, Load()))
             | {"may_use": viewer.sees_all or _may_use(policy, queue.path, viewer, accounts)}
             for queue in policy.queues
             if asked.queue is None or is_within(queue.path, asked.queue)
@@ -307,17 +308,12 @@ def job_values(row: JobRow) -> Answer:
     return {**key, **values}
 
 
-def queue_values(policy: SitePolicy, path: str, jobs: Iterable[JobRow]) -> Answer:
+def queue_values(policy: SitePolicy, path: str, load: Load) -> Answer:
     """A queue's numbers and what is going on in it; GPUs of those below it are counted with it."""
-    queue = policy.by_path[path]
-    inside = [row for row in jobs if is_within(row.queue, path)]
-    used = sum(row.gpus for row in inside if row.state in HOLDING)
-    pending = [row for row in inside if row.state == "pending"]
     guaranteed = policy.guaranteed(path)
-    values = asdict(queue)
     acl = policy.acls[path]
     return {
-        **values,
+        **asdict(policy.by_path[path]),
         "guaranteed": guaranteed,
         "effective_max": policy.effective_max(path),
         "leaf": path not in policy.parents,
@@ -325,12 +321,42 @@ def queue_values(policy: SitePolicy, path: str, jobs: Iterable[JobRow]) -> Answe
         "acl": None
         if acl.open
         else {"users": sorted(acl.users), "groups": sorted(acl.groups), "accounts": sorted(acl.accounts)},
-        "used": used,
-        "borrowed": max(0, used - guaranteed),
-        "running_jobs": len(inside) - len(pending),
-        "pending_jobs": len(pending),
-        "pending_gpus": sum(row.gpus for row in pending),
+        "used": load.used,
+        "borrowed": max(0, load.used - guaranteed),
+        "running_jobs": load.running_jobs,
+        "pending_jobs": load.pending_jobs,
+        "pending_gpus": load.pending_gpus,
     }
+
+
+@dataclass(slots=True)
+class Load:
+    """What goes on in a queue and below it, in jobs and GPUs."""
+
+    used: int = 0
+    running_jobs: int = 0
+    pending_jobs: int = 0
+    pending_gpus: int = 0
+
+    def add(self, row: JobRow) -> None:
+        """Count a job."""
+        if row.state == "pending":
+            self.pending_jobs += 1
+            self.pending_gpus += row.gpus
+        elif row.state in HOLDING:
+            self.running_jobs += 1
+            self.used += row.gpus
+
+
+def loads(jobs: Iterable[JobRow]) -> dict[str, Load]:
+    """Load of every queue that has jobs, those above it included."""
+    found: dict[str, Load] = {}
+    for row in jobs:
+        path = row.queue
+        while path:
+            found.setdefault(path, Load()).add(row)
+            path = path.rpartition("/")[0]
+    return found
 
 
 def _event_values(event: Event) -> Answer:
