@@ -1,0 +1,184 @@
+"""The controller's end of the agents' connections: proves who they are, hands over events, acknowledges them."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import logging
+import secrets
+import socket
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from slurmext.adapters.munge import MungeAuth, MungeError
+from slurmext.adapters.tcp.wire import (
+    HANDSHAKE_S,
+    NODE,
+    NONCE,
+    VERSION,
+    AgentEvent,
+    Lines,
+    WireError,
+    agent_payload,
+    keep_alive,
+    parse_event,
+    server_payload,
+    split_address,
+)
+from slurmext.errors import SlurmextError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+log = logging.getLogger(__name__)
+
+MAX_STRANGERS = 64
+"""Connections that have not proved who they are; more are turned away, so that strangers cannot use up threads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectedAgent:
+    """An agent that is connected now. Times are Unix seconds."""
+
+    node: str
+    address: str
+    since_s: float
+    last_event_s: float
+
+
+class AgentServer:
+    """Listens for agents. An event is acknowledged only after `on_event` returned, so what it stored is never lost.
+
+    `on_event` is called from one thread per agent; when it raises, the connection is closed and the agent sends the
+    event again later. Only agents whose munge credential has one of `allowed_uids` are heard.
+    """
+
+    def __init__(
+        self, listen: str, munge: MungeAuth, allowed_uids: Collection[int], on_event: Callable[[AgentEvent], None]
+    ) -> None:
+        self._munge = munge
+        self._allowed = frozenset(allowed_uids)
+        self._on_event = on_event
+        self._lock = threading.Lock()
+        self._agents: dict[int, ConnectedAgent] = {}
+        self._open: dict[int, socket.socket] = {}
+        self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
+        self._stopping = False
+        host, port = split_address(listen)
+        try:
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+            self._listener = socket.create_server((host, port), family=family, backlog=1024)
+        except OSError as error:
+            raise SlurmextError(f"cannot listen on {listen} for agents: {error.strerror} (daemon.listen)") from error
+        self._thread = threading.Thread(target=self._accept, name="agents", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The TCP port in use (of interest when 0 was asked for)."""
+        return self._listener.getsockname()[1]
+
+    def start(self) -> None:
+        """Accept agents in the background."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close every connection; events not acknowledged come again when agents reconnect."""
+        self._stopping = True
+        with self._lock:
+            connections = [self._listener, *self._open.values()]
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def connected(self) -> list[ConnectedAgent]:
+        """Agents connected now, by node; the newest connection of each."""
+        with self._lock:
+            agents = sorted(self._agents.values(), key=lambda agent: (agent.node, agent.since_s))
+        return list({agent.node: agent for agent in agents}.values())
+
+    def _accept(self) -> None:
+        while not self._stopping:
+            try:
+                connection, address = self._listener.accept()
+            except OSError as error:
+                if self._stopping:
+                    return
+                log.warning("agents: accept: %s", error)
+                time.sleep(0.1)  # out of descriptors: the listener stays readable
+                continue
+            if not self._strangers.acquire(blocking=False):
+                connection.close()
+                continue
+            name = f"agent-{address[0]}:{address[1]}"
+            threading.Thread(target=self._serve, args=(connection, name), name=name, daemon=True).start()
+
+    def _serve(self, connection: socket.socket, name: str) -> None:
+        key = id(connection)
+        node = "?"
+        with self._lock:
+            self._open[key] = connection
+        try:
+            with connection:
+                try:
+                    keep_alive(connection)
+                    connection.settimeout(HANDSHAKE_S)
+                    lines = Lines(connection)
+                    node = self._handshake(lines)
+                finally:
+                    self._strangers.release()
+                connection.settimeout(None)
+                now = time.time()
+                with self._lock:
+                    self._agents[key] = ConnectedAgent(node=node, address=name, since_s=now, last_event_s=now)
+                log.info("agent of %s connected (%s)", node, name)
+                self._events(lines, node, key)
+        except (MungeError, WireError) as error:
+            log.warning("%s (node %s): %s", name, node, error)
+        except OSError as error:
+            if not self._stopping:
+                log.info("%s (node %s): %s", name, node, error)
+        except Exception:
+            log.exception("event of node %s was not taken; the agent will send it again", node)
+        finally:
+            with self._lock:
+                self._open.pop(key, None)
+                if self._agents.pop(key, None) and not self._stopping:
+                    log.info("agent of %s disconnected", node)
+
+    def _handshake(self, lines: Lines) -> str:
+        nonce = secrets.token_hex(16)
+        lines.send({"slurmext": VERSION, "nonce": nonce})
+        answer = lines.receive() or {}
+        node, theirs, credential = (str(answer.get(key, "")) for key in ("node", "nonce", "credential"))
+        try:
+            if not NODE.fullmatch(node) or not NONCE.fullmatch(theirs) or not credential.startswith("MUNGE:"):
+                raise WireError("is not an agent")
+            proof = self._munge.decode(credential)
+            if proof.uid not in self._allowed:
+                raise WireError(f"uid {proof.uid} is neither root nor SlurmUser")
+            if not hmac.compare_digest(proof.payload, agent_payload(node, nonce, theirs)):
+                raise WireError("the credential is for another connection or node")
+        except SlurmextError as error:
+            with contextlib.suppress(OSError):
+                lines.send({"ok": False, "error": str(error)})
+            raise
+        lines.send({"ok": True, "credential": self._munge.encode(server_payload(node, nonce, theirs))})
+        return node
+
+    def _events(self, lines: Lines, node: str, key: int) -> None:
+        while (message := lines.receive()) is not None:
+            seq = message.get("seq")
+            try:
+                event = parse_event(message, node)
+            except WireError as error:
+                # Asking for it again would bring the same line for ever and hold up those behind it.
+                log.warning("%s", error)
+            else:
+                self._on_event(event)
+            lines.send({"ack": seq})
+            with self._lock:
+                if key in self._agents:
+                    self._agents[key] = replace(self._agents[key], last_event_s=time.time())

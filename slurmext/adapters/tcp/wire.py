@@ -1,0 +1,125 @@
+"""What both ends of the agent's connection speak.
+
+    server: {"slurmext": 1, "nonce": "<hex>"}
+    agent:  {"node": "n1", "nonce": "<hex>", "credential": "MUNGE:…"}     over b"slurmext-agent/1 n1 <server's> <own>"
+    server: {"ok": true, "credential": "MUNGE:…"}                         over b"slurmext-controller/1 n1 <server's> <agent's>"
+    agent:  {"seq": 1, "boot": "<uuid>", "node": "n1", "event": "…", "at_s": 1.0, …}
+    server: {"ack": 1}
+
+Credentials cover both nonces, so neither side's can be replayed; munge gives the uid on the other side.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from slurmext.errors import SlurmextError
+
+VERSION = 1
+MAX_LINE_BYTES = 65536
+HANDSHAKE_S = 10.0
+NONCE = re.compile(r"[0-9a-f]{32,64}")
+NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+EVENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+class WireError(SlurmextError):
+    """The other end said something that does not belong here; the connection is closed and tried again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentEvent:
+    """Something that happened on a node. (node, boot, seq) is unique; the same event may arrive more than once.
+
+    `event` is `hello`, `job_start`, `job_end` or `checkpoint`. `uid` and, of a checkpoint, `detail` come from the
+    job's owner as checked by the agent; `detail` is data, never a path to open as root.
+    """
+
+    node: str
+    boot: str
+    seq: int
+    event: str
+    at_s: float
+    job_id: str | None = None
+    uid: int | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def parse_event(line: Mapping[str, Any], node: str) -> AgentEvent:
+    """An event of an agent that proved to be `node`'s. Raises WireError."""
+    rest = dict(line)
+    seq, boot, event, at_s = (rest.pop(key, None) for key in ("seq", "boot", "event", "at_s"))
+    claimed, job_id, uid = rest.pop("node", None), rest.pop("job_id", None), rest.pop("uid", None)
+    good = (
+        _count(seq) and isinstance(boot, str) and len(boot) <= 64 and isinstance(event, str) and EVENT.fullmatch(event)
+        and isinstance(at_s, int | float) and claimed == node and (job_id is None or _count(job_id))
+        and (uid is None or _count(uid))
+    )  # fmt: skip
+    if not good:
+        raise WireError(f"node {node} sent no usable event: {str(dict(line))[:200]}")
+    return AgentEvent(node=node, boot=boot, seq=seq, event=event, at_s=float(at_s),
+                      job_id=None if job_id is None else str(job_id), uid=uid, detail=rest)  # fmt: skip
+
+
+def agent_payload(node: str, server_nonce: str, agent_nonce: str) -> bytes:
+    """What the agent's credential is over."""
+    return f"slurmext-agent/{VERSION} {node} {server_nonce} {agent_nonce}".encode()
+
+
+def server_payload(node: str, server_nonce: str, agent_nonce: str) -> bytes:
+    """What the controller's credential is over."""
+    return f"slurmext-controller/{VERSION} {node} {server_nonce} {agent_nonce}".encode()
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port` or `[v6]:port`."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """Notice within a minute a peer that vanished without a word, and send small lines at once."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3),
+                          (socket.TCP_NODELAY, 1)):  # fmt: skip
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+class Lines:
+    """JSON objects, one to a line, over a connected socket. Timeouts are the socket's."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._buffer = b""
+
+    def send(self, message: Mapping[str, Any] | bytes) -> None:
+        """Send an object, or a line that already is one."""
+        line = message if isinstance(message, bytes) else json.dumps(message).encode() + b"\n"
+        self._connection.sendall(line)
+
+    def receive(self) -> dict[str, Any] | None:
+        """The next object, None at the end. Raises WireError for anything else, TimeoutError."""
+        while b"\n" not in self._buffer:
+            if len(self._buffer) > MAX_LINE_BYTES:
+                raise WireError(f"a line of more than {MAX_LINE_BYTES} bytes")
+            chunk = self._connection.recv(65536)
+            if not chunk:
+                return None
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        try:
+            message = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise WireError(f"not a JSON line: {line[:60]!r}") from error
+        if not isinstance(message, dict):
+            raise WireError(f"not a JSON object: {line[:60]!r}")
+        return message
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63

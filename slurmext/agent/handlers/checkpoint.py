@@ -1,0 +1,70 @@
+"""Checkpoints that jobs confirm, so that the controller need not wait out the grace."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from slurmext.agent.jobs import RunningJob, job_of_process
+from slurmext.agent.node import Node, Refused, job_id_of, seconds, text, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from slurmext.agent.server import Peer
+
+BURST = 20
+PER_S = 60.0
+MAX_DIRECTORY = 4096
+
+
+def confirm(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
+    """A job of the peer saved itself. Accepted from the job's own user only, for a job on this node."""
+    job_id = job_id_of(request)
+    detail = {
+        "step": whole(request, "step"),
+        "path": text(request, "path", longest=MAX_DIRECTORY),
+        "size_bytes": whole(request, "size_bytes"),
+        "saved_at_s": seconds(request, "saved_at_s"),
+        "on_signal": request.get("on_signal") is True,
+    }
+    job = node.jobs.get(job_id) or _adopt(node, peer, job_id)
+    if job is None or job.uid != peer.uid:
+        raise Refused(f"job {job_id} is not a job of uid {peer.uid} on node {node.name}")
+    _RATE.admit(job_id, time.monotonic())
+    node.events.add("checkpoint", job_id=job_id, uid=peer.uid, **detail)
+    return {}
+
+
+def _adopt(node: Node, peer: Peer, job_id: int) -> RunningJob | None:
+    """A job whose prolog found no agent: its process stands below a slurmstepd that names the job."""
+    if job_of_process(peer.pid) != job_id:
+        return None
+    job = RunningJob(job_id=job_id, uid=peer.uid, started_s=time.time())
+    node.jobs.start(job)
+    return job
+
+
+class _Rate:
+    """At most BURST confirmations of a job in PER_S seconds: each costs the controller a write to its database."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._times: OrderedDict[int, deque[float]] = OrderedDict()
+
+    def admit(self, job_id: int, now_s: float) -> None:
+        with self._lock:
+            times = self._times.setdefault(job_id, deque(maxlen=BURST))
+            self._times.move_to_end(job_id)
+            if len(self._times) > 10_000:  # noqa: PLR2004
+                self._times.popitem(last=False)
+            if len(times) == BURST and now_s - times[0] < PER_S:
+                raise Refused(f"more than {BURST} confirmations of job {job_id} in {PER_S:g} s: save less often")
+            times.append(now_s)
+
+
+_RATE = _Rate()
+
+OPERATIONS = {"ckpt_confirm": confirm}

@@ -1,0 +1,130 @@
+"""`slurmext-agent --node n1`: start on a compute node, as root, before slurmd."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pwd
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from slurmext import __version__
+from slurmext.adapters.munge import MungeAuth
+from slurmext.agent import handlers
+from slurmext.agent.files import only_one, own_directory
+from slurmext.agent.forward import Forwarder
+from slurmext.agent.jobs import JobTable, jobs_with_processes
+from slurmext.agent.node import Node
+from slurmext.agent.server import UnixServer
+from slurmext.agent.spool import EventSpool
+from slurmext.config.site import SiteConfig, load_site
+from slurmext.errors import SlurmextError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 60.0
+"""A job younger than this may still be in its prolog and have no process yet."""
+
+
+class Agent:
+    """All parts of one node's agent. `trusted_uids` may send hook requests (root, and whoever runs the agent)."""
+
+    def __init__(self, site: SiteConfig, node: str, *, trusted_uids: Iterable[int] | None = None) -> None:
+        run_dir = own_directory(site.run_dir, 0o755)
+        spool_dir = own_directory(own_directory(site.agent.spool_dir, 0o700) / node, 0o700)
+        self._lock = only_one(spool_dir / "lock")
+        uids = {0, os.geteuid()}
+        events = EventSpool(spool_dir / "events", node)
+        public = run_dir / f"agent-{node}.sock"
+        self.node = Node(
+            name=node,
+            jobs=JobTable(spool_dir / "jobs.jsonl"),
+            events=events,
+            socket_path=str(public),
+            trusted_uids=frozenset(uids if trusted_uids is None else trusted_uids),
+            controller_since_s=lambda: self.forwarder.connected_since_s,
+        )
+        self.forwarder = Forwarder(
+            events,
+            node=node,
+            address=site.daemon.address,
+            munge=MungeAuth.find(bin_dir=site.slurm.bin_dir, socket=site.munge_socket),
+            controller_uids=uids | _slurm_uids(site.slurm.user),
+            hello=self._hello,
+        )
+        self._servers = [
+            UnixServer(run_dir / f"agent-{node}.root.sock", mode=0o600, answer=self._answer, workers=32),
+            UnixServer(public, mode=0o666, answer=self._answer),
+        ]
+
+    def start(self) -> None:
+        """Forget jobs that ended while no agent ran, then answer hooks and connect to the controller."""
+        for job in self.node.jobs.retain(jobs_with_processes(), started_before_s=time.time() - SETTLE_S):
+            log.info("job %d ended while no agent ran", job.job_id)
+            self.node.events.add("job_end", job_id=job.job_id, uid=job.uid, inferred=True)
+        for server in self._servers:
+            server.start()
+        self.forwarder.start()
+
+    def stop(self) -> None:
+        """Stop; events that were not acknowledged stay in the spool."""
+        for server in self._servers:
+            server.stop()
+        self.forwarder.stop()
+        os.close(self._lock)
+
+    def _answer(self, peer, request):  # noqa: ANN001, ANN202
+        return handlers.answer(self.node, peer, request)
+
+    def _hello(self) -> dict[str, object]:
+        jobs = [job.job_id for job in self.node.jobs.all()]
+        return {"version": __version__, "jobs": jobs[:4000], "started_s": self.node.started_s}
+
+
+def _slurm_uids(user: str) -> set[int]:
+    try:
+        return {pwd.getpwnam(user).pw_uid}
+    except KeyError:
+        log.warning("SlurmUser %s is not known here; only a controller run by root is trusted", user)
+        return set()
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--node", default=lambda: os.environ.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0],
+              show_default="SLURMD_NODENAME or the short host name", help="Slurm's name of this node.")  # fmt: skip
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False),
+              help="Site file [default: SLURMEXT_CONF or /etc/slurmext/slurmext.yaml].")  # fmt: skip
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+@click.version_option(__version__, prog_name="slurmext-agent")
+def main(node: str, config: Path | None, verbose: bool) -> None:  # noqa: FBT001
+    """Look after one compute node: answer Slurm's hooks and jobs, tell the controller what happens.
+
+    Runs in the foreground until SIGTERM. Jobs go on without it: hooks wait at most the site's hook deadline.
+    """
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, stream=sys.stderr,
+                        format=f"%(asctime)s %(levelname)s agent[{node}] %(message)s")  # fmt: skip
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        agent = Agent(load_site(config), node)
+    except SlurmextError as error:
+        raise click.ClickException(str(error)) from error
+    agent.start()
+    log.info("slurmext-agent %s serves node %s at %s", __version__, node, agent.node.socket_path)
+    stop.wait()
+    agent.stop()
+
+
+if __name__ == "__main__":
+    main()

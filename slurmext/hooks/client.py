@@ -1,0 +1,153 @@
+"""The hook client: `python3 -I -S client.py prolog|epilog|task_prolog SOCKET DEADLINE_S LOG`.
+
+Asks the node's agent over its unix socket. Whatever goes wrong (no agent, a slow one, garbage, a fault here) ends in
+exit status 0 and one log line, because a prolog that fails drains the node. Status FINDING, which only the wrapper
+sees, says that the agent found a reason why the job must not start here.
+"""
+
+import os
+import sys
+
+# The C halves: `socket` and `json` pull in enum, re and selectors, which doubles the start-up time of this process.
+try:
+    from _signal import ITIMER_REAL, SIG_UNBLOCK, SIGALRM, pthread_sigmask, setitimer, signal
+except ImportError:  # pragma: no cover - other Pythons
+    from signal import ITIMER_REAL, SIG_UNBLOCK, SIGALRM, pthread_sigmask, setitimer, signal
+try:
+    from _socket import AF_UNIX, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
+except ImportError:  # pragma: no cover
+    from socket import AF_UNIX, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
+try:
+    from _json import encode_basestring_ascii as quoted
+    from _json import make_scanner
+except ImportError:  # pragma: no cover
+    make_scanner = None
+    from json.encoder import encode_basestring_ascii as quoted
+
+FINDING = 10
+REPLY_BYTES = 65536
+VALUE_BYTES = 4096
+# What the agent uses of a hook's environment (Slurm's prolog_epilog guide lists all of it); a job's owner decides
+# most of the rest, so it is not passed on.
+NAMES = (
+    "SLURM_JOB_ID", "SLURM_JOB_UID", "SLURM_JOB_USER", "SLURM_JOB_GPUS", "SLURM_JOB_PARTITION", "SLURM_JOB_WORK_DIR",
+    "SLURM_JOB_RESTART_COUNT", "SLURM_RESTART_COUNT", "SLURM_NODELIST", "SLURM_JOB_NODELIST", "SLURM_SUBMIT_DIR",
+    "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_CLUSTER_NAME", "SLURM_JOB_EXIT_CODE2",
+    "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID",
+)  # fmt: skip
+PREFIXES = ("SLURMEXT_", "SPANK_SLURMEXT_")
+
+
+class _Scan:
+    """The decoder `_json.make_scanner` reads its settings from."""
+
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float, parse_int, parse_constant = float, int, float
+    memo = {}  # noqa: RUF012
+
+
+def request(op: str, env: dict) -> bytes:
+    """The request line of a hook."""
+    sent = []
+    for name, value in env.items():
+        if (name in NAMES or name.startswith(PREFIXES)) and len(value) <= VALUE_BYTES:
+            sent.append(f"{quoted(name)}:{quoted(value)}")
+    uid = int(env.get("SLURM_JOB_UID") or os.getuid())
+    node = quoted(env.get("SLURMD_NODENAME", ""))
+    line = f'{{"op":"{op}","job_id":{int(env["SLURM_JOB_ID"])},"uid":{uid},"node":{node},"env":{{{",".join(sent)}}}}}\n'
+    return line.encode()
+
+
+def ask(path: str, line: bytes, deadline_s: float) -> dict:
+    """One request, one reply line."""
+    connection = socket(AF_UNIX, SOCK_STREAM)
+    # Kernel timeouts rather than settimeout(): a non-blocking connect() fails at once when the agent's backlog is full.
+    timeval = int(deadline_s).to_bytes(8, sys.byteorder) + int(deadline_s % 1 * 1e6).to_bytes(8, sys.byteorder)
+    connection.setsockopt(SOL_SOCKET, SO_SNDTIMEO, timeval)
+    connection.setsockopt(SOL_SOCKET, SO_RCVTIMEO, timeval)
+    connection.connect(path)
+    connection.sendall(line)
+    received = b""
+    while not received.endswith(b"\n"):
+        chunk = connection.recv(REPLY_BYTES)
+        if not chunk or len(received) + len(chunk) > REPLY_BYTES:
+            raise ValueError(f"unusable reply {received[:60]!r}")
+        received += chunk
+    reply = parse(received.decode())
+    if not isinstance(reply, dict):
+        raise ValueError(f"unusable reply {received[:60]!r}")  # noqa: TRY004
+    if reply.get("ok") is not True:
+        raise ValueError(f"agent refused: {reply.get('error')}")
+    return reply
+
+
+def parse(text: str) -> object:
+    """A JSON text."""
+    if make_scanner is not None:
+        try:
+            return make_scanner(_Scan)(text, 0)[0]
+        except StopIteration:
+            raise ValueError(f"unusable reply {text[:60]!r}") from None
+    import json
+
+    return json.loads(text)
+
+
+def task_lines(reply: dict) -> str:
+    """What Slurm reads from a TaskProlog's output: `export N=V`, `unset N`, `print text`."""
+    lines = [f"export {name}={value}" for name, value in (reply.get("export") or {}).items()]
+    lines += [f"unset {name}" for name in reply.get("unset") or ()]
+    lines += [f"print {text}" for text in reply.get("print") or ()]
+    return "".join(f"{line}\n" for line in lines if line.isprintable())
+
+
+def note(log: str, text: str) -> None:
+    """One log line; a task's prolog runs as the user and reaches only syslog."""
+    import time
+
+    job, node = os.environ.get("SLURM_JOB_ID", "?"), os.environ.get("SLURMD_NODENAME", "?")
+    line = f"slurmext-hook: node={node} job={job}: {text}".encode(errors="backslashreplace").replace(b"\n", b" ")[:1000]
+    try:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z ").encode()
+        descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        os.write(descriptor, stamp + line + b"\n")
+    except OSError:
+        try:
+            syslog = socket(AF_UNIX, SOCK_DGRAM)
+            syslog.setblocking(False)  # noqa: FBT003
+            syslog.sendto(b"<28>" + line, "/dev/log")  # daemon.warning
+        except OSError:
+            pass
+
+
+def main(argv: list) -> int:
+    """Run the hook; the status is 0 or FINDING."""
+    op, path, deadline, log = argv[1:5]
+    deadline_s = float(deadline)
+
+    def give_up(*_: object) -> None:
+        note(log, f"{op}: no answer within {deadline} s, going on without the agent")
+        os._exit(0)
+
+    signal(SIGALRM, give_up)
+    pthread_sigmask(SIG_UNBLOCK, {SIGALRM})  # the mask is inherited from slurmd
+    setitimer(ITIMER_REAL, deadline_s)
+    try:
+        reply = ask(path, request(op, os.environ), deadline_s)
+        if op == "task_prolog":
+            os.write(1, task_lines(reply).encode("utf-8", "surrogateescape"))
+        elif op == "prolog" and reply.get("finding"):
+            note(log, f"{op}: {reply['finding']}")
+            return FINDING
+    except BaseException as error:  # noqa: BLE001 - a hook never fails a job by its own fault
+        note(log, f"{op}: {type(error).__name__}: {error}; going on without the agent")
+    return 0
+
+
+if __name__ == "__main__":
+    status = 0
+    try:
+        status = main(sys.argv)
+    finally:
+        os._exit(status)  # skips the interpreter's own clean-up, and with it 2 ms
