@@ -110,6 +110,19 @@ def test_takeover_waits_for_the_write_in_hand(store_url: str) -> None:
     second.close()
 
 
+def test_returning_controller_reads_what_others_wrote(store_url: str) -> None:
+    """A daemon that lost the lease and got it back compares with the database, not with its memory."""
+    first, token = controller(store_url)
+    first.save_jobs(token, [JobRow(job=KEY, state="running")])
+    second = SqlStore(store_url, cluster="c1")
+    second.save_jobs(second.acquire_lease("controller", "second", 15, 2000.0).token, [JobRow(job=KEY, state="pending")])
+    again = first.acquire_lease("controller", "first", 15, 3000.0).token
+    first.save_jobs(again, [JobRow(job=KEY, state="running")])
+    assert [row.state for row in first.jobs()] == ["running"]
+    first.close()
+    second.close()
+
+
 def test_clusters_are_apart(store_url: str) -> None:
     """Two clusters in one database have leases, jobs, events and policies of their own."""
     one, token = controller(store_url)

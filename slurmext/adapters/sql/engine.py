@@ -213,7 +213,7 @@ class Database:
 
 
 @contextmanager
-def translated(url: URL) -> Iterator[None]:
+def translated(url: URL, remedy: str = "It is tried again at the next cycle.") -> Iterator[None]:
     """Turn what drivers and SQLAlchemy raise into StoreUnavailable."""
     try:
         yield
@@ -223,4 +223,4 @@ def translated(url: URL) -> Iterator[None]:
         cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
         # drivers give (number, words) or words alone
         words = " ".join(str(cause.args[-1] if cause.args else cause).split()).rstrip(".")
-        raise StoreUnavailable(f"state database {shown(url)}: {words}. It is tried again at the next cycle.") from error
+        raise StoreUnavailable(f"state database {shown(url)}: {words}. {remedy}") from error

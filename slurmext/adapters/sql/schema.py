@@ -29,6 +29,7 @@ LOCK_TIMEOUT_S = 60.0
 """How long a migration waits for another process's."""
 
 _LOCK = 6_830_001  # any number that other applications of the server are unlikely to lock
+_REMEDY = "Nothing is half done that the next migration would not finish; mend the cause and migrate again."
 _LOCK_NAME = "slurmext-migrate"
 
 
@@ -64,7 +65,7 @@ def _run(url: str, step: Callable[[Config], None]) -> None:
         prepare(Path(str(parsed.database)))
     engine = make_engine(parsed, busy_timeout_s=LOCK_TIMEOUT_S)
     try:
-        with translated(parsed), engine.connect() as connection, _locked(connection):
+        with translated(parsed, _REMEDY), engine.connect() as connection, _locked(connection):
             _refuse_slurmdbd(connection, shown(parsed))
             revisions.require_known(revisions.stored(connection), shown(parsed))
             step(alembic_config(connection))

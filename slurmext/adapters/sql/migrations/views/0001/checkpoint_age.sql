@@ -1,4 +1,5 @@
--- The newest confirmed checkpoint of each living job; age of one: the time now minus saved_s. Null: it has none yet.
+-- The newest confirmed checkpoint of each living job. Its age is the time now minus saved_s; null: it has none.
+-- from: jobs, checkpoints
 SELECT
     jobs.cluster,
     jobs.job_id,

@@ -1,4 +1,9 @@
--- What happened to each job, from every table that knows: SELECT * FROM job_timeline WHERE job_id = '12' ORDER BY at_s.
+-- What happened to each job, from every table that knows of it. Order by at_s.
+-- what: submitted, started, ended, checkpoint, an action's step (`evict.signalled`) or an event.
+-- who: The user, the daemon, or the agent or node it came from.
+-- job_id: The job.
+-- message: In words: the queue, the nodes, the reason, the checkpoint's path.
+-- from: events, jobs
 SELECT cluster, job_id, submit_s * 1.0 AS at_s, 'submitted' AS what, user_name AS who, queue AS message FROM jobs
 UNION ALL
 SELECT cluster, job_id, start_s, 'started', user_name, nodes FROM jobs WHERE start_s IS NOT NULL

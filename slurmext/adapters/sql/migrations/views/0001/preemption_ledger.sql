@@ -1,4 +1,9 @@
--- Every eviction with how long its parts took (seconds) and what it cost (GPU hours).
+-- Every eviction with how long its parts took and what it cost.
+-- victim_name: The victim's job name; null once the job was pruned.
+-- lost_gpu_hours: Work since the last checkpoint, in GPU hours.
+-- checkpoint_took_s: From the signal to the confirmed checkpoint.
+-- eviction_took_s: From the signal to the requeue.
+-- from: preemptions, jobs
 SELECT
     preemptions.cluster,
     preemptions.id,

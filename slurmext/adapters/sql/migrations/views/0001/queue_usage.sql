@@ -1,4 +1,10 @@
--- GPUs held and asked for now, per queue, next to what the policy in force grants it.
+-- GPUs held and asked for now by the jobs of each queue itself, next to what the policy in force grants it.
+-- running_gpus: GPUs of running, completing and suspended jobs.
+-- pending_gpus: GPUs that pending jobs ask for.
+-- running_jobs: Running, completing and suspended jobs.
+-- pending_jobs: Pending jobs.
+-- borrowed_gpus: Running GPUs beyond the guarantee.
+-- from: queues, jobs
 SELECT
     used.cluster,
     used.queue,
