@@ -48,34 +48,46 @@ def up(spec: ClusterSpec, say: Say) -> Record:
     if not isolated and (root or spec.netns):
         raise DevclusterError("--release and --netns need mount namespaces, which this machine or container forbids")
     started_s = time.monotonic()
-    record = _prepare(spec, root, isolated=isolated)
+    old_umask = os.umask(0o022)  # every user reads the configuration, whatever the caller's habit
     try:
-        _start_all(record, say)
-    except BaseException:
-        tear_down(record)
-        raise
+        record = _claim(spec, root, isolated=isolated)
+        try:
+            _prepare(record)
+            _start_all(record, say)
+        except BaseException:
+            tear_down(record)
+            raise
+    finally:
+        os.umask(old_umask)
     record = replace(record, ready_s=round(time.monotonic() - started_s, 2))
     record.save()
     say(f"ready in {record.ready_s:.1f} s")
     return record
 
 
-def _prepare(spec: ClusterSpec, root: Path | None, *, isolated: bool) -> Record:
-    """Make the directory, with everything that can be written before a process runs."""
-    layout = Layout(spec.directory)
+def _claim(spec: ClusterSpec, root: Path | None, *, isolated: bool) -> Record:
+    """Choose ports and addresses and make the directory that holds the choice."""
     names = ["slurmctld", *(f"slurmd@{node}" for node in spec.node_names), "slurmextd"]
     names += ["slurmdbd", "mariadbd"] if spec.dbd else []
+    version = slurm_version(root)
     with ports.claiming():
         record = Record(
             spec=spec,
             ports=dict(zip(names, ports.free_ports(len(names)), strict=True)),
-            version=slurm_version(root),
+            version=version,
             isolated=isolated,
             root=root,
             subnet=ports.free_subnet() if spec.netns else None,
         )
-        layout.root.mkdir(parents=True, mode=0o755)
+        spec.directory.mkdir(parents=True, mode=0o755)
         record.save()
+    return record
+
+
+def _prepare(record: Record) -> None:
+    """Write everything that can be written before a process runs."""
+    spec = record.spec
+    layout = Layout(spec.directory)
     _make_directories(spec, layout)
     (layout.etc / "munge.key").write_bytes(secrets.token_bytes(128))
     (layout.etc / "munge.key").chmod(0o400)
@@ -86,15 +98,14 @@ def _prepare(spec: ClusterSpec, root: Path | None, *, isolated: bool) -> Record:
         ctl_host=socket.gethostname().partition(".")[0],
         ctl_addr=controller_address(record),
         node_addrs={node: address(record, index) for index, node in enumerate(spec.node_names)},
-        node_hostname=None if isolated else socket.gethostname().partition(".")[0],
+        node_hostname=None if record.isolated else socket.gethostname().partition(".")[0],
         ports=record.ports,
     )
-    conf.render_all(spec, layout, network, version=record.version, root=root)
+    conf.render_all(spec, layout, network, version=record.version, root=record.root)
     if spec.dbd:
         _own(layout.etc / "slurmdbd.conf", 0o600)
-    wrappers.write_wrappers(layout, root)
+    wrappers.write_wrappers(layout, record.root)
     _copy_package(layout)
-    return record
 
 
 def _make_directories(spec: ClusterSpec, layout: Layout) -> None:

@@ -205,6 +205,18 @@ class Devcluster:
             raise BadSpec(f"no component {name!r}: one of {', '.join(self.components)}")
         return name
 
+    def cancel_all(self, timeout_s: float = 60) -> None:
+        """Cancel every job and wait until Slurm has none left. Raises DevclusterError."""
+
+        def empty() -> bool:
+            jobs = sorted(set(self.out("squeue", "--noheader", "--format=%A").split()))
+            if jobs:
+                self.run(["scancel", *jobs], check=False)
+            return not jobs
+
+        if not processes.await_true(empty, timeout_s=timeout_s, every_s=0.2):
+            raise DevclusterError(f"jobs that do not end: {self.out('squeue')}")
+
     # The end.
 
     def down(self, *, keep: bool = False) -> None:

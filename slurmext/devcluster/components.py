@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from slurmext.devcluster import namespaces, netns, packages
+from slurmext.devcluster import namespaces, netns, packages, processes
 from slurmext.devcluster.record import Record
 from slurmext.devcluster.spec import Layout
 
 # Modules of this installation, never of the current directory: a cluster's has one named slurmext.
 PYTHON: Final = (sys.executable, "-P", "-m")
+
+_LISTEN: Final = "0A"  # a listening socket in /proc/net/tcp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +112,7 @@ def _slurmdbd(record: Record, layout: Layout) -> Component:
         return [*_in_cluster(record, layout), _daemon("slurmdbd"), "-D"]
 
     def ready() -> bool:
-        return _listens(controller_address(record), record.ports["slurmdbd"])
+        return _listens("slurmdbd", layout, record.ports["slurmdbd"])
 
     return Component(name="slurmdbd", argv=argv, ready=ready, log=layout.log / "slurmdbd.log", user=None)
 
@@ -120,7 +122,7 @@ def _slurmctld(record: Record, layout: Layout) -> Component:
         return [*_in_cluster(record, layout), _daemon("slurmctld"), "-D"]
 
     def ready() -> bool:
-        return _listens(controller_address(record), record.ports["slurmctld"])
+        return _listens("slurmctld", layout, record.ports["slurmctld"])
 
     return Component(name="slurmctld", argv=argv, ready=ready, log=layout.log / "slurmctld.log")
 
@@ -133,7 +135,7 @@ def _slurmd(record: Record, layout: Layout, index: int) -> Component:
         return [*_in_node(record, layout, node), _daemon("slurmd"), "-D", "-N", node]
 
     def ready() -> bool:
-        return _listens(address(record, index), record.ports[name])
+        return _listens(name, layout, record.ports[name])
 
     return Component(name=name, argv=argv, ready=ready, log=layout.log / f"{name}.log")
 
@@ -187,10 +189,14 @@ def _daemon(name: str) -> str:
     return f"/usr/sbin/{name}"
 
 
-def _listens(host: str, port: int) -> bool:
-    with closing(socket.socket()) as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex((host, port)) == 0
+def _listens(name: str, layout: Layout, port: int) -> bool:
+    """Whether a component listens on its port, read from its network namespace: Slurm logs a bare connection as an error."""
+    try:
+        table = Path(f"/proc/{processes.pid_of(name, layout)}/net/tcp").read_text(encoding="ascii")
+    except OSError:
+        return False
+    rows = (line.split() for line in table.splitlines()[1:])
+    return any(row[1].endswith(f":{port:04X}") and row[3] == _LISTEN for row in rows)
 
 
 def _accepts(path: Path) -> bool:

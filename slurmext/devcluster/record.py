@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any
 
 from slurmext.devcluster.errors import BadSpec
 from slurmext.devcluster.spec import ClusterSpec, Layout
@@ -32,18 +32,28 @@ class Record:
         """Write it, whole or not at all."""
         path = Layout(self.spec.directory).record
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(dataclasses.asdict(self), default=str, indent=1))
+        temporary.write_text(json.dumps(as_json(self), indent=1))
         temporary.rename(path)
 
     @classmethod
-    def load(cls, directory: Path) -> Self:
+    def load(cls, directory: Path) -> Record:
         """Read it. Raises BadSpec when no cluster is there."""
         path = Layout(directory).record
         try:
             raw = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise BadSpec(f"no devcluster in {directory}: boot one with `slurmext devcluster up`") from error
-        spec = raw.pop("spec")
-        spec |= {"dir": directory, "gpu_types": tuple(spec["gpu_types"]), "users": tuple(spec["users"])}
-        raw |= {"version": tuple(raw["version"]), "root": Path(raw["root"]) if raw["root"] else None}
-        return cls(spec=ClusterSpec(**spec), **raw)
+        return from_json(raw, directory)
+
+
+def as_json(record: Record) -> dict[str, object]:
+    """Plain values."""
+    return json.loads(json.dumps(dataclasses.asdict(record), default=str))
+
+
+def from_json(raw: dict[str, Any], directory: Path) -> Record:
+    """The record that `as_json` told; the directory may have been named differently then."""
+    spec = {**raw["spec"], "dir": directory}
+    spec |= {key: tuple(spec[key]) for key in ("gpu_types", "users")}
+    root = Path(raw["root"]) if raw["root"] else None
+    return Record(**{**raw, "spec": ClusterSpec(**spec), "version": tuple(raw["version"]), "root": root})

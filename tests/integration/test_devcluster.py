@@ -1,0 +1,255 @@
+"""Devclusters: they boot, run jobs, survive the loss of a part, live side by side, and leave nothing."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from slurmext.devcluster import ClusterSpec, Devcluster
+from slurmext.devcluster.errors import BadSpec, DevclusterError
+
+pytestmark = pytest.mark.cluster
+
+RELEASES = [
+    pytest.param("native", "", id="native"),
+    pytest.param("trixie", "24.11", id="trixie", marks=pytest.mark.slow),
+    pytest.param("forky", "26.05", id="forky", marks=pytest.mark.slow),
+]
+
+
+def submit(cluster: Devcluster, script: str, *options: str, user: str = "alice") -> str:
+    return cluster.out("sbatch", "--parsable", *options, "--wrap", script, user=user)
+
+
+def await_state(cluster: Devcluster, job: str, *states: str, timeout_s: float = 30) -> str:
+    end_s = time.monotonic() + timeout_s
+    while time.monotonic() < end_s:
+        state = cluster.out("squeue", "--noheader", "--states=all", "--jobs", job, "--Format=state:30")
+        if state in states:
+            return state
+        time.sleep(0.1)
+    raise AssertionError(f"job {job} is {state}, not {' or '.join(states)}: {cluster.out('scontrol', 'show', 'job', job)}")
+
+
+def output(cluster: Devcluster, job: str, user: str = "alice") -> str:
+    return (cluster.home(user) / f"slurm-{job}.out").read_text()
+
+
+def bridges() -> set[str]:
+    return {path.name for path in Path("/sys/class/net").iterdir()}
+
+
+def test_every_process_runs_and_the_cluster_was_ready_within_15_s(cluster):
+    down = [name for name, pid in cluster.status().items() if pid is None]
+    assert down == []
+    assert {"munged", "slurmctld", *(f"slurmd@n{n}" for n in (1, 2, 3, 4))} <= set(cluster.status())
+    assert cluster.record.ready_s < 15
+
+
+@pytest.mark.parametrize(("release", "version"), RELEASES)
+def test_an_ordinary_users_job_gets_its_gpus_on_a_node_with_a_name_of_its_own(new_cluster, release, version):
+    cluster = new_cluster(release=release, nodes=2, plain=True)
+    assert version in cluster.out("sinfo", "--version")
+    script = "hostname; id -un; echo gpus=$CUDA_VISIBLE_DEVICES; python3 -c 'import numpy, xxhash'; srun -N2 hostname"
+    job = submit(cluster, script, "--nodes=2", "--gres=gpu:3")
+    await_state(cluster, job, "COMPLETED")
+    lines = output(cluster, job).split()
+    assert lines[:3] == ["n1", "alice", "gpus=0,1,2"]
+    assert sorted(lines[3:]) == ["n1", "n2"]
+
+
+@pytest.mark.parametrize(("release", "version"), RELEASES)
+def test_slurmext_is_installed_as_an_admin_would(new_cluster, release, version):
+    cluster = new_cluster(release=release, nodes=1, gpus=2)
+    assert "--queue" in cluster.out("sbatch", "--help")
+    job = submit(cluster, "sleep 30", "--gres=gpu:1")
+    assert "AdminComment=slurmext/1" in cluster.out("scontrol", "show", "job", job)
+    assert cluster.site_config.exists()
+
+
+def test_gpus_beyond_those_of_a_node_are_refused(cluster):
+    refused = cluster.run(["sbatch", "--gres=gpu:9", "--wrap", "true"], user="alice", check=False)
+    assert refused.returncode != 0
+    assert "not available" in refused.stderr
+
+
+def test_a_job_survives_the_death_of_slurmctld_and_of_its_slurmd(new_cluster):
+    cluster = new_cluster(nodes=1, plain=True)
+    job = submit(cluster, "sleep 4; echo survived")
+    await_state(cluster, job, "RUNNING")
+    for part in ("slurmctld", "slurmd@n1"):
+        cluster.kill(part, signal.SIGKILL)
+        assert cluster.pid(part) is None
+        cluster.start(part)
+    await_state(cluster, job, "COMPLETED")
+    assert output(cluster, job) == "survived\n"
+
+
+def test_a_requeued_job_starts_again_within_seconds(new_cluster):
+    cluster = new_cluster(nodes=1, plain=True)
+    job = submit(cluster, "echo run ${SLURM_RESTART_COUNT:-first}; sleep 60")
+    await_state(cluster, job, "RUNNING")
+    time.sleep(1)  # so that the script has spoken
+    cluster.run(["scontrol", "requeue", job])
+    await_state(cluster, job, "PENDING")
+    await_state(cluster, job, "RUNNING", timeout_s=15)
+
+
+def test_clusters_live_side_by_side_and_one_does_not_take_the_other_down(new_cluster):
+    first = new_cluster(nodes=1, plain=True)
+    second = new_cluster(nodes=2, plain=True, gpus=1)
+    assert not set(first.record.ports.values()) & set(second.record.ports.values())
+    job = submit(first, "sleep 60")
+    await_state(first, job, "RUNNING")
+    second.down()
+    assert second.leftovers() == []
+    assert await_state(first, job, "RUNNING") == "RUNNING"
+    assert first.spec.name in [cluster.spec.name for cluster in Devcluster.list()]
+
+
+def test_down_ends_jobs_that_fled_from_slurm_and_leaves_nothing(new_cluster):
+    links = bridges()
+    cluster = new_cluster(nodes=1, plain=True, netns=True)
+    (cluster.home("alice") / "flee.py").write_text(
+        "import os\nfor _ in range(2):\n    os.fork() and os._exit(0)\n    os.setsid()\n"
+        "os.execve('/bin/sleep', ['sleep', '987654'], {})\n"
+    )
+    job = submit(cluster, "python3 flee.py; sleep 60", "--gres=gpu:1")
+    waiting = subprocess.Popen(["srun", "sleep", "60"], env=cluster.environment(), executable=str(cluster.bin / "srun"))
+    await_state(cluster, job, "RUNNING")
+    time.sleep(0.5)
+    assert fled()
+    cluster.kill("slurmctld")  # what is broken already can be taken down too
+    cluster.down()
+    waiting.wait(timeout=5)
+    assert cluster.leftovers() == []
+    assert bridges() == links
+    assert str(cluster.dir) not in Path("/proc/self/mountinfo").read_text()
+    assert not fled()
+
+
+def fled() -> bool:
+    return b"sleep\x00987654" in b"".join(read(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_kept_directory_has_the_logs_and_goes_with_a_second_down(new_cluster):
+    cluster = new_cluster(nodes=1, plain=True)
+    cluster.down(keep=True)
+    assert "slurmctld version" in (cluster.layout.log / "slurmctld.log").read_text()
+    assert cluster.leftovers() == [str(cluster.dir)]
+    cluster.down()
+    assert cluster.leftovers() == []
+
+
+def test_a_cluster_that_cannot_boot_says_why_and_leaves_nothing():
+    spec = ClusterSpec(name=f"bad-{os.getpid()}", nodes=1, plain=True, conf={"SelectType": "select/nonsense"})
+    with pytest.raises(DevclusterError, match="slurmctld does not come up: .*nonsense"):
+        Devcluster.up(spec)
+    assert not spec.directory.exists()
+
+
+def test_a_second_cluster_of_the_same_name_is_refused(new_cluster):
+    cluster = new_cluster(nodes=1, plain=True)
+    with pytest.raises(BadSpec, match="exists: take it down"):
+        Devcluster.up(cluster.spec)
+    assert cluster.status()["slurmctld"] is not None
+
+
+def test_a_cluster_may_live_anywhere_users_can_reach(tmp_path_factory, new_cluster):
+    place = Path(f"/var/tmp/sx-{os.getpid()}")
+    cluster = new_cluster(nodes=1, plain=True, dir=place)
+    assert cluster.out("srun", "whoami", user="bob") == "bob"
+    cluster.down()
+    assert not place.exists()
+
+
+def test_users_that_exist_are_left_as_they_are(new_cluster):
+    before = pwd.getpwnam("nobody")
+    new_cluster(nodes=1, plain=True, users=("nobody", "alice"))
+    assert pwd.getpwnam("nobody") == before
+
+
+def test_links_of_nodes_have_their_own_addresses_and_the_asked_for_rate(new_cluster):
+    cluster = new_cluster(nodes=2, plain=True, netns=True, rate="40mbit")
+    server = (
+        "import socket; s = socket.create_server(('', 5000)); c, a = s.accept(); n = 0\n"
+        "while d := c.recv(1 << 16): n += len(d)\n"
+        "c.sendall(b'%d %s' % (n, a[0].encode()))"
+    )
+    client = (
+        "import socket, time\n"
+        "for _ in range(50):\n"
+        "    try: c = socket.create_connection(('n1', 5000)); break\n"
+        "    except OSError: time.sleep(0.1)\n"
+        "t = time.monotonic(); c.sendall(bytes(5_000_000)); c.shutdown(1); told = c.recv(99).decode()\n"
+        "print(told, 40e6 / (time.monotonic() - t))"
+    )
+    job = cluster.home("alice") / "job.sh"
+    (cluster.home("alice") / "server.py").write_text(server)
+    (cluster.home("alice") / "client.py").write_text(client)
+    job.write_text("#!/bin/sh\nsrun -N1 -n1 -w n1 python3 server.py &\nsrun -N1 -n1 -w n2 python3 client.py\nwait\n")
+    number = cluster.out("sbatch", "--parsable", "--nodes=2", str(job), user="alice")
+    await_state(cluster, number, "COMPLETED")
+    received, peer, bits_per_s = output(cluster, number).split()
+    assert (received, peer) == ("5000000", f"{cluster.record.subnet}.2")
+    assert 25e6 < float(bits_per_s) < 45e6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("release", ["native", "trixie", "forky"])
+def test_with_dbd_jobs_are_accounted_and_strangers_are_refused(new_cluster, release):
+    cluster = new_cluster(release=release, nodes=1, plain=True, dbd=True)
+    assert cluster.record.ready_s < 15
+    job = submit(cluster, "true", "--gres=gpu:2")
+    await_state(cluster, job, "COMPLETED")
+    end_s = time.monotonic() + 15
+    while "COMPLETED" not in (told := cluster.out("sacct", "-nPXj", job, "-o", "user,account,state,alloctres")):
+        assert time.monotonic() < end_s, told
+        time.sleep(0.5)
+    assert told.startswith("alice|team|COMPLETED|")
+    assert "gres/gpu=2" in told
+    stranger = cluster.run(["sbatch", "--wrap", "true"], user="nobody", check=False)
+    assert "Invalid account" in stranger.stderr
+
+
+def test_the_command_line_boots_shows_uses_and_ends_a_cluster():
+    name = f"cli-{os.getpid()}"
+
+    def slurmext(*args: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "slurmext.cli", "devcluster", *args], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    try:
+        told = slurmext("up", "--name", name, "--nodes", "1", "--gpus", "2", "--plain", "--users", "alice", "--set", "KillWait=5")
+        assert "ready in" in told
+        assert "slurmd@n1" in slurmext("status", "--name", name)
+        assert name in slurmext("list")
+        assert f"/{name}/bin:" in slurmext("env", "--name", name)
+        ran = slurmext("shell", "--name", name, "--user", "alice", "--", "srun", "--gres=gpu:1", "sh", "-c", "whoami")
+        assert ran.strip() == "alice"
+        slurmext("stop", "--name", name, "slurmd@n1")
+        assert "not running" in slurmext("status", "--name", name, code=1)
+        slurmext("restart", "--name", name, "slurmd@n1")
+        slurmext("status", "--name", name)
+        assert "one of munged" in slurmext("restart", "--name", name, "slurmd@n9", code=2)
+        assert "nodes 0" in slurmext("up", "--name", f"{name}-x", "--nodes", "0", code=2)
+    finally:
+        assert "is down" in slurmext("down", "--name", name)
+    assert "no devcluster in" in slurmext("status", "--name", name, code=2)
