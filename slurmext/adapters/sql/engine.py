@@ -198,7 +198,7 @@ class Database:
         except FileNotFoundError as error:
             raise StoreUnavailable(f"state database {shown(self.url)}: no such file. {revisions.REMEDY}") from error
         except OSError as error:
-            raise StoreUnavailable(f"state database {shown(self.url)}: {error.strerror}.") from error
+            raise StoreUnavailable(f"state database {shown(self.url)}: {error.strerror}. Only its owner may read it.") from error
         inode = (status.st_dev, status.st_ino)
         if inode != self._inode:
             self._engine.dispose()
