@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from slurmext.model.cluster import ClusterView
+from slurmext.model.cluster import ClusterView, JobRecord
 from slurmext.model.state import (
     ActionRecord,
     ActionState,
@@ -36,6 +36,10 @@ class ClusterReader(Protocol):
         """One batched read of nodes and jobs."""
         ...
 
+    def find(self, job_ids: Collection[str]) -> Mapping[str, JobRecord]:
+        """These jobs as Slurm has them now, ended ones included; jobs it no longer knows are left out."""
+        ...
+
 
 class Actuator(Protocol):
     """Acts on jobs through Slurm. Raises SlurmUnavailable (try again) or SlurmRefused (Slurm's own words)."""
@@ -44,8 +48,8 @@ class Actuator(Protocol):
         """Release held pending jobs; returns job id -> why for those Slurm refused."""
         ...
 
-    def set_nodes(self, job_id: str, nodes: Sequence[str]) -> None:
-        """Require these nodes for a pending job; an empty list lifts the requirement."""
+    def set_nodes(self, job_id: str, nodes: Sequence[str], *, count: int | None = None) -> None:
+        """Require these nodes for a pending job (empty: none) and, with `count`, give it that many nodes."""
         ...
 
     def hold(self, job_id: str) -> None:
@@ -58,6 +62,10 @@ class Actuator(Protocol):
 
     def requeue(self, job_id: str) -> None:
         """Requeue a running job, held, and eligible again as soon as this release of Slurm allows."""
+        ...
+
+    def hold_requeued(self, job_id: str) -> None:
+        """The second half of `requeue`, for a job whose hold after the requeue is missing."""
         ...
 
     def cancel(self, job_id: str) -> None:

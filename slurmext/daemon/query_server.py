@@ -1,6 +1,7 @@
 """Serves read-only questions over `run_dir/daemon.sock`: a JSON line in, a JSON line out.
 
-Any user may connect; the kernel says who it is (SO_PEERCRED) and `service.query` shows each their own.
+Any user may connect; the kernel says who it is (SO_PEERCRED) and `service.query` shows each their own. `answer` serves
+questions that came another way, with the uid that munge vouches for.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import socketserver
 import struct
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from slurmext.errors import SlurmextError, UsageError
 from slurmext.service.query import Queries, Viewer
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
 
 SOCKET_NAME = "daemon.sock"
 MAX_REQUEST_BYTES = 64 * 1024
@@ -32,20 +36,24 @@ _log = logging.getLogger(__name__)
 
 
 class QueryServer:
-    """A thread that answers. `trusted_uids` (besides root) see every job; use as a context manager or start and stop."""
+    """A thread that answers. `trusted_uids` (besides root) see every job. A context manager, or start and stop."""
 
     def __init__(self, path: Path, queries: Queries, *, trusted_uids: Collection[int] = ()) -> None:
-        self._path, self._queries = path, queries
-        self._trusted = frozenset({0, *trusted_uids})
+        self._path = path
+        self._desk = _Desk(queries, frozenset({0, *trusted_uids}))
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
+
+    def answer(self, uid: int, request: object) -> dict[str, object]:
+        """The reply to a question `{"op": …, "args": {…}}` of this uid: `{"ok": true, "answer": …}`, or an error."""
+        return self._desk.answer(uid, request)
 
     def start(self) -> None:
         """Listen. Raises SlurmextError when the socket cannot be made or another daemon answers on it."""
         _remove_stale(self._path)
         before = os.umask(0o111)  # mode 0666 from the first moment
         try:
-            self._server = _Server(str(self._path), self._queries, self._trusted)
+            self._server = _Server(str(self._path), self._desk)
         except OSError as error:
             raise SlurmextError(f"{self._path} cannot be listened on: {error.strerror}") from error
         finally:
@@ -63,7 +71,7 @@ class QueryServer:
         self._path.unlink(missing_ok=True)
         self._server = None
 
-    def __enter__(self) -> QueryServer:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -83,23 +91,20 @@ def _remove_stale(path: Path) -> None:
             raise SlurmextError(f"another slurmextd answers on {path}; stop it, or give this one its own run_dir")
 
 
-class _Server(socketserver.ThreadingUnixStreamServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 64
+class _Desk:
+    """Answers for whoever asks; a user who asks much at a time shuts out only himself."""
 
-    def __init__(self, path: str, queries: Queries, trusted: frozenset[int]) -> None:
-        self.queries, self.trusted = queries, trusted
+    def __init__(self, queries: Queries, trusted: frozenset[int]) -> None:
+        self._queries, self._trusted = queries, trusted
         self._open: Counter[int] = Counter()
         self._lock = threading.Lock()
-        super().__init__(path, _Handler)
 
     @contextlib.contextmanager
     def place(self, uid: int) -> Iterator[bool]:
-        """Whether there is room for one more: a user who opens many connections shuts out only himself."""
+        """Whether there is room for one more of this user's questions; held while inside."""
         with self._lock:
             busy = self._open[uid] >= MAX_PER_USER or self._open.total() >= MAX_CONNECTIONS
-            room = uid in self.trusted or not busy
+            room = uid in self._trusted or not busy
             self._open[uid] += room
         try:
             yield room
@@ -107,6 +112,32 @@ class _Server(socketserver.ThreadingUnixStreamServer):
             with self._lock:
                 self._open[uid] -= room
                 self._open += Counter()  # forget those with none open
+
+    def answer(self, uid: int, request: object) -> dict[str, object]:
+        with self.place(uid) as room:
+            return self.answer_seated(uid, request) if room else TOO_MANY
+
+    def answer_seated(self, uid: int, request: object) -> dict[str, object]:
+        op, arguments = (request.get("op"), request.get("args", {})) if isinstance(request, dict) else (None, None)
+        if not isinstance(op, str) or not isinstance(arguments, dict):
+            return _failure('a question is one JSON line, for example {"op": "jobs", "args": {}}', usage=True)
+        try:
+            return {"ok": True, "answer": self._queries.answer(viewer_of(uid, self._trusted), op, arguments)}
+        except SlurmextError as error:
+            return _failure(str(error), usage=isinstance(error, UsageError))
+        except Exception:  # noqa: BLE001  whatever a question did, the next one is answered
+            _log.exception("question %r failed", op)
+            return _failure("the daemon failed to answer; its log says why")
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def __init__(self, path: str, desk: _Desk) -> None:
+        self.desk = desk
+        super().__init__(path, _Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
         """A client that goes away is nothing to report."""
@@ -119,8 +150,8 @@ class _Handler(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         uid = _peer_uid(self.connection)
-        with self.server.place(uid) as room:
-            answer = self._answer(uid) if room else _failure("too many questions at once; try again in a moment")
+        with self.server.desk.place(uid) as room:  # before the question is read: waiting for one takes a thread as well
+            answer = self._answer(uid) if room else TOO_MANY
             with contextlib.suppress(OSError):
                 self.wfile.write(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
 
@@ -133,25 +164,16 @@ class _Handler(socketserver.StreamRequestHandler):
             return _failure(f"the question is longer than {MAX_REQUEST_BYTES} bytes")
         try:
             request = json.loads(line)
-            op, arguments = request["op"], request.get("args", {})
-            if not isinstance(op, str) or not isinstance(arguments, dict):
-                raise TypeError
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return _failure('a question is one JSON line, for example {"op": "jobs", "args": {}}', usage=True)
-        try:
-            return {
-                "ok": True,
-                "answer": self.server.queries.answer(viewer_of(uid, self.server.trusted), op, arguments),
-            }
-        except SlurmextError as error:
-            return _failure(str(error), usage=isinstance(error, UsageError))
-        except Exception:
-            _log.exception("question %r failed", op)
-            return _failure("the daemon failed to answer; its log says why")
+        except (ValueError, RecursionError):
+            request = None
+        return self.server.desk.answer_seated(uid, request)
 
 
 def _failure(message: str, *, usage: bool = False) -> dict[str, object]:
     return {"ok": False, "error": message, "usage": usage}
+
+
+TOO_MANY = _failure("too many questions at once; try again in a moment")
 
 
 def _peer_uid(connection: socket.socket) -> int:

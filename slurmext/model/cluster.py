@@ -12,7 +12,8 @@ from slurmext.model.node import Node
 class Annotation:
     """What the user asked of slurmext, as job_submit wrote it into the job's admin comment.
 
-    `held` is False for a job that was let through unheld because the daemon was not there.
+    `held` is False for a job that was let through unheld because the daemon was not there; `user_hold` is True for
+    one submitted with --hold, which waits for its user to release it.
     """
 
     queue: str | None = None
@@ -22,17 +23,19 @@ class Annotation:
     gang_min: int | None = None
     preemptible: bool = True
     held: bool = True
+    user_hold: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """One job or array task of Slurm. Times are Unix seconds; None = not known or not set.
 
-    `slurm_id` is what Slurm's commands take (`12`, `12_4`); `reason` is Slurm's own pending reason; `batch` is False
+    `slurm_id` is what Slurm's commands take (`12`, `12_4`); `raw_id` is SLURM_JOB_ID inside the job; `reason` is Slurm's own pending reason; `batch` is False
     for srun and salloc, which cannot be requeued; `het` marks a component of a heterogeneous job.
     """
 
     slurm_id: str
+    raw_id: str = ""
     name: str = ""
     user: str = ""
     uid: int | None = None
@@ -55,6 +58,7 @@ class JobRecord:
     requeue: bool = True
     batch: bool = True
     het: bool = False
+    dependency: str = ""
     required_nodes: str = ""
     placement: Placement = ()
     annotation: Annotation | None = None

@@ -19,6 +19,7 @@ class ActionState(StrEnum):
     """Where an action stands. INTENT is written before anything is done; the last four are final."""
 
     INTENT = "intent"
+    RELEASED = "released"
     SIGNALLED = "signalled"
     REQUEUED = "requeued"
     DONE = "done"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 from slurmext.config.policy import SitePolicy, parse_policy
 from slurmext.errors import SlurmextError, UsageError
 from slurmext.model.state import ActionKind, ActionRecord, Event, JobRow, PolicyVersion
-from slurmext.ports import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+    from slurmext.ports import Store
 
 Answer = dict[str, object]
 HOLDING = frozenset({"running", "completing", "suspended"})
@@ -114,7 +118,7 @@ class Queries:
         job_id, since = row.job.job_id, float(row.job.submit_s)
         ledger = [item for item in self.store.preemptions(job_id=job_id) if item.victim == row.job]
         checkpoint = self.store.last_checkpoints([job_id]).get(job_id)
-        events = [event for event in self.store.events(job_id=job_id, since_s=since, limit=asked.limit)]
+        events = list(self.store.events(job_id=job_id, since_s=since, limit=asked.limit))
         leaving = [action for action in self.store.open_actions() if action.kind is ActionKind.EVICT]
         return {
             "now_s": self.now(),

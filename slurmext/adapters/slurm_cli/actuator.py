@@ -31,9 +31,10 @@ class SlurmActuator:
             refused |= named if named else dict.fromkeys(batch, answer.stderr.splitlines()[-1] if answer.stderr else "refused")
         return refused
 
-    def set_nodes(self, job_id: str, nodes: Sequence[str]) -> None:
-        """Require these nodes; an empty list lifts the requirement."""
-        self._runner.must("scontrol", ["update", f"JobId={job_id}", f"ReqNodeList={fields.host_list(nodes) if nodes else ''}"])
+    def set_nodes(self, job_id: str, nodes: Sequence[str], *, count: int | None = None) -> None:
+        """Require these nodes (empty: none) and, with `count`, give the job that many nodes."""
+        resize = [] if count is None else [f"NumNodes={count}"]
+        self._runner.must("scontrol", ["update", f"JobId={job_id}", *resize, f"ReqNodeList={fields.host_list(nodes) if nodes else ''}"])
 
     def hold(self, job_id: str) -> None:
         """Hold as administrator."""

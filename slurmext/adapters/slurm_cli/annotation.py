@@ -28,4 +28,5 @@ def parse(comment: str) -> Annotation | None:
         gang_min=int(gang_min) if gang_min.isdigit() else None,
         preemptible=values.get("preempt") != "no",
         held=values.get("held") != "0",
+        user_hold=values.get("user_hold") == "1",
     )

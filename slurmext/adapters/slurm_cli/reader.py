@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from slurmext.adapters.slurm_cli import annotation, fields
@@ -20,6 +20,7 @@ from slurmext.ports import Clock
 # separator drawn anew for every read, so that no name can pass for another field or row.
 _FIELDS = (
     "JobArrayID",
+    "JobID",
     "State",
     "Reason",
     "PriorityLong",
@@ -44,6 +45,7 @@ _FIELDS = (
     "requeue",
     "BatchFlag",
     "HetJobID",
+    "Dependency",
     "admin_comment",
     "Name",
 )
@@ -99,10 +101,20 @@ class SlurmReader:
             )
         return tuple(nodes)
 
-    def _jobs(self) -> Iterator[JobRecord]:
+    def find(self, job_ids: Collection[str]) -> Mapping[str, JobRecord]:
+        """These jobs as Slurm has them now; jobs it no longer knows are left out."""
+        wanted = sorted(job_ids)
+        found = {job.slurm_id: job for job in self._jobs(f"--jobs={','.join(wanted)}")} if wanted else {}
+        return {job_id: self._with_layout(found[job_id]) for job_id in wanted if job_id in found}
+
+    def _jobs(self, *only: str) -> Iterator[JobRecord]:
         mark = f"!{secrets.token_hex(8)}!"
         spec = ",".join([f"{_FIELDS[0]}:0{mark}", *(f"{name}:0|" for name in _FIELDS[1:-2]), f"{_FIELDS[-2]}:0{mark}", f"{_FIELDS[-1]}:0"])
-        text = self._runner.must("squeue", ["--noheader", "--array", "--all", "--states=all", "-O", spec])
+        answer = self._runner.run("squeue", ["--noheader", "--array", "--all", "--states=all", *only, "-O", spec])
+        # Asked for one job that it has purged, squeue fails; of several it leaves that one out.
+        if answer.code != 0 and not (only and "Invalid job id" in answer.stderr):
+            raise SlurmRefused(f"squeue: {answer.stderr or f'exit code {answer.code}'}")
+        text = answer.stdout
         for line in text.split("\n"):
             job_id, ours, rest = line.partition(mark)
             if not ours:
@@ -145,6 +157,7 @@ def _job(row: Mapping[str, str]) -> JobRecord:
     request = _request(row)
     return JobRecord(
         slurm_id=row["JobArrayID"],
+        raw_id=row["JobID"],
         name=row["Name"],
         user=row["UserName"],
         uid=_number(row["UserID"]),
@@ -167,6 +180,7 @@ def _job(row: Mapping[str, str]) -> JobRecord:
         requeue=row["requeue"] == "1",
         batch=row["BatchFlag"] == "1",
         het=fields.text_or_none(row["HetJobID"]) not in {None, "0"},
+        dependency=fields.text_or_none(row["Dependency"]) or "",
         required_nodes=fields.text_or_none(row["ReqNodes"]) or "",
         placement=tuple(NodeGpus(node=node, gpus=0) for node in nodes),
         annotation=annotation.parse(row["admin_comment"]),

@@ -1,0 +1,268 @@
+"""What keeps the controller going: its lease, its heartbeat, and what wakes it."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import logging
+import os
+import pwd
+import socket
+import threading
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from apscheduler.schedulers.background import BackgroundScheduler
+from watchfiles import watch
+
+from slurmext.adapters.munge import MungeAuth
+from slurmext.adapters.tcp.agent_server import AgentServer
+from slurmext.adapters.tcp.wire import AgentEvent
+from slurmext.config.policy import SitePolicy, queues_tsv
+from slurmext.config.site import SiteConfig
+from slurmext.daemon.query_server import SOCKET_NAME, QueryServer
+from slurmext.errors import SlurmextError, SlurmUnavailable, StoreConflict, StoreUnavailable
+from slurmext.model.state import CheckpointRecord, Event, Lease
+from slurmext.service import bootstrap
+from slurmext.service.cycle import CycleResult
+from slurmext.service.query import Queries
+
+log = logging.getLogger(__name__)
+
+LEASE = "controller"
+LEASE_S = 15.0
+HEARTBEAT_S = 2
+FOLLOW_S = 1.0
+"""While actions are under way, deadlines and starts are looked at this often."""
+_LEAST_GAP_S = 0.05
+_SUBMIT_LOOKS = (0.03, 0.15, 0.5, 1.5)
+"""job_submit runs before the job exists: look again after these waits until it is seen (seconds)."""
+_RETENTION_S = 30 * 86400.0
+
+
+class Daemon:
+    """One slurmextd. `run` returns after `stop`."""
+
+    def __init__(self, site: SiteConfig) -> None:
+        self._site = site
+        self._store = bootstrap.open_store(site)
+        self._controller = bootstrap.controller(site, self._store, on_policy=self._write_queues)
+        self._holder = f"{socket.gethostname()}:{os.getpid()}"
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._submits = threading.Event()
+        self._lease: Lease | None = None
+        self._last: CycleResult | None = None
+        self._last_good_s = 0.0
+        self._error: str | None = None
+        uids = {0, *_uid(site.slurm.user)}
+        munge = MungeAuth.find(bin_dir=site.slurm.bin_dir, socket=site.munge_socket)
+        self._agents = AgentServer(site.daemon.listen, munge, uids, self._on_event)
+        live = {"status": self._status, "plan": self._plan}
+        queries = Queries(store=self._store, live=live)
+        self._queries = QueryServer(site.run_dir / SOCKET_NAME, queries, trusted_uids=uids)
+        self._timers = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1})
+
+    def stop(self) -> None:
+        """Ask `run` to end."""
+        self._stop.set()
+        self._wake.set()
+
+    def run(self) -> None:
+        """Take the lease and run cycles until stopped."""
+        self._prepare_run_dir()
+        self._timers.add_job(self._renew, "interval", seconds=LEASE_S / 3)
+        self._timers.add_job(self._beat, "interval", seconds=HEARTBEAT_S)
+        self._timers.add_job(self._wake.set, "interval", seconds=self._site.daemon.interval_s)
+        self._timers.start()
+        watcher = threading.Thread(target=self._watch, name="wake", daemon=True)
+        watcher.start()
+        self._renew()
+        serving = False
+        try:
+            while not self._stop.is_set():
+                if self._lease is None:
+                    self._stop.wait(1)
+                    self._renew()
+                    continue
+                if not serving:
+                    self._agents.start()
+                    self._queries.start()
+                    serving = True
+                    log.info("%s is the controller of %s (token %d)", self._holder, self._site.cluster, self._lease.token)
+                self._cycle(self._lease)
+                busy = self._last is not None and self._last.open_actions > 0
+                self._wake.wait(FOLLOW_S if busy else None)
+                self._wake.clear()
+                self._see_submits()
+        finally:
+            self._timers.shutdown(wait=False)
+            if serving:
+                self._queries.stop()
+                self._agents.stop()
+            if self._lease is not None:
+                with contextlib.suppress(SlurmextError):
+                    self._store.release_lease(self._lease)
+            self._store.close()
+
+    # cycles
+
+    def _cycle(self, lease: Lease) -> None:
+        try:
+            self._last = self._controller.run(lease.token)
+        except (SlurmUnavailable, StoreUnavailable) as error:
+            self._failed(f"{error}", "cycle skipped: %s")
+            self._stop.wait(1)
+            self._wake.set()
+        except StoreConflict as error:
+            self._failed(f"{error}", "no longer the controller: %s")
+            self._lease = None
+        except SlurmextError as error:
+            self._failed(f"{error}", "cycle skipped: %s")
+        except Exception as error:
+            log.exception("cycle failed; jobs pass to Slurm unheld until one succeeds")
+            self._error = repr(error)
+        else:
+            self._error, self._last_good_s = None, time.time()
+            self._beat()
+            self._stop.wait(_LEAST_GAP_S)
+
+    def _failed(self, error: str, template: str) -> None:
+        if error != self._error:
+            log.warning(template, error)
+        self._error = error
+
+    def _see_submits(self) -> None:
+        """After a submission was announced, look until the job is there."""
+        if not self._submits.is_set():
+            return
+        self._submits.clear()
+        for wait_s in _SUBMIT_LOOKS:
+            if self._stop.wait(wait_s) or self._lease is None:
+                return
+            self._cycle(self._lease)
+            if self._error or (self._last and self._last.new_jobs):
+                return
+
+    def _watch(self) -> None:
+        run_dir = self._site.run_dir
+        for changes in watch(
+            run_dir, stop_event=self._stop, debounce=20, step=5, rust_timeout=5000, yield_on_timeout=False,
+            watch_filter=lambda _change, path: path.endswith("/wake") or path.endswith("/submit-wake"), recursive=False,
+        ):  # fmt: skip
+            if any(path.endswith("submit-wake") for _, path in changes):
+                self._submits.set()
+            self._wake.set()
+
+    # lease and heartbeat
+
+    def _renew(self) -> None:
+        try:
+            lease = self._store.acquire_lease(LEASE, self._holder, LEASE_S, time.time())
+        except SlurmextError as error:
+            self._failed(str(error), "lease not renewed: %s")
+            return
+        if lease is None and self._lease is not None:
+            log.warning("another daemon took the controller lease")
+        if lease is not None and self._lease is not None and lease.token != self._lease.token:
+            log.warning("the lease had lapsed: goes on with token %d", lease.token)
+        self._lease = lease
+
+    def _beat(self) -> None:
+        """Say that jobs may be held: only while cycles succeed, or nobody would release them."""
+        fresh = time.time() - self._last_good_s < max(2 * self._site.daemon.interval_s, 3 * HEARTBEAT_S)
+        if self._lease is None or not fresh or self._site.daemon.shadow or self._stop.is_set():
+            return
+        _write(self._site.run_dir / "heartbeat", str(int(time.time())))
+
+    # the run directory
+
+    def _prepare_run_dir(self) -> None:
+        run_dir = self._site.run_dir
+        run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        wake = run_dir / "submit-wake"
+        descriptor = os.open(wake, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            for uid in _uid(self._site.slurm.user):
+                if os.geteuid() == 0:
+                    os.fchown(descriptor, uid, -1)
+        finally:
+            os.close(descriptor)
+
+    def _write_queues(self, policy: SitePolicy) -> None:
+        if not self._site.daemon.shadow:
+            _write(self._site.run_dir / "queues.tsv", queues_tsv(policy, _members))
+
+    # what agents say
+
+    def _on_event(self, event: AgentEvent) -> None:
+        job_id = None if event.job_id is None else self._controller.slurm_id(str(event.job_id))
+        stored = Event(
+            at_s=event.at_s, source=f"agent:{event.node}", kind=event.event, job_id=job_id, detail=dict(event.detail)
+        )
+        new = self._store.record_event(stored, dedup=f"{event.node}/{event.boot}/{event.seq}")
+        if new and event.event == "checkpoint" and job_id is not None:
+            self._store.record_checkpoint(_checkpoint(event, job_id))
+        self._wake.set()
+
+    # what the command line asks
+
+    def _status(self) -> Mapping[str, object]:
+        last = self._last
+        return {
+            "cycle": {
+                "at_s": last.at_s if last else None,
+                "took_s": last.took_s if last else None,
+                "jobs": last.jobs if last else None,
+                "rpcs": last.rpcs if last else None,
+                "error": self._error,
+            },
+            "agents": [agent.node for agent in self._agents.connected()],
+        }
+
+    def _plan(self) -> Mapping[str, object]:
+        import json  # noqa: PLC0415
+
+        from slurmext.config.wire import plan_to_json  # noqa: PLC0415
+
+        last = self._controller.last
+        return json.loads(plan_to_json(last[1])) if last else {"version": 1}
+
+
+def _checkpoint(event: AgentEvent, job_id: str) -> CheckpointRecord:
+    detail = event.detail
+    step, size, saved = detail.get("step"), detail.get("size_bytes"), detail.get("saved_at_s")
+    return CheckpointRecord(
+        job_id=job_id,
+        step=step if isinstance(step, int) else None,
+        path=str(detail.get("path", ""))[:4096],
+        size_bytes=size if isinstance(size, int) else None,
+        # a job's own clock or claim never puts its checkpoint into the future
+        saved_s=min(float(saved), event.at_s) if isinstance(saved, int | float) else event.at_s,
+        confirmed_s=event.at_s,
+        node=event.node,
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file in one step, readable by all."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    fresh.replace(path)
+
+
+def _uid(user: str) -> set[int]:
+    try:
+        return {pwd.getpwnam(user).pw_uid}
+    except KeyError:
+        return set()
+
+
+def _members(group: str) -> Collection[str]:
+    try:
+        found = grp.getgrnam(group)
+    except KeyError:
+        return ()
+    return {*found.gr_mem, *(entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == found.gr_gid)}

@@ -1,0 +1,367 @@
+"""Carries a plan out: the intent is in the store before Slurm is asked, the outcome after. Never re-plans."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+from slurmext.errors import SlurmRefused
+from slurmext.model.cluster import JobRecord
+from slurmext.model.job import JobState
+from slurmext.model.plan import Plan
+from slurmext.model.policy import Policy
+from slurmext.model.state import (
+    ActionKind,
+    ActionRecord,
+    ActionState,
+    CheckpointRecord,
+    Intent,
+    PreemptionRecord,
+    StoredFence,
+)
+from slurmext.ports import Actuator, Clock, ClusterReader, Store
+from slurmext.service.observe import Known, Observation, checkpoint_signal
+
+log = logging.getLogger(__name__)
+
+RELEASE_PATIENCE_S = 30.0
+"""How long Slurm may take to start a released job before the release is taken back."""
+_SAVED_BEFORE_S = 1.0
+"""A checkpoint saved this little before the signal counts as its answer (clocks, and a save already under way)."""
+
+
+class Applier:
+    """Acts for one holder of the controller lease; `token` goes with every write.
+
+    `crash` is called at every boundary between store and Slurm, for the test that kills the daemon at each of them.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        reader: ClusterReader,
+        actuator: Actuator,
+        clock: Clock,
+        crash: Callable[[str], None] = lambda _boundary: None,
+    ) -> None:
+        self._store, self._reader, self._actuator, self._clock, self._crash = store, reader, actuator, clock, crash
+
+    # what a plan asks for
+
+    def start(self, token: int, plan: Plan, observation: Observation, policy: Policy, messages: Mapping[str, str]) -> int:
+        """Write the intents of a plan and begin each. Returns how many actions were begun."""
+        now = self._clock.now()
+        open_actions = self._store.open_actions()
+        intents = [
+            *_holds(observation),
+            *self._evictions(plan, observation, policy, open_actions, now),
+            *_releases(plan, observation, open_actions),
+        ]
+        fences = _fences(plan, observation, now)
+        if {(f.beneficiary, tuple(sorted(f.placement.items()))) for f in fences} != {
+            (f.beneficiary, tuple(sorted(f.placement.items()))) for f in self._store.fences()
+        }:
+            self._store.replace_fences(token, fences)
+        if not intents:
+            return 0
+        summary = {
+            "release": len(plan.release),
+            "evict": len(plan.evict),
+            "move": len(plan.move),
+            "pending": len(plan.reasons),
+            "policy": policy.version,
+        }
+        actions = self._store.record_plan(token, now, summary, intents)
+        self._crash("intents recorded")
+        self._begin(token, actions, observation)
+        return len(actions)
+
+    def _evictions(
+        self, plan: Plan, observation: Observation, policy: Policy, open_actions: Sequence[ActionRecord], now: float
+    ) -> list[Intent]:
+        """Intents of the plan's evictions and moves, whole sets only, within the budgets."""
+        going = {action.job for action in open_actions if action.kind is ActionKind.EVICT}
+        sets = dict[str, list[Intent]]()
+        leaving = [
+            *((e.job, e.beneficiary, e.reason, e.lost_gpu_s, f"makes room for job {e.beneficiary}") for e in plan.evict),
+            *((m.job, m.beneficiary, m.reason, 0.0, f"moves so that job {m.beneficiary} fits") for m in plan.move),
+        ]
+        for job, beneficiary, reason, lost, message in leaving:
+            known = observation.known[job]
+            if known.key not in going:
+                to_queue = observation.known[beneficiary].queue or ""
+                detail = _leave(known, beneficiary, to_queue, float(lost), float(policy.settings.grace_s))
+                intent = Intent(kind=ActionKind.EVICT, job=known.key, reason=reason.value, message=message, detail=detail)
+                sets.setdefault(beneficiary, []).append(intent)
+        left = policy.max_requeues_per_cycle
+        if policy.max_requeues_per_hour is not None:
+            done = self._store.count_actions(action=ActionKind.EVICT.value, since_s=now - 3600)
+            hourly = max(0, policy.max_requeues_per_hour - done)
+            left = hourly if left is None else min(left, hourly)
+        intents = list[Intent]()
+        for beneficiary, victims in sets.items():
+            if left is not None and len(victims) > left - len(intents):
+                log.info("job %s waits: its %d victims are over the requeue budget", beneficiary, len(victims))
+                continue
+            intents += victims
+        return intents
+
+    def _begin(self, token: int, actions: Sequence[ActionRecord], observation: Observation) -> None:
+        """Do what was just written down, gentle first."""
+        releases = [action for action in actions if action.kind is ActionKind.RELEASE]
+        for action in actions:
+            if action.kind is ActionKind.HOLD:
+                self._try(token, action, self._actuator.hold, ActionState.DONE)
+        self._release(token, releases, observation)
+        victims = [action for action in actions if action.kind is ActionKind.EVICT]
+        if victims:
+            fresh = self._reader.find({action.job.job_id for action in victims})
+            for action in victims:
+                self._forewarn(token, action, fresh.get(action.job.job_id))
+
+    def _release(self, token: int, actions: Sequence[ActionRecord], observation: Observation) -> None:
+        ready = list[ActionRecord]()
+        for action in actions:
+            known = observation.known[action.job.job_id]
+            nodes = cast("list[str]", action.detail.get("nodes") or [])
+            try:
+                self._place(action, known, nodes)
+            except SlurmRefused as refused:
+                self._advance(token, action, ActionState.REFUSED, str(refused))
+            else:
+                ready.append(action)
+        if not ready:
+            return
+        refused = self._actuator.release([action.job.job_id for action in ready])
+        self._crash("released")
+        for action in ready:
+            why = refused.get(action.job.job_id)
+            self._advance(token, action, ActionState.REFUSED if why else ActionState.RELEASED, why or "")
+
+    def _place(self, action: ActionRecord, known: Known, nodes: list[str]) -> None:
+        count = action.detail.get("node_count")
+        resize = count if isinstance(count, int) else None
+        asked = known.first_nodes if not nodes else ",".join(nodes)
+        if nodes or resize is not None or known.record.required_nodes != asked:
+            self._actuator.set_nodes(action.job.job_id, nodes or ([asked] if asked else []), count=resize)
+
+    def _forewarn(self, token: int, action: ActionRecord, record: JobRecord | None) -> None:
+        """Signal a victim, if it still is what the plan saw; one that knows no checkpoint signal goes at once."""
+        if record is not None and record.state is JobState.PENDING:
+            self._try(token, action, self._actuator.hold, ActionState.DONE)
+            return
+        if record is None or record.state is not JobState.RUNNING or record.start_s != action.detail.get("start_s"):
+            self._advance(token, action, ActionState.ABANDONED, "the job is no longer what the plan saw")
+            return
+        warn = checkpoint_signal(cast("str | None", action.detail.get("ckpt")), _number(action, "grace_s"))
+        if warn is None:
+            self._requeue(token, action)
+            return
+        signal, wait_s = warn
+        try:
+            self._actuator.signal(action.job.job_id, signal)
+        except SlurmRefused as refused:
+            self._advance(token, action, ActionState.FAILED, str(refused))
+            return
+        self._crash("signalled")
+        now = self._clock.now()
+        self._advance(
+            token, action, ActionState.SIGNALLED, f"sent SIG{signal}, waits up to {wait_s:g} s for its checkpoint",
+            {"signalled_s": now, "deadline_s": now + wait_s},
+        )  # fmt: skip
+
+    # what is under way
+
+    def follow(self, token: int, observation: Observation, checkpoints: Mapping[str, CheckpointRecord]) -> int:
+        """Take every open action as far as Slurm's state allows. Returns how many are still open."""
+        now = self._clock.now()
+        for action in self._store.open_actions():
+            known = observation.known.get(action.job.job_id)
+            record = known.record if known and known.key == action.job else None
+            if action.kind is ActionKind.EVICT:
+                self._follow_eviction(token, action, record, checkpoints.get(action.job.job_id), now)
+            elif action.kind is ActionKind.RELEASE:
+                self._follow_release(token, action, record, now)
+            else:
+                held = record is None or record.held
+                self._advance(token, action, ActionState.DONE if held else ActionState.ABANDONED)
+        return len(self._store.open_actions())
+
+    def _follow_release(self, token: int, action: ActionRecord, record: JobRecord | None, now: float) -> None:
+        if record is None:
+            self._advance(token, action, ActionState.DONE, "the job has ended")
+        elif record.state is not JobState.PENDING:
+            self._advance(token, action, ActionState.DONE, f"started on {','.join(p.node for p in record.placement)}")
+        elif record.held:
+            self._advance(token, action, ActionState.ABANDONED, "the job is held")
+        elif action.state is ActionState.INTENT:
+            self._advance(token, action, ActionState.RELEASED)
+        elif now - action.changed_s > RELEASE_PATIENCE_S:
+            message = f"Slurm did not start it within {RELEASE_PATIENCE_S:g} s: {record.reason}"
+            self._try(token, action, self._actuator.hold, ActionState.ABANDONED, message)
+
+    def _follow_eviction(
+        self, token: int, action: ActionRecord, record: JobRecord | None, checkpoint: CheckpointRecord | None, now: float
+    ) -> None:
+        if action.state is ActionState.INTENT:
+            # Begun by a daemon that died. A signal it may have sent costs the job one checkpoint; a requeue shows.
+            requeued = record is not None and record.start_s != action.detail.get("start_s") and record.state is not JobState.RUNNING
+            if requeued and record is not None and not record.held:
+                self._hold_requeued(token, action)
+            elif requeued:
+                self._finish(token, action, "requeued", now)
+            else:
+                self._advance(token, action, ActionState.ABANDONED, "not begun; planned anew if it still helps")
+            return
+        if record is None:
+            self._finish(token, action, "ended by itself", now)
+        elif record.state is JobState.RUNNING and action.state is ActionState.SIGNALLED:
+            signalled = _number(action, "signalled_s")
+            if checkpoint is not None and checkpoint.saved_s >= signalled - _SAVED_BEFORE_S and checkpoint.confirmed_s >= signalled:
+                self._requeue(token, action, {"confirmed_s": checkpoint.confirmed_s, "step": checkpoint.step})
+            elif now >= _number(action, "deadline_s"):
+                self._requeue(token, action)
+        elif record.state is JobState.PENDING:
+            if not record.held:
+                self._hold_requeued(token, action)
+            else:
+                self._finish(token, action, "requeued and held", now)
+        elif record.state is JobState.RUNNING and action.state is ActionState.REQUEUED:
+            self._requeue(token, action)  # asked for, but Slurm does not show it: ask again
+
+    def _requeue(self, token: int, action: ActionRecord, detail: Mapping[str, object] | None = None) -> None:
+        try:
+            self._actuator.requeue(action.job.job_id)
+        except SlurmRefused as refused:
+            self._advance(token, action, ActionState.FAILED, str(refused))
+            return
+        self._crash("requeued")
+        message = "its checkpoint is confirmed: requeued" if detail else "requeued"
+        self._advance(token, action, ActionState.REQUEUED, message, {"requeued_s": self._clock.now(), **(detail or {})})
+
+    def _hold_requeued(self, token: int, action: ActionRecord) -> None:
+        try:
+            self._actuator.hold_requeued(action.job.job_id)
+        except SlurmRefused as refused:
+            log.warning("job %s: %s", action.job.job_id, refused)
+        else:
+            self._advance(token, action, ActionState.REQUEUED, "held after its requeue")
+
+    def _finish(self, token: int, action: ActionRecord, message: str, now: float) -> None:
+        """Close an eviction and write the victim's ledger."""
+        get = action.detail.get
+        signalled, confirmed = get("signalled_s"), get("confirmed_s")
+        gpus = int(_number(action, "gpus"))
+        lost = _number(action, "lost_gpu_s")
+        if isinstance(confirmed, int | float):
+            lost = max(0.0, (_number(action, "requeued_s") - confirmed) * gpus)
+        written = any(line.ended_s >= action.created_s for line in self._store.preemptions(job_id=action.job.job_id))
+        if message != "ended by itself" and not written:
+            self._store.record_preemption(
+                token,
+                PreemptionRecord(
+                    victim=action.job,
+                    victim_user=str(get("user", "")),
+                    beneficiary=str(get("beneficiary", "")),
+                    reason=action.reason,
+                    from_queue=str(get("from_queue", "")),
+                    to_queue=str(get("to_queue", "")),
+                    gpus=gpus,
+                    lost_gpu_s=lost,
+                    signalled_s=float(signalled) if isinstance(signalled, int | float) else None,
+                    confirmed_s=float(confirmed) if isinstance(confirmed, int | float) else None,
+                    ended_s=now,
+                ),
+            )
+            self._crash("ledger written")
+        self._advance(token, action, ActionState.DONE, message)
+
+    def _try(
+        self, token: int, action: ActionRecord, act: Callable[[str], None], done: ActionState, message: str = ""
+    ) -> None:
+        try:
+            act(action.job.job_id)
+        except SlurmRefused as refused:
+            self._advance(token, action, ActionState.REFUSED, str(refused))
+        else:
+            self._crash("held")
+            self._advance(token, action, done, message)
+
+    def _advance(
+        self, token: int, action: ActionRecord, state: ActionState, message: str = "", detail: Mapping[str, object] | None = None
+    ) -> None:
+        log.info("action %d %s job %s: %s %s", action.id, action.kind, action.job.job_id, state, message)
+        self._store.advance(token, action.id, state, self._clock.now(), message=message, detail=detail)
+        self._crash(f"{action.kind} {state}")
+
+
+def _number(action: ActionRecord, key: str) -> float:
+    value = action.detail.get(key)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _leave(known: Known, beneficiary: str, to_queue: str, lost_gpu_s: float, grace_s: float) -> dict[str, object]:
+    record = known.record
+    return {
+        "beneficiary": beneficiary,
+        "from_queue": known.queue or "",
+        "to_queue": to_queue,
+        "gpus": record.tasks * record.gpus_per_task,
+        "lost_gpu_s": lost_gpu_s,
+        "user": record.user,
+        "start_s": record.start_s,
+        "ckpt": record.annotation.ckpt if record.annotation else None,
+        "grace_s": grace_s,
+    }
+
+
+def _holds(observation: Observation) -> list[Intent]:
+    return [
+        Intent(kind=ActionKind.HOLD, job=known.key, reason="ADOPT", message="taken under the queue's admission")
+        for known in observation.known.values()
+        if known.stray
+    ]
+
+
+def _releases(plan: Plan, observation: Observation, open_actions: Sequence[ActionRecord]) -> list[Intent]:
+    """Releases carry a node list only where one is needed: a fence stands or a job released to a place has not started
+    yet, GPU types were chosen, or a gang was cut."""
+    fenced = bool(plan.fence or observation.snapshot.fences) or any(
+        action.kind is ActionKind.RELEASE and action.detail.get("nodes") for action in open_actions
+    )
+    jobs = {job.id: job for job in observation.snapshot.jobs}
+    intents = list[Intent]()
+    for release in plan.release:
+        known, job = observation.known[release.job], jobs[release.job]
+        placement = {part.node: part.gpus for part in release.placement}
+        shrunk = sum(placement.values()) < job.gpus
+        asked = known.record.annotation.types if known.record.annotation else ()
+        pinned = (fenced or bool(asked) or shrunk) and not known.first_nodes
+        intents.append(
+            Intent(
+                kind=ActionKind.RELEASE,
+                job=known.key,
+                reason=release.queue_usage.value,
+                message=f"on {release.queue_usage.value} GPUs of {known.queue}",
+                detail={
+                    "placement": placement,
+                    "nodes": sorted(placement) if pinned else [],
+                    "node_count": len(placement) if shrunk else None,
+                },
+            )
+        )
+    return intents
+
+
+def _fences(plan: Plan, observation: Observation, now: float) -> list[StoredFence]:
+    return [
+        StoredFence(
+            beneficiary=observation.known[fence.beneficiary].key,
+            placement={part.node: part.gpus for part in fence.placement},
+            created_s=now,
+        )
+        for fence in plan.fence
+        if fence.beneficiary in observation.known
+    ]

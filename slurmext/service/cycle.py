@@ -1,0 +1,131 @@
+"""One cycle: observe, follow what is under way, plan, apply. Nothing is done when something could not be read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from slurmext.config.policy import SitePolicy, parse_policy
+from slurmext.model.plan import Plan
+from slurmext.model.policy import Policy
+from slurmext.model.state import ActionKind, ActionRecord, ActionState, JobKey
+from slurmext.policy.planner import plan
+from slurmext.ports import Clock, ClusterReader, Store
+from slurmext.service.apply import Applier
+from slurmext.service.observe import Memory, Observation, job_rows, observe
+
+log = logging.getLogger(__name__)
+
+_PENALTY_S = 30.0
+_LONGEST_PENALTY_S = 900.0
+_PENALTY_MEMORY_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CycleResult:
+    """What a cycle saw and did. Times in seconds; `began` counts actions begun, `open_actions` those under way."""
+
+    at_s: float
+    took_s: float
+    jobs: int
+    began: int
+    open_actions: int
+    rpcs: int
+    new_jobs: int
+
+
+class Controller:
+    """Runs cycles for the holder of a lease. Raises SlurmUnavailable, StoreUnavailable and StoreConflict."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        reader: ClusterReader,
+        applier: Applier,
+        clock: Clock,
+        shadow: bool = False,
+        on_policy: Callable[[SitePolicy], None] = lambda _policy: None,
+    ) -> None:
+        self._store, self._reader, self._applier, self._clock = store, reader, applier, clock
+        self._shadow, self._on_policy = shadow, on_policy
+        self._policy = Policy()
+        self._seen = frozenset[JobKey]()
+        self.last: tuple[Observation, Plan] | None = None
+
+    def run(self, token: int) -> CycleResult:
+        """One cycle under the lease's token."""
+        began_at = self._clock.now()
+        policy = self._current_policy()
+        view = self._reader.read()
+        observation = observe(view, policy, self._memory(view.read_s), view.read_s)
+        before = self._store.open_actions()
+        if before and not self._shadow:
+            checkpoints = self._store.last_checkpoints({action.job.job_id for action in before})
+            self._applier.follow(token, observation, checkpoints)
+            # What was just finished or requeued changes the world: the plan looks at it anew.
+            view = self._reader.read()
+            observation = observe(view, policy, self._memory(view.read_s), view.read_s)
+        decided = plan(observation.snapshot) if policy.version else Plan()
+        said = dict[str, str]()
+        began = 0
+        if policy.version and not self._shadow:
+            began = self._applier.start(token, decided, observation, policy, said)
+        self._store.save_jobs(token, job_rows(observation, decided.reasons, said, view.read_s))
+        self.last = observation, decided
+        keys = frozenset(known.key for known in observation.known.values())
+        new, self._seen = len(keys - self._seen), keys
+        return CycleResult(
+            at_s=began_at,
+            took_s=self._clock.now() - began_at,
+            jobs=len(keys),
+            began=began,
+            open_actions=len(self._store.open_actions()),
+            rpcs=view.rpcs,
+            new_jobs=new,
+        )
+
+    def slurm_id(self, raw_id: str) -> str:
+        """The id Slurm's commands take of the job that calls itself `raw_id` (they differ for array tasks)."""
+        known = self.last[0].known.values() if self.last else ()
+        return next((job.record.slurm_id for job in known if job.record.raw_id == raw_id), raw_id)
+
+    def observation(self) -> Observation:
+        """The world now, without acting on it."""
+        view = self._reader.read()
+        return observe(view, self._current_policy(), self._memory(view.read_s), view.read_s)
+
+    def _current_policy(self) -> Policy:
+        stored = self._store.current_policy()
+        if stored is not None and stored.version != self._policy.version:
+            site_policy = parse_policy(stored.document, f"policy version {stored.version}")
+            self._policy = site_policy.as_model(stored.version)
+            self._on_policy(site_policy)
+        return self._policy
+
+    def _memory(self, now_s: float) -> Memory:
+        rows = {row.job.job_id: row for row in self._store.jobs(active=True)}
+        return Memory(
+            rows=rows,
+            open_actions=self._store.open_actions(),
+            checkpoints=self._store.last_checkpoints(rows.keys()),
+            preempted=self._store.preemption_counts([row.job for row in rows.values()]),
+            fences=self._store.fences(),
+            not_before=_penalties(self._store.actions(since_s=now_s - _PENALTY_MEMORY_S, limit=1000), now_s),
+        )
+
+
+def _penalties(actions: list[ActionRecord], now_s: float) -> Mapping[JobKey, tuple[float, str]]:
+    """Jobs that Slurm would not start when released: wait longer each time, so that they do not shut out others."""
+    failures = dict[JobKey, list[ActionRecord]]()
+    for action in actions:
+        if action.kind is ActionKind.RELEASE and action.state in {ActionState.ABANDONED, ActionState.REFUSED}:
+            failures.setdefault(action.job, []).append(action)
+    waits = dict[JobKey, tuple[float, str]]()
+    for job, failed in failures.items():
+        newest = max(failed, key=lambda action: action.changed_s)
+        until = newest.changed_s + min(_PENALTY_S * 2 ** (len(failed) - 1), _LONGEST_PENALTY_S)
+        if until > now_s:
+            waits[job] = until, newest.message
+    return waits

@@ -1,0 +1,231 @@
+"""Turns what Slurm says, the policy and what the store remembers into the planner's snapshot. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from slurmext.model.cluster import ClusterView, JobRecord
+from slurmext.model.job import Job, JobState, NodeGpus, Placement
+from slurmext.model.plan import Reason
+from slurmext.model.policy import Policy
+from slurmext.model.snapshot import Fence, Snapshot
+from slurmext.model.state import ActionKind, ActionRecord, ActionState, CheckpointRecord, JobKey, JobRow, StoredFence
+
+_CKPT = re.compile(r"^(?:SIG)?(?P<signal>[A-Z][A-Z0-9+\-]*)@(?P<seconds>\d+)$")
+_AUTO_SIGNAL = "USR1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What the store remembers that Slurm does not know."""
+
+    rows: Mapping[str, JobRow]
+    open_actions: Sequence[ActionRecord]
+    checkpoints: Mapping[str, CheckpointRecord]
+    preempted: Mapping[JobKey, int]
+    fences: Sequence[StoredFence]
+    not_before: Mapping[JobKey, tuple[float, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A managed job: Slurm's record with its key, queue and what the snapshot makes of it.
+
+    `stray` is a pending job that nothing holds although the daemon did not release it: let through while no daemon
+    was there, or requeued by Slurm itself.
+    """
+
+    record: JobRecord
+    key: JobKey
+    queue: str | None
+    first_nodes: str
+    stray: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """A snapshot and the way back from its job ids to Slurm."""
+
+    snapshot: Snapshot
+    known: Mapping[str, Known]
+    ended: tuple[JobRow, ...] = ()
+
+
+def checkpoint_signal(ckpt: str | None, grace_s: float) -> tuple[str, float] | None:
+    """(signal, longest wait in seconds) of a --ckpt value; None for a job that knows no checkpoint signal.
+
+    `auto` waits the policy's grace; `USR1@30` at most 30 s of it.
+    """
+    if ckpt is None:
+        return None
+    found = _CKPT.match(ckpt)
+    if found is None:
+        return _AUTO_SIGNAL, grace_s
+    return found["signal"], min(float(found["seconds"]), grace_s)
+
+
+def observe(view: ClusterView, policy: Policy, memory: Memory, now_s: float) -> Observation:
+    """The world as `plan()` shall see it."""
+    releases = {a.job: a for a in memory.open_actions if a.kind is ActionKind.RELEASE and a.state is ActionState.RELEASED}
+    evictions = {a.job: a for a in memory.open_actions if a.kind is ActionKind.EVICT}
+    known = dict[str, Known]()
+    jobs = list[Job]()
+    unmanaged = Counter[str]()
+    for record in view.jobs:
+        if not _managed(record):
+            for part in record.placement:
+                unmanaged[part.node] += part.gpus
+            continue
+        row = memory.rows.get(record.slurm_id)
+        key = _key(record, row)
+        queue = _queue(record, policy)
+        release = releases.get(key)
+        stray = record.state is JobState.PENDING and not record.held and release is None
+        known[record.slurm_id] = Known(
+            record=record,
+            key=key,
+            queue=queue,
+            first_nodes=row.requested_nodes if row and row.job == key else record.required_nodes,
+            stray=stray,
+        )
+        jobs.append(_job(record, key, queue, release, evictions.get(key), memory, now_s))
+    nodes = tuple(replace(node, gpus=max(0, node.gpus - unmanaged[node.name])) for node in view.nodes)
+    pending = {job.id for job in jobs if job.state is JobState.PENDING}
+    fences = tuple(
+        Fence(beneficiary=fence.beneficiary.job_id, placement=_placement(fence.placement))
+        for fence in memory.fences
+        if fence.beneficiary.job_id in pending
+    )
+    snapshot = Snapshot(
+        now_s=now_s, settings=policy.settings, nodes=nodes, queues=policy.queues, jobs=tuple(jobs), fences=fences
+    )
+    return Observation(snapshot=snapshot, known=known, ended=_ended(view, known, memory.rows, now_s))
+
+
+def _managed(record: JobRecord) -> bool:
+    return record.annotation is not None and not record.het and record.gpus_per_task > 0
+
+
+def _key(record: JobRecord, row: JobRow | None) -> JobKey:
+    """The job's key. A requeue gives a job a new submit time; the first one stays its name."""
+    if row is not None and (row.job.submit_s == record.submit_s or record.restarts > 0):
+        return row.job
+    return JobKey(job_id=record.slurm_id, submit_s=record.submit_s)
+
+
+def _queue(record: JobRecord, policy: Policy) -> str | None:
+    asked = record.annotation.queue if record.annotation else None
+    return policy.queue_of(asked=asked, user=record.user, account=record.account, partition=record.partition)
+
+
+def _job(
+    record: JobRecord,
+    key: JobKey,
+    queue: str | None,
+    release: ActionRecord | None,
+    eviction: ActionRecord | None,
+    memory: Memory,
+    now_s: float,
+) -> Job:
+    annotation = record.annotation
+    assert annotation is not None  # noqa: S101  only managed jobs come here
+    state, placement, started = record.state, record.placement, record.start_s
+    if state is JobState.PENDING and release is not None and not record.held:
+        # Slurm has it and will start it: its GPUs are spoken for.
+        state, placement, started = JobState.RUNNING, _placement(_planned(release)), None
+    checkpoint = memory.checkpoints.get(record.slurm_id)
+    elastic = annotation.gang_min is not None and record.tasks_per_node == 1 and state is JobState.PENDING
+    wait = memory.not_before.get(key)
+    return Job(
+        id=record.slurm_id,
+        queue=queue or "",
+        state=state,
+        user=record.user,
+        gpus_per_task=record.gpus_per_task,
+        tasks=record.tasks,
+        min_tasks=min(annotation.gang_min or record.tasks, record.tasks) if elastic else None,
+        tasks_per_node=record.tasks_per_node,
+        preemptible=annotation.preemptible,
+        requeue=record.requeue and record.batch,
+        types=annotation.types or record.types,
+        submitted_s=key.submit_s,
+        started_s=started,
+        time_limit_s=record.time_limit_s,
+        checkpoint_s=checkpoint.saved_s if checkpoint and checkpoint.confirmed_s >= key.submit_s else None,
+        preempted=memory.preempted.get(key, 0),
+        placement=placement,
+        eligible_s=_eligible(record, wait, now_s) if state is JobState.PENDING else None,
+        blocked=_blocked(record) if state is JobState.PENDING else None,
+        evicting_for=str(eviction.detail.get("beneficiary", "")) if eviction and state is not JobState.PENDING else None,
+    )
+
+
+def _eligible(record: JobRecord, wait: tuple[float, str] | None, now_s: float) -> float | None:
+    times = [time for time in (record.eligible_s, record.start_s, wait[0] if wait else None) if time and time > now_s]
+    return max(times) if times else None
+
+
+def _blocked(record: JobRecord) -> str | None:
+    if record.dependency:
+        return f"waits for {record.dependency}"
+    if record.annotation and record.annotation.user_hold and record.held:
+        return "held by its user (scontrol release it)"
+    return None
+
+
+def _planned(release: ActionRecord) -> Mapping[str, int]:
+    return cast("Mapping[str, int]", release.detail.get("placement") or {})
+
+
+def _placement(gpus: Mapping[str, int]) -> Placement:
+    return tuple(NodeGpus(node=node, gpus=count) for node, count in sorted(gpus.items()))
+
+
+def _ended(
+    view: ClusterView, known: Mapping[str, Known], rows: Mapping[str, JobRow], now_s: float
+) -> tuple[JobRow, ...]:
+    final = {record.slurm_id: record for record in view.ended}
+    gone = list[JobRow]()
+    for job_id, row in rows.items():
+        if row.end_s is not None or (job_id in known and known[job_id].key == row.job):
+            continue
+        record = final.get(job_id)
+        state = record.slurm_state.lower() if record else "ended"
+        end_s = float(record.end_s) if record and record.end_s else now_s
+        gone.append(replace(row, state=state, end_s=end_s, reason="", message="", updated_s=now_s))
+    return tuple(gone)
+
+
+def job_rows(
+    observation: Observation, reasons: Mapping[str, Reason], messages: Mapping[str, str], now_s: float
+) -> list[JobRow]:
+    """What the store shall know of the managed jobs after this cycle."""
+    rows = list(observation.ended)
+    for job in observation.snapshot.jobs:
+        known = observation.known[job.id]
+        record = known.record
+        rows.append(
+            JobRow(
+                job=known.key,
+                name=record.name,
+                user=record.user,
+                account=record.account,
+                queue=known.queue or "",
+                state="released" if record.state is JobState.PENDING and job.state is JobState.RUNNING else record.state.value,
+                gpus=job.gpus,
+                nodes=",".join(part.node for part in job.placement),
+                reason=reasons[job.id].value if job.id in reasons else "",
+                message=messages.get(job.id, ""),
+                ckpt=record.annotation.ckpt if record.annotation else None,
+                preempted=job.preempted,
+                restarts=record.restarts,
+                start_s=float(record.start_s) if record.start_s and record.state is not JobState.PENDING else None,
+                requested_nodes=known.first_nodes,
+                updated_s=now_s,
+            )
+        )
+    return rows
