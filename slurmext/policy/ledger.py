@@ -1,0 +1,255 @@
+"""Who uses how much, at every level of the tree, and what may be added or taken.
+
+Three counts are kept because a GPU in transition must be counted against whoever it would help:
+
+* `held`: every GPU a job has now, completing, suspended and unknown jobs included. Limits and guarantees are tested
+  against it before anything starts.
+* `lasting`: `held` without what is already on its way out. A job that only has to wait is tested against it.
+* `solid`: running jobs that are known and stay. A queue gives only what it has above its guarantee in this count, so
+  an uncertain or a leaving job never makes room for one eviction too many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from slurmext.model.plan import Reason
+from slurmext.policy.tree import ROOT, QueueNode, QueueTree
+
+GpusByType = Mapping[str, int]
+"""Whole GPUs per GPU type."""
+
+UNLIMITED = 1 << 60
+
+
+class Usage:
+    """One count of whole GPUs in use, for every queue of the tree and every user."""
+
+    __slots__ = ("_tree", "_typed", "total", "users")
+
+    def __init__(self, tree: QueueTree) -> None:
+        self._tree = tree
+        self.total = [0] * len(tree.nodes)
+        self._typed: list[dict[str, int]] = [{} for _ in tree.nodes] if tree.typed else []
+        self.users: dict[tuple[int, str], int] = {}
+
+    def add(self, leaf: int, user: str, gpus: GpusByType, *, sign: int = 1) -> None:
+        """Count (or with sign -1 uncount) GPUs of a job on `leaf`."""
+        amount = sign * sum(gpus.values())
+        for index in self._tree.nodes[leaf].lineage:
+            self.total[index] += amount
+            if self._typed:
+                counts = self._typed[index]
+                for gpu_type, count in gpus.items():
+                    counts[gpu_type] = counts.get(gpu_type, 0) + sign * count
+            if self._tree.nodes[index].user_max:
+                key = (index, user)
+                self.users[key] = self.users.get(key, 0) + amount
+
+    def of_type(self, index: int, gpu_type: str) -> int:
+        """GPUs of one type in use; only kept where some queue has quotas per type."""
+        return self._typed[index].get(gpu_type, 0)
+
+    def floating(self, node: QueueNode) -> int:
+        """GPUs in use that no per-type guarantee covers: they use up the floating guarantee first."""
+        if not self._typed:
+            return self.total[node.index]
+        own = node.type_guaranteed
+        return self.total[node.index] - sum(
+            min(count, own.get(gpu_type, 0)) for gpu_type, count in self._typed[node.index].items()
+        )
+
+    def copy(self) -> Usage:
+        """An independent copy to try things on."""
+        twin = Usage.__new__(Usage)
+        twin._tree = self._tree  # noqa: SLF001  same class
+        twin.total = self.total.copy()
+        twin._typed = [counts.copy() for counts in self._typed]  # noqa: SLF001
+        twin.users = self.users.copy()
+        return twin
+
+    def guarantee_room(self, node: QueueNode, gpu_type: str | None) -> int:
+        """GPUs (of `gpu_type`) the queue may add and still be within what it is guaranteed at this level."""
+        room = max(0, node.floating - self.floating(node))
+        if gpu_type is not None and self._typed:
+            room += max(0, node.type_guaranteed.get(gpu_type, 0) - self.of_type(node.index, gpu_type))
+        return room
+
+    def within_guarantee(self, node: QueueNode, gpus: GpusByType) -> bool:
+        """True when all of `gpus` on top of what is in use is covered by the queue's guarantee at this level."""
+        if len(gpus) == 1:
+            ((gpu_type, count),) = gpus.items()
+            return count <= self.guarantee_room(node, gpu_type)
+        if not self._typed:
+            return sum(gpus.values()) <= self.guarantee_room(node, None)
+        uncovered = sum(
+            max(0, count - max(0, node.type_guaranteed.get(gpu_type, 0) - self.of_type(node.index, gpu_type)))
+            for gpu_type, count in gpus.items()
+        )
+        return uncovered <= max(0, node.floating - self.floating(node))
+
+    def can_give(self, node: QueueNode, gpus: GpusByType) -> bool:
+        """True when the queue keeps all it is guaranteed at this level after losing `gpus`."""
+        if not self._typed:
+            return self.total[node.index] - sum(gpus.values()) >= node.guaranteed
+        uncovered = 0
+        for gpu_type, count in gpus.items():
+            spare = self.of_type(node.index, gpu_type) - node.type_guaranteed.get(gpu_type, 0)
+            if count > spare:
+                return False
+            uncovered += count
+        return self.floating(node) - uncovered >= node.floating
+
+
+class Kept:
+    """GPUs that must stay idle because their owners never lend them: `reserved`, lending limits, outward fences.
+
+    A queue's subtree holds back the larger of its own number and the sum of its children's, less what it uses. One
+    instance counts all GPUs, further ones a single type.
+    """
+
+    __slots__ = ("_held", "_kept", "_sums", "_tree")
+
+    def __init__(self, tree: QueueTree, gpu_type: str | None = None) -> None:
+        self._tree = tree
+        self._kept = [n.kept if gpu_type is None else n.type_kept.get(gpu_type, 0) for n in tree.nodes]
+        self._held = [0] * len(tree.nodes)
+        self._sums = [0] * len(tree.nodes)
+        for node in sorted(tree.nodes, key=lambda n: -len(n.lineage)):
+            self._held[node.index] = max(self._kept[node.index], self._sums[node.index])
+            if node.parent is not None:
+                self._sums[node.parent] += self._held[node.index]
+
+    def use(self, leaf: int, used: list[int]) -> None:
+        """Recount the leaf's lineage; `used` is GPUs in use per queue."""
+        for index in self._tree.nodes[leaf].lineage:
+            node = self._tree.nodes[index]
+            fresh = max(0, self._kept[index] - used[index], self._sums[index])
+            if node.parent is not None:
+                self._sums[node.parent] += fresh - self._held[index]
+            self._held[index] = fresh
+
+    def below(self, parent: int) -> int:
+        """GPUs that must stay idle for the queues under `parent`."""
+        return self._sums[parent]
+
+    def allows(self, leaf: int, parent: int, gpus: int, *, idle: int, used: list[int]) -> bool:
+        """Whether `leaf` may take `gpus` of the `idle` ones without touching what others under `parent` keep.
+
+        Where too few are idle already (a node was lost), whoever does not make it worse may go on.
+        """
+        before = idle - self._sums[parent]
+        sums_change = 0
+        for index in self._tree.below(leaf, parent):
+            sums = self._sums[index] + sums_change
+            fresh = max(0, self._kept[index] - used[index] - gpus, sums)
+            sums_change = fresh - self._held[index]
+        after = idle - gpus - self._sums[parent] - sums_change
+        return after >= 0 or after >= before
+
+
+class Ledger:
+    """The three usages and the limits tested against them."""
+
+    __slots__ = ("_type_kept", "held", "kept", "lasting", "solid", "tree")
+
+    def __init__(self, tree: QueueTree) -> None:
+        self.tree = tree
+        self.held, self.lasting, self.solid = Usage(tree), Usage(tree), Usage(tree)
+        self.kept = Kept(tree)
+        types = sorted({gpu_type for node in tree.nodes for gpu_type in node.type_kept})
+        self._type_kept = {gpu_type: Kept(tree, gpu_type) for gpu_type in types}
+
+    def start(self, leaf: int, user: str, gpus: GpusByType) -> None:
+        """A job starts, or is promised its GPUs."""
+        self.held.add(leaf, user, gpus)
+        self.lasting.add(leaf, user, gpus)
+        self.recount(leaf)
+
+    def leave(self, leaf: int, user: str, gpus: GpusByType) -> None:
+        """A running job is told to go: its GPUs are still held, but neither lasting nor there to be given."""
+        self.lasting.add(leaf, user, gpus, sign=-1)
+        self.solid.add(leaf, user, gpus, sign=-1)
+
+    def recount(self, leaf: int) -> None:
+        """Bring what is kept idle up to date after usage changed."""
+        if self.tree.keeps:
+            self.kept.use(leaf, self.held.total)
+            for gpu_type, kept in self._type_kept.items():
+                kept.use(leaf, [self.held.of_type(node.index, gpu_type) for node in self.tree.nodes])
+
+    def limit_room(self, usage: Usage, leaf: int, user: str, gpu_type: str | None) -> tuple[int, Reason]:
+        """GPUs the leaf may add under every limit up the tree, and which limit is the tightest."""
+        room, reason = UNLIMITED, Reason.QUEUE_MAX
+        for index in self.tree.nodes[leaf].lineage:
+            node = self.tree.nodes[index]
+            if node.max is not None and node.max - usage.total[index] < room:
+                room, reason = node.max - usage.total[index], Reason.QUEUE_MAX
+            if gpu_type is not None and gpu_type in node.type_max:
+                left = node.type_max[gpu_type] - usage.of_type(index, gpu_type)
+                if left < room:
+                    room, reason = left, Reason.QUEUE_MAX
+            if user in node.user_max:
+                left = node.user_max[user] - usage.users.get((index, user), 0)
+                if left < room:
+                    room, reason = left, Reason.USER_MAX
+            if not node.may_borrow:
+                left = usage.guarantee_room(node, gpu_type)
+                if left < room:
+                    room, reason = left, Reason.QUEUE_FENCE
+        return room, reason
+
+    def over_limit(self, usage: Usage, leaf: int, user: str, gpus: GpusByType) -> Reason | None:
+        """The limit that `gpus` more would break, None when all hold."""
+        total = sum(gpus.values())
+        room, reason = self.limit_room(usage, leaf, user, None)
+        if total > room:
+            return reason
+        for gpu_type, count in gpus.items():
+            room, reason = self.limit_room(usage, leaf, user, gpu_type)
+            if count > room:
+                return reason
+        return None
+
+    def borrowing_under(self, leaf: int, gpus: GpusByType) -> int | None:
+        """The highest queue among whose children the leaf would borrow with `gpus` more; None: all its own.
+
+        What is within the leaf's own guarantee is its own whoever else borrows: the borrower pays, by reclaim.
+        """
+        lineage = self.tree.nodes[leaf].lineage
+        if self.held.within_guarantee(self.tree.nodes[lineage[0]], gpus):
+            return None
+        for index in reversed(lineage):
+            if not self.held.within_guarantee(self.tree.nodes[index], gpus):
+                parent = self.tree.nodes[index].parent
+                return ROOT if parent is None else parent
+        return None
+
+    def may_borrow(self, leaf: int, gpus: GpusByType, idle: Mapping[str | None, int]) -> bool:
+        """Whether taking `gpus` leaves idle what others keep. `idle` is GPUs idle now, per type and (None) in all."""
+        if not self.tree.keeps:
+            return True
+        parent = self.borrowing_under(leaf, gpus)
+        if parent is None:
+            return True
+        total = sum(gpus.values())
+        if not self.kept.allows(leaf, parent, total, idle=idle[None], used=self.held.total):
+            return False
+        for gpu_type, kept in self._type_kept.items():
+            count = gpus.get(gpu_type, 0)
+            used = [self.held.of_type(node.index, gpu_type) for node in self.tree.nodes]
+            if count and not kept.allows(leaf, parent, count, idle=idle.get(gpu_type, 0), used=used):
+                return False
+        return True
+
+    def claims(self, leaf: int, gpus: GpusByType, net: Iterable[int] = ()) -> tuple[int, ...]:
+        """The levels of the leaf's lineage at which `gpus` more are within the guarantee.
+
+        At such a level the demand may be reclaimed from that queue's siblings. `net` lists levels to take as within.
+        """
+        extra = set(net)
+        return tuple(
+            index
+            for index in self.tree.nodes[leaf].lineage
+            if index in extra or self.held.within_guarantee(self.tree.nodes[index], gpus)
+        )
