@@ -37,7 +37,7 @@ def _boot(**options: Any) -> Devcluster:
 
 @pytest.fixture(scope="session")
 def shared_cluster() -> Iterator[Devcluster]:
-    """4 nodes with 8 GPUs and slurmext, booted when first asked for. Tests use `cluster`, which cleans up after each."""
+    """4 nodes with 8 GPUs and slurmext, booted when first asked for. Tests use `cluster`, which cleans up."""
     _require_slurm()
     with _boot() as cluster:
         yield cluster

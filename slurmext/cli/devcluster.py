@@ -46,7 +46,7 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[s
 
 @click.group("devcluster")
 def cli() -> None:
-    """A real Slurm on this machine: simulated nodes and GPUs, everything in a directory of its own.
+    r"""A real Slurm on this machine: simulated nodes and GPUs, everything in a directory of its own.
 
     \b
       slurmext devcluster up --nodes 4 --gpus 8
@@ -56,8 +56,8 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--name", default="dev", show_default=True, help="Several clusters run side by side under different names.")
-@click.option("--dir", "directory", type=click.Path(path_type=Path), help="Directory.  [default: /var/lib/slurmext-dev/NAME]")
+@click.option("--name", default="dev", show_default=True, help="Clusters of other names run beside it.")
+@click.option("--dir", "directory", type=click.Path(path_type=Path), help="Directory.  [default: …/slurmext-dev/NAME]")
 @click.option("--nodes", default=4, show_default=True, help="Simulated nodes, n1 to nN.")
 @click.option("--gpus", default=8, show_default=True, help="Simulated GPUs on each node.")
 @click.option("--gpu-type", "gpu_types", default="h100", show_default=True, callback=_words,
@@ -67,10 +67,16 @@ def cli() -> None:
               help="Slurm of this host, of Debian 13 (24.11) or of forky (26.05); others are fetched once.")  # fmt: skip
 @click.option("--netns", is_flag=True, help="Give each node a network of its own with a limited link.")
 @click.option("--rate", default="1gbit", show_default=True, help="That link's rate in each direction.")
-@click.option("--dbd", is_flag=True, help="With slurmdbd on a private MariaDB, account `team` with the test users in it.")
-@click.option("--users", default="", callback=_words, help="Ordinary users to create on this host where absent: alice,bob.")
+@click.option(
+    "--dbd", is_flag=True, help="With slurmdbd on a private MariaDB, account `team` with the test users in it."
+)
+@click.option(
+    "--users", default="", callback=_words, help="Ordinary users to create on this host where absent: alice,bob."
+)
 @click.option("--plain", is_flag=True, help="Slurm without slurmext.")
-@click.option("--set", "conf", multiple=True, callback=_pairs, metavar="KEY=VALUE", help="Set a global key of slurm.conf.")
+@click.option(
+    "--set", "conf", multiple=True, callback=_pairs, metavar="KEY=VALUE", help="Set a global key of slurm.conf."
+)
 def up(name: str, directory: Path | None, release: str, **options: object) -> None:
     """Boot a cluster; returns when every node is idle. Missing packages are installed with apt."""
     from slurmext.devcluster import ClusterSpec, Devcluster
@@ -155,7 +161,10 @@ def shell(name: str | None, directory: Path | None, user: str | None, command: t
 @_which
 @click.argument("component")
 def restart(name: str | None, directory: Path | None, component: str) -> None:
-    """Stop and start one process: slurmctld, slurmd@n1, agent@n1, slurmextd …"""
+    """Stop and start one process: slurmctld, slurmd@n1, agent@n1, slurmextd ….
+
+    Without slurmext there are no agents and no slurmextd; with --dbd there are mariadbd and slurmdbd.
+    """
     _attach(name, directory).restart(component)
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
-from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from slurmext.devcluster import packages
 from slurmext.devcluster.errors import DevclusterError
-from slurmext.devcluster.record import Record
 from slurmext.devcluster.spec import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slurmext.devcluster.record import Record
 
 ACCOUNT: Final = "team"
 

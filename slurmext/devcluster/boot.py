@@ -12,7 +12,7 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from slurmext.devcluster import (
     accounting,
@@ -28,9 +28,11 @@ from slurmext.devcluster import (
 )
 from slurmext.devcluster.components import PYTHON, Component, address, components, controller_address
 from slurmext.devcluster.errors import BadSpec, DevclusterError
-from slurmext.devcluster.packages import Say
 from slurmext.devcluster.record import Record
 from slurmext.devcluster.spec import NATIVE, ClusterSpec, Layout
+
+if TYPE_CHECKING:
+    from slurmext.devcluster.packages import Say
 
 _READY_S: Final = 60
 
@@ -42,7 +44,9 @@ def up(spec: ClusterSpec, say: Say) -> Record:
     if spec.directory.exists():
         raise BadSpec(f"{spec.directory} exists: take it down (`slurmext devcluster down --name {spec.name}`), "
                       "or choose another --name")  # fmt: skip
-    packages.ensure([packages.SLURM, *([packages.DBD] if spec.dbd else []), *([packages.NETNS] if spec.netns else [])], say)
+    packages.ensure(
+        [packages.SLURM, *([packages.DBD] if spec.dbd else []), *([packages.NETNS] if spec.netns else [])], say
+    )
     root = None if spec.release == NATIVE else roots.ensure_root(spec.release, say)
     isolated = namespaces.supported()
     if not isolated and (root or spec.netns):

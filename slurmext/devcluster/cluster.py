@@ -7,16 +7,19 @@ import pwd
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from slurmext.devcluster import boot, netns, processes, roots
 from slurmext.devcluster.components import Component, components
 from slurmext.devcluster.errors import BadSpec, DevclusterError
-from slurmext.devcluster.packages import Say
 from slurmext.devcluster.record import Record
 from slurmext.devcluster.spec import BASE, ClusterSpec, Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from slurmext.devcluster.packages import Say
 
 _GRACE_S: Final = 10
 

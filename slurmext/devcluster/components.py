@@ -7,15 +7,18 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from slurmext.devcluster import namespaces, netns, packages, processes
-from slurmext.devcluster.record import Record
 from slurmext.devcluster.spec import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from slurmext.devcluster.record import Record
 
 # Modules of this installation, never of the current directory: a cluster's has one named slurmext.
 PYTHON: Final = (sys.executable, "-P", "-m")
@@ -190,7 +193,7 @@ def _daemon(name: str) -> str:
 
 
 def _listens(name: str, layout: Layout, port: int) -> bool:
-    """Whether a component listens on its port, read from its network namespace: Slurm logs a bare connection as an error."""
+    """Whether a component listens on its port, as the kernel tells: Slurm logs a bare connection as an error."""
     try:
         table = Path(f"/proc/{processes.pid_of(name, layout)}/net/tcp").read_text(encoding="ascii")
     except OSError:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import jinja2
 from ruamel.yaml import YAML
 
-from slurmext.devcluster.spec import ClusterSpec, Layout
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from slurmext.devcluster.spec import ClusterSpec, Layout
 
 _TEMPLATES: Final = jinja2.Environment(
     loader=jinja2.PackageLoader("slurmext.devcluster"),
@@ -33,7 +35,9 @@ class Network:
     ports: Mapping[str, int]
 
 
-def render_all(spec: ClusterSpec, layout: Layout, network: Network, *, version: tuple[int, int], root: Path | None) -> None:
+def render_all(
+    spec: ClusterSpec, layout: Layout, network: Network, *, version: tuple[int, int], root: Path | None
+) -> None:
     """Write every configuration file. `version` is Slurm's (22, 5); `root` the Debian root of another release."""
     values = {
         "spec": spec,
@@ -43,7 +47,14 @@ def render_all(spec: ClusterSpec, layout: Layout, network: Network, *, version: 
         "plugin_dir": plugin_dir(root) if root else None,
         "nodes": [(name, spec.gpu_type(index)) for index, name in enumerate(spec.node_names)],
     }
-    names = ["slurm.conf", "gres.conf", "cgroup.conf", "plugstack.conf", "hosts", *(["slurmdbd.conf"] if spec.dbd else [])]
+    names = [
+        "slurm.conf",
+        "gres.conf",
+        "cgroup.conf",
+        "plugstack.conf",
+        "hosts",
+        *(["slurmdbd.conf"] if spec.dbd else []),
+    ]
     for name in names:
         text = _TEMPLATES.get_template(f"{name}.j2").render(values)
         if name == "slurm.conf":

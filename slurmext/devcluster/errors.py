@@ -9,5 +9,5 @@ class DevclusterError(SlurmextError):
     """A devcluster could not be booted, reached or stopped; the message names the log to read."""
 
 
-class BadSpec(UsageError):
+class BadSpec(UsageError):  # noqa: N818  named as UsageError's siblings are
     """The asked-for cluster is not possible; the message names the value and what is."""

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from slurmext.devcluster import packages, processes
 from slurmext.devcluster.errors import DevclusterError
-from slurmext.devcluster.spec import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from slurmext.devcluster.spec import Layout
 
 CLUSTER: Final = "holder"
 
@@ -66,8 +69,20 @@ def open_cluster(layout: Layout, root: Path | None) -> None:
     script = _MOUNTS + _READY
     _hold(
         CLUSTER,
-        [unshare, "--mount", "--propagation", "slave", "--", "sh", "-c", script, "sh", str(layout.marker),
-         str(layout.etc / "hosts"), str(root or "")],
+        [
+            unshare,
+            "--mount",
+            "--propagation",
+            "slave",
+            "--",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            str(layout.marker),
+            str(layout.etc / "hosts"),
+            str(root or ""),
+        ],
         layout,
     )
 
@@ -85,7 +100,11 @@ def entry(layout: Layout, holder: str, *kinds: str) -> list[str]:
     pid = processes.pid_of(holder, layout)
     if pid is None:
         raise DevclusterError(f"{holder} of {layout.root} is gone: take the cluster down and up again")
-    return [packages.required_program("nsenter"), *(f"--{kind if kind != 'mnt' else 'mount'}=/proc/{pid}/ns/{kind}" for kind in kinds), "--"]
+    return [
+        packages.required_program("nsenter"),
+        *(f"--{kind if kind != 'mnt' else 'mount'}=/proc/{pid}/ns/{kind}" for kind in kinds),
+        "--",
+    ]
 
 
 def _hold(name: str, command: Sequence[str], layout: Layout) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from slurmext.devcluster import namespaces, packages, processes
 from slurmext.devcluster.errors import DevclusterError
-from slurmext.devcluster.record import Record
 from slurmext.devcluster.spec import Layout
+
+if TYPE_CHECKING:
+    from slurmext.devcluster.record import Record
 
 _UNITS: Final = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 

@@ -6,13 +6,15 @@ import fcntl
 import json
 import random
 import socket
-from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from slurmext.devcluster.errors import DevclusterError
 from slurmext.devcluster.spec import BASE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _LOW: Final = 20000
 _HIGH: Final = 32000  # below Linux' ephemeral ports, so that no outgoing connection takes one between claim and use

@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from slurmext.devcluster.errors import DevclusterError
-from slurmext.devcluster.spec import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from slurmext.devcluster.spec import Layout
 
 # In the environment of every daemon we start outside the cluster's mount namespace, and so of its children.
 MARKER: Final = "SLURMEXT_DEVCLUSTER_DAEMON"
@@ -29,7 +32,7 @@ def spawn(
     env: Mapping[str, str],
     user: str | None = None,
 ) -> int:
-    """Start a daemon in a session of its own, its output in `log/NAME.out`, its pid in `run/pids/NAME`. Returns the pid."""
+    """Start a daemon in a session of its own, its output in `log/NAME.out`, its pid in `run/pids/NAME`; returns it."""
     with (layout.log / f"{name}.out").open("ab") as out:
         child = subprocess.Popen(
             argv,

@@ -6,14 +6,17 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from slurmext.devcluster import packages
 from slurmext.devcluster.errors import BadSpec, DevclusterError
-from slurmext.devcluster.packages import Say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from slurmext.devcluster.packages import Say
 
 # Debian's name of a release, and the Slurm it ships.
 RELEASES: Final[Mapping[str, str]] = {"trixie": "24.11", "forky": "26.05"}
@@ -95,14 +98,21 @@ def _install(root: Path, log: Path) -> None:
 def _host_mirror() -> str:
     """The Debian mirror this host already uses, else empty: debootstrap then takes its own default."""
     listed = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(ORIGIN) $(REPO_URI)", "Created-By: Packages"],
+        [
+            packages.required_program("apt-get"),
+            "indextargets",
+            "--format",
+            "$(ORIGIN) $(REPO_URI)",
+            "Created-By: Packages",
+        ],
         check=False,
         capture_output=True,
         text=True,
     ).stdout
     for line in listed.splitlines():
         origin, _, uri = line.partition(" ")
-        if origin == "Debian" and "security" not in uri:
+        # Plain http, as Debian's own: the root has no certificates yet (packages are signed).
+        if origin == "Debian" and uri.startswith("http://") and "security" not in uri:
             return uri
     return ""
 
@@ -110,7 +120,9 @@ def _host_mirror() -> str:
 def _logged(command: list[str], log: Path, mode: str) -> None:
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     with log.open(mode) as out:
-        code = subprocess.run(command, check=False, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=env).returncode
+        code = subprocess.run(
+            command, check=False, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=env
+        ).returncode
     if code != 0:
         tail = log.read_text(errors="replace").strip().splitlines()[-1:]
         raise DevclusterError(f"{Path(command[0]).name} failed ({code}): {''.join(tail)}; see {log}")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from slurmext.devcluster.errors import BadSpec
 from slurmext.devcluster.roots import RELEASES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 BASE: Final = Path("/var/lib/slurmext-dev")
 NATIVE: Final = "native"

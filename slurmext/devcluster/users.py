@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pwd
 import subprocess
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from slurmext.devcluster.errors import DevclusterError
 from slurmext.devcluster.packages import required_program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def create(names: Iterable[str]) -> None:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from slurmext.devcluster import packages
 from slurmext.devcluster.conf import plugin_dir
 from slurmext.devcluster.errors import DevclusterError
-from slurmext.devcluster.spec import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from slurmext.devcluster.spec import Layout
 
 _COMMANDS: Final = (
     "sacct", "sacctmgr", "salloc", "sattach", "sbatch", "sbcast", "scancel", "scontrol", "scrontab", "sdiag", "sinfo",

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from slurmext.devcluster import ClusterSpec, Devcluster
 from slurmext.devcluster.errors import BadSpec, DevclusterError
 
 pytestmark = pytest.mark.cluster
+
+Boot = Callable[..., Devcluster]
 
 RELEASES = [
     pytest.param("native", "", id="native"),
@@ -35,7 +38,9 @@ def await_state(cluster: Devcluster, job: str, *states: str, timeout_s: float = 
         if state in states:
             return state
         time.sleep(0.1)
-    raise AssertionError(f"job {job} is {state}, not {' or '.join(states)}: {cluster.out('scontrol', 'show', 'job', job)}")
+    raise AssertionError(
+        f"job {job} is {state}, not {' or '.join(states)}: {cluster.out('scontrol', 'show', 'job', job)}"
+    )
 
 
 def output(cluster: Devcluster, job: str, user: str = "alice") -> str:
@@ -46,7 +51,7 @@ def bridges() -> set[str]:
     return {path.name for path in Path("/sys/class/net").iterdir()}
 
 
-def test_every_process_runs_and_the_cluster_was_ready_within_15_s(cluster):
+def test_every_process_runs_and_the_cluster_was_ready_within_15_s(cluster: Devcluster) -> None:
     down = [name for name, pid in cluster.status().items() if pid is None]
     assert down == []
     assert {"munged", "slurmctld", *(f"slurmd@n{n}" for n in (1, 2, 3, 4))} <= set(cluster.status())
@@ -54,7 +59,9 @@ def test_every_process_runs_and_the_cluster_was_ready_within_15_s(cluster):
 
 
 @pytest.mark.parametrize(("release", "version"), RELEASES)
-def test_an_ordinary_users_job_gets_its_gpus_on_a_node_with_a_name_of_its_own(new_cluster, release, version):
+def test_an_ordinary_users_job_gets_its_gpus_on_a_node_with_a_name_of_its_own(
+    new_cluster: Boot, release: str, version: str
+) -> None:
     cluster = new_cluster(release=release, nodes=2, plain=True)
     assert version in cluster.out("sinfo", "--version")
     script = "hostname; id -un; echo gpus=$CUDA_VISIBLE_DEVICES; python3 -c 'import numpy, xxhash'; srun -N2 hostname"
@@ -66,7 +73,7 @@ def test_an_ordinary_users_job_gets_its_gpus_on_a_node_with_a_name_of_its_own(ne
 
 
 @pytest.mark.parametrize(("release", "version"), RELEASES)
-def test_slurmext_is_installed_as_an_admin_would(new_cluster, release, version):
+def test_slurmext_is_installed_as_an_admin_would(new_cluster: Boot, release: str, version: str) -> None:
     cluster = new_cluster(release=release, nodes=1, gpus=2)
     assert "--queue" in cluster.out("sbatch", "--help")
     job = submit(cluster, "sleep 30", "--gres=gpu:1")
@@ -74,13 +81,13 @@ def test_slurmext_is_installed_as_an_admin_would(new_cluster, release, version):
     assert cluster.site_config.exists()
 
 
-def test_gpus_beyond_those_of_a_node_are_refused(cluster):
+def test_gpus_beyond_those_of_a_node_are_refused(cluster: Devcluster) -> None:
     refused = cluster.run(["sbatch", "--gres=gpu:9", "--wrap", "true"], user="alice", check=False)
     assert refused.returncode != 0
     assert "not available" in refused.stderr
 
 
-def test_a_job_survives_the_death_of_slurmctld_and_of_its_slurmd(new_cluster):
+def test_a_job_survives_the_death_of_slurmctld_and_of_its_slurmd(new_cluster: Boot) -> None:
     cluster = new_cluster(nodes=1, plain=True)
     job = submit(cluster, "sleep 4; echo survived")
     await_state(cluster, job, "RUNNING")
@@ -92,7 +99,7 @@ def test_a_job_survives_the_death_of_slurmctld_and_of_its_slurmd(new_cluster):
     assert output(cluster, job) == "survived\n"
 
 
-def test_a_requeued_job_starts_again_within_seconds(new_cluster):
+def test_a_requeued_job_starts_again_within_seconds(new_cluster: Boot) -> None:
     cluster = new_cluster(nodes=1, plain=True)
     job = submit(cluster, "echo run ${SLURM_RESTART_COUNT:-first}; sleep 60")
     await_state(cluster, job, "RUNNING")
@@ -102,7 +109,7 @@ def test_a_requeued_job_starts_again_within_seconds(new_cluster):
     await_state(cluster, job, "RUNNING", timeout_s=15)
 
 
-def test_clusters_live_side_by_side_and_one_does_not_take_the_other_down(new_cluster):
+def test_clusters_live_side_by_side_and_one_does_not_take_the_other_down(new_cluster: Boot) -> None:
     first = new_cluster(nodes=1, plain=True)
     second = new_cluster(nodes=2, plain=True, gpus=1)
     assert not set(first.record.ports.values()) & set(second.record.ports.values())
@@ -114,7 +121,7 @@ def test_clusters_live_side_by_side_and_one_does_not_take_the_other_down(new_clu
     assert first.spec.name in [cluster.spec.name for cluster in Devcluster.list()]
 
 
-def test_down_ends_jobs_that_fled_from_slurm_and_leaves_nothing(new_cluster):
+def test_down_ends_jobs_that_fled_from_slurm_and_leaves_nothing(new_cluster: Boot) -> None:
     links = bridges()
     cluster = new_cluster(nodes=1, plain=True, netns=True)
     (cluster.home("alice") / "flee.py").write_text(
@@ -146,7 +153,7 @@ def read(path: Path) -> bytes:
         return b""
 
 
-def test_a_kept_directory_has_the_logs_and_goes_with_a_second_down(new_cluster):
+def test_a_kept_directory_has_the_logs_and_goes_with_a_second_down(new_cluster: Boot) -> None:
     cluster = new_cluster(nodes=1, plain=True)
     cluster.down(keep=True)
     assert "slurmctld version" in (cluster.layout.log / "slurmctld.log").read_text()
@@ -155,21 +162,21 @@ def test_a_kept_directory_has_the_logs_and_goes_with_a_second_down(new_cluster):
     assert cluster.leftovers() == []
 
 
-def test_a_cluster_that_cannot_boot_says_why_and_leaves_nothing():
+def test_a_cluster_that_cannot_boot_says_why_and_leaves_nothing() -> None:
     spec = ClusterSpec(name=f"bad-{os.getpid()}", nodes=1, plain=True, conf={"SelectType": "select/nonsense"})
-    with pytest.raises(DevclusterError, match="slurmctld does not come up: .*nonsense"):
+    with pytest.raises(DevclusterError, match=r"slurmctld does not come up: .*nonsense"):
         Devcluster.up(spec)
     assert not spec.directory.exists()
 
 
-def test_a_second_cluster_of_the_same_name_is_refused(new_cluster):
+def test_a_second_cluster_of_the_same_name_is_refused(new_cluster: Boot) -> None:
     cluster = new_cluster(nodes=1, plain=True)
     with pytest.raises(BadSpec, match="exists: take it down"):
         Devcluster.up(cluster.spec)
     assert cluster.status()["slurmctld"] is not None
 
 
-def test_a_cluster_may_live_anywhere_users_can_reach(tmp_path_factory, new_cluster):
+def test_a_cluster_may_live_anywhere_users_can_reach(new_cluster: Boot) -> None:
     place = Path(f"/var/tmp/sx-{os.getpid()}")
     cluster = new_cluster(nodes=1, plain=True, dir=place)
     assert cluster.out("srun", "whoami", user="bob") == "bob"
@@ -177,13 +184,13 @@ def test_a_cluster_may_live_anywhere_users_can_reach(tmp_path_factory, new_clust
     assert not place.exists()
 
 
-def test_users_that_exist_are_left_as_they_are(new_cluster):
+def test_users_that_exist_are_left_as_they_are(new_cluster: Boot) -> None:
     before = pwd.getpwnam("nobody")
     new_cluster(nodes=1, plain=True, users=("nobody", "alice"))
     assert pwd.getpwnam("nobody") == before
 
 
-def test_links_of_nodes_have_their_own_addresses_and_the_asked_for_rate(new_cluster):
+def test_links_of_nodes_have_their_own_addresses_and_the_asked_for_rate(new_cluster: Boot) -> None:
     cluster = new_cluster(nodes=2, plain=True, netns=True, rate="40mbit")
     server = (
         "import socket; s = socket.create_server(('', 5000)); c, a = s.accept(); n = 0\n"
@@ -211,7 +218,7 @@ def test_links_of_nodes_have_their_own_addresses_and_the_asked_for_rate(new_clus
 
 @pytest.mark.slow
 @pytest.mark.parametrize("release", ["native", "trixie", "forky"])
-def test_with_dbd_jobs_are_accounted_and_strangers_are_refused(new_cluster, release):
+def test_with_dbd_jobs_are_accounted_and_strangers_are_refused(new_cluster: Boot, release: str) -> None:
     cluster = new_cluster(release=release, nodes=1, plain=True, dbd=True)
     assert cluster.record.ready_s < 15
     job = submit(cluster, "true", "--gres=gpu:2")
@@ -226,7 +233,7 @@ def test_with_dbd_jobs_are_accounted_and_strangers_are_refused(new_cluster, rele
     assert "Invalid account" in stranger.stderr
 
 
-def test_the_command_line_boots_shows_uses_and_ends_a_cluster():
+def test_the_command_line_boots_shows_uses_and_ends_a_cluster() -> None:
     name = f"cli-{os.getpid()}"
 
     def slurmext(*args: str, code: int = 0) -> str:
@@ -237,7 +244,9 @@ def test_the_command_line_boots_shows_uses_and_ends_a_cluster():
         return done.stdout + done.stderr
 
     try:
-        told = slurmext("up", "--name", name, "--nodes", "1", "--gpus", "2", "--plain", "--users", "alice", "--set", "KillWait=5")
+        told = slurmext(
+            "up", "--name", name, "--nodes", "1", "--gpus", "2", "--plain", "--users", "alice", "--set", "KillWait=5"
+        )
         assert "ready in" in told
         assert "slurmd@n1" in slurmext("status", "--name", name)
         assert name in slurmext("list")
