@@ -1,13 +1,16 @@
-"""Asks the daemon over `run_dir/daemon.sock`. Standard library only, so that asking stays quick."""
+"""Asks the daemon: over `run_dir/daemon.sock` on its own host. Standard library only, so that asking stays quick."""
 
 from __future__ import annotations
 
 import json
 import socket
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slurmext.errors import SlurmextError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 
 class DaemonUnavailableError(SlurmextError):
@@ -21,17 +24,13 @@ class QueryClient:
         self._path, self._timeout_s = path, timeout_s
 
     def ask(self, op: str, **arguments: object) -> dict[str, Any]:
-        """The daemon's answer. Raises DaemonUnavailableError, or what the daemon said as UsageError or SlurmextError."""
-        given = {key: value for key, value in arguments.items() if value is not None}
-        line = self._exchange(json.dumps({"op": op, "args": given}).encode() + b"\n")
+        """The daemon's answer. Raises DaemonUnavailableError, or what the daemon said (UsageError, SlurmextError)."""
+        line = self._exchange(json.dumps(question(op, arguments)).encode() + b"\n")
         try:
             reply = json.loads(line)
         except ValueError as error:
             raise DaemonUnavailableError(f"slurmextd broke off in the middle of an answer on {self._path}") from error
-        if reply.get("ok"):
-            return reply["answer"]
-        message = str(reply.get("error", "the daemon gave no reason"))
-        raise UsageError(message) if reply.get("usage") else SlurmextError(message)
+        return answer_in(reply)
 
     def _exchange(self, request: bytes) -> bytes:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -50,3 +49,16 @@ class QueryClient:
                     f"slurmextd does not answer on {self._path} ({error.strerror or error});"
                     " is it running? 'systemctl status slurmextd'"
                 ) from error
+
+
+def question(op: str, arguments: Mapping[str, object]) -> dict[str, object]:
+    """A question as it is sent; arguments that are None are left out."""
+    return {"op": op, "args": {key: value for key, value in arguments.items() if value is not None}}
+
+
+def answer_in(reply: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer in a reply. Raises what the daemon said as UsageError or SlurmextError."""
+    if reply.get("ok"):
+        return reply["answer"]
+    message = str(reply.get("error", "the daemon gave no reason"))
+    raise UsageError(message) if reply.get("usage") else SlurmextError(message)

@@ -1,4 +1,4 @@
-"""The command `slurmext`: one module per noun, loaded when it is used; `render` prints rows, `session` answers questions.
+"""The command `slurmext`: one module per noun, loaded when used; `render` prints rows, `session` answers questions.
 
 Nothing imports this package.
 """

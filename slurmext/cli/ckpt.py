@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from slurmext.cli.base import Command, Group
 from slurmext.cli.formats import moment, size
 from slurmext.cli.render import Column, Output, output_options
-from slurmext.cli.session import Session
+
+if TYPE_CHECKING:
+    from slurmext.cli.session import Session
 
 COLUMNS = (
     Column(key="job_id", title="JobID"),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from slurmext.cli.base import Command, Group
 from slurmext.cli.formats import clock, plain, span
 from slurmext.cli.render import Output, json_option, pairs
-from slurmext.cli.session import Session
 from slurmext.errors import SlurmextError
+
+if TYPE_CHECKING:
+    from slurmext.cli.session import Session
 
 
 @click.group(cls=Group)

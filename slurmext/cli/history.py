@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from slurmext.cli.base import Command
 from slurmext.cli.formats import moment, parse_since
 from slurmext.cli.render import Column, Output, output_options
-from slurmext.cli.session import Session
+
+if TYPE_CHECKING:
+    from slurmext.cli.session import Session
 
 COLUMNS = (
     Column(key="at_s", title="Time", show=moment),
@@ -39,7 +42,7 @@ COLUMNS = (
 )
 @output_options
 @click.pass_obj
-def cli(session: Session, output: Output, job: str | None, since: str | None, kind: str | None, limit: int) -> None:
+def cli(session: Session, output: Output, *, job: str | None, since: str | None, kind: str | None, limit: int) -> None:
     """Show what happened, oldest first: root sees all, others what happened to their own jobs."""
     since_s = None if since is None else parse_since(since, session.now())
     answer = session.ask("history", job=job, since_s=since_s, kind=kind, limit=limit)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from slurmext.cli.base import Command, Group
 from slurmext.cli.formats import moment, parse_since
 from slurmext.cli.render import Column, Output, output_options
-from slurmext.cli.session import Session
+
+if TYPE_CHECKING:
+    from slurmext.cli.session import Session
 
 COLUMNS = (
     Column(key="job_id", title="JobID"),
@@ -58,6 +60,7 @@ def cli() -> None:
 def list_jobs(
     session: Session,
     output: Output,
+    *,
     queue: str | None,
     state: str | None,
     user: str | None,

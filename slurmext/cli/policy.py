@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,10 +9,12 @@ import click
 from slurmext.cli.base import Command, Group
 from slurmext.cli.formats import moment
 from slurmext.cli.render import Column, Output, confirm, immediate_option, json_option, output_options, print_json
-from slurmext.cli.session import Session
 from slurmext.errors import SlurmextError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from slurmext.cli.session import Session
     from slurmext.config.policy_diff import Change
 
 MAX_BYTES = 8 << 20
@@ -154,7 +155,7 @@ def apply_text(session: Session, text: str, *, based_on: int) -> None:
     newest = session.store.current_policy()
     if newest is not None and newest.version != based_on:
         raise SlurmextError(
-            f"{newest.applied_by} applied policy version {newest.version} meanwhile; run the command again to start from it"
+            f"{newest.applied_by} applied policy version {newest.version} meanwhile; run the command again"
         )
     queues = parse_policy(text).queues  # kept beside the document, for reports
     version = session.store.apply_policy(text, session.author, session.now(), queues=queues).version

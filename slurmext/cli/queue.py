@@ -212,7 +212,7 @@ def _sentences(row: dict[str, Any]) -> list[str]:
 @immediate_option
 @click.pass_obj
 def set_values(
-    session: Session, queue: str, assignments: tuple[str, ...], create: bool, dry_run: bool, immediate: bool
+    session: Session, *, queue: str, assignments: tuple[str, ...], create: bool, dry_run: bool, immediate: bool
 ) -> None:
     """Change keys of QUEUE in the policy in force. An empty VALUE sets a key back to its default."""
     from slurmext.cli.policy import apply_text, show_changes

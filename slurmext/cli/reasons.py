@@ -18,7 +18,7 @@ class Words:
 PENDING: dict[Reason, Words] = {
     Reason.QUEUE_MAX: Words(
         "its queue, or one above it, is at its max",
-        "It starts when jobs of that queue end. 'slurmext queue show QUEUE' shows the numbers; another queue may have room.",
+        "It starts when jobs of that queue end. 'slurmext queue show QUEUE' has the numbers; another may have room.",
     ),
     Reason.USER_MAX: Words(
         "its user already holds as many GPUs as one user may have in this queue",
@@ -77,8 +77,8 @@ PENDING: dict[Reason, Words] = {
         "Submit it to another queue ('slurmext queue list'), or have the queue put back.",
     ),
     Reason.UNKNOWN_STATE: Words(
-        "something about it, its queue or the nodes could not be read, and slurmext does not act on what it does not know",
-        "It is looked at again in the next cycle. If this stays, 'slurmext daemon status' and the daemon's log say what fails.",
+        "something about it, its queue or the nodes could not be read, and what is not known is not acted on",
+        "It is looked at again in the next cycle. If it stays, 'slurmext daemon status' and the daemon's log say why.",
     ),
 }
 

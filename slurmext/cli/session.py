@@ -6,7 +6,6 @@ import contextlib
 import os
 import pwd
 import time
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 from slurmext.errors import SlurmextError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slurmext.adapters.tcp.queries import TcpQueryClient
     from slurmext.config.site import SiteConfig
     from slurmext.ports import Store
 
@@ -43,19 +45,41 @@ class Session:
         return load_site()
 
     def ask(self, op: str, **arguments: object) -> dict[str, Any]:
-        """An answer of the running daemon; when there is none, root gets it from the database."""
+        """An answer of the running daemon, here or on the controller; without it root gets one from the database."""
         from slurmext.adapters.query_client import DaemonUnavailableError, QueryClient
 
+        socket = self.site.run_dir / "daemon.sock"
         try:
-            return QueryClient(self.site.run_dir / "daemon.sock").ask(op, **arguments)
+            return QueryClient(socket).ask(op, **arguments)
         except DaemonUnavailableError as error:
-            if self.uid != 0 and self._store is None:
-                raise SlurmextError(f"{error}; without it only root can look, into the database") from error
+            problem = error
+        if self._store is None and not socket.exists():  # a login host; where the daemon is, its socket is
+            try:
+                return self._remote().ask(op, **arguments)
+            except DaemonUnavailableError as error:
+                problem = error
+        if self.uid != 0 and self._store is None:
+            raise SlurmextError(f"{problem}; without it only root can look, into the database") from problem
         from slurmext.service.query import Queries, Viewer
 
         queries = Queries(store=self.store, now=self.now)
         given = {key: value for key, value in arguments.items() if value is not None}
         return queries.answer(Viewer(user=user_name(self.uid), sees_all=self.uid == 0), op, given)
+
+    def _remote(self) -> TcpQueryClient:
+        from slurmext.adapters.munge import MungeAuth, MungeError
+        from slurmext.adapters.query_client import DaemonUnavailableError
+        from slurmext.adapters.tcp.queries import TcpQueryClient
+
+        site = self.site
+        try:
+            munge = MungeAuth.find(bin_dir=site.slurm.bin_dir, socket=site.munge_socket)
+        except MungeError as error:
+            raise DaemonUnavailableError(f"slurmextd cannot be asked: {error}") from error
+        trusted = {0}
+        with contextlib.suppress(KeyError):
+            trusted.add(pwd.getpwnam(site.slurm.user).pw_uid)
+        return TcpQueryClient(site.daemon.address, munge, trusted)
 
     @cached_property
     def store(self) -> Store:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from slurmext.cli.base import Command, Group
-from slurmext.cli.session import Session
 from slurmext.errors import UsageError
+
+if TYPE_CHECKING:
+    from slurmext.cli.session import Session
 
 
 @click.group(cls=Group)

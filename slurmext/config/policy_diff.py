@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from slurmext.config.policy import SitePolicy
 from slurmext.config.quota import Share
+
+if TYPE_CHECKING:
+    from slurmext.config.policy import SitePolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

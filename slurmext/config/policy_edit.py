@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
-from slurmext.config.policy import QueueDocument, SitePolicy, parse_policy
+from slurmext.config.policy import SitePolicy, parse_policy
+from slurmext.config.policy_document import QueueDocument
 from slurmext.config.yaml_errors import load_yaml, nearest
 from slurmext.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _LIST_KEYS = {"acl.users", "acl.groups", "acl.accounts"}
 _MAP_KEYS = {"by_type": ("guaranteed", "reserved", "max"), "users": ("max",)}
@@ -19,7 +22,7 @@ _UNSET = {"", "default"}
 
 
 def parse_changes(assignments: Mapping[str, str]) -> dict[str, object]:
-    """`{'max': '24', 'acl.users': 'a,b'}` as values; None = back to the default. Raises UsageError on an unknown key."""
+    """`{'max': '24', 'acl.users': 'a,b'}` as values; None = the default. Raises UsageError on an unknown key."""
     changes: dict[str, object] = {}
     for key, text in assignments.items():
         _require_known(key)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, PlainValidator
@@ -14,7 +14,9 @@ from slurmext.config.yaml_errors import ConfigError, Document, Loc, Problem
 from slurmext.model.queue import Queue, TypeQuota, UserLimit
 
 if TYPE_CHECKING:
-    from slurmext.config.policy import QueueDocument, TypeDocument
+    from collections.abc import Iterator, Mapping
+
+    from slurmext.config.policy_document import QueueDocument, TypeDocument
 
 _PERCENT = r"^(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)\s?%$"
 
@@ -58,7 +60,7 @@ class _Node:
 
 
 def resolve_queues(document: Document, queues: Mapping[str, QueueDocument]) -> tuple[Queue, ...]:
-    """The tree as model queues, a parent before its children. Raises ConfigError with everything that does not add up."""
+    """The tree as model queues, a parent before its children. Raises ConfigError with all that does not add up."""
     resolver = _Resolver(document)
     roots = [resolver.queue(name, item, None, ("queues", name)) for name, item in queues.items()]
     for root in roots:
@@ -150,8 +152,8 @@ class _Resolver:
         if queue.lending_limit is not None and queue.lending_limit > node.guaranteed - queue.reserved:
             self.problem(
                 (*node.loc, "lending_limit"),
-                f"{queue.lending_limit} is above guaranteed - reserved = {node.guaranteed - queue.reserved} of {queue.path},"
-                " which is all it can lend",
+                f"{queue.lending_limit} is above guaranteed - reserved = {node.guaranteed - queue.reserved},"
+                f" which is all that {queue.path} can lend",
             )
         if queue.guaranteed is not None:
             shares = [(child, child.guaranteed) for child in node.children]
@@ -183,17 +185,14 @@ class _Resolver:
         self, node: _Node, shares: list[tuple[_Node, int]], whole: int, gpu_type: str, parent_loc: Loc
     ) -> None:
         """The error stands at the child that brings the sum over the parent's, and names both."""
-        total = 0
-        for child, share in shares:
-            total += share
-            if total > whole:
-                break
-        else:
+        sums = accumulate(share for _, share in shares)
+        first = next((child for (child, _), total in zip(shares, sums, strict=True) if total > whole), None)
+        if first is None:
             return
         everyone = sum(share for _, share in shares)
         each = " + ".join(f"{item.queue.path} {share}" for item, share in shares if share)
         tail = parent_loc[len(node.loc) :]
-        at = (*child.loc, *tail) if tail[0] == "by_type" else (*child.loc, "guaranteed")
+        at = (*first.loc, *tail) if tail[0] == "by_type" else (*first.loc, "guaranteed")
         self.problem(
             at,
             f"the children of {node.queue.path} guarantee {everyone} {gpu_type}GPUs ({each}), more than"

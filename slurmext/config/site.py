@@ -43,7 +43,7 @@ def _database(value: str) -> str:
         return value
     if scheme.split("+")[0] not in {"sqlite", "postgresql", "mysql", "mariadb"} or not rest.startswith("//"):
         raise ValueError(
-            f"must be a database URL ({_DATABASE_EXAMPLES}) or file:/path of a file that holds one (it is {_hidden(value)!r})"
+            f"must be a database URL ({_DATABASE_EXAMPLES}), or file:/path of a file with one (is {_hidden(value)!r})"
         )
     if scheme.startswith("sqlite") and not rest.startswith("////"):
         raise ValueError(
@@ -124,7 +124,7 @@ class SiteConfig(_Strict):
     cluster: str = Field(description="Slurm's ClusterName.", pattern=r"^[A-Za-z0-9_.-]+$")
     database: Annotated[str, AfterValidator(_database)] = Field(
         "sqlite:////var/lib/slurmext/state.db",
-        description="URL of the state database; a URL with a password goes into a root-only file, named here as file:/path.",
+        description="URL of the state database; one with a password goes into a root-only file, named as file:/path.",
     )
     run_dir: AbsolutePath = Field(Path("/run/slurmext"), description="Directory of sockets, heartbeat and wake files.")
     slurm: SlurmSite = SlurmSite()  # pyright: ignore[reportCallIssue]
@@ -143,7 +143,7 @@ def site_path(path: Path | None = None) -> Path:
 
 
 def load_site(path: Path | None = None) -> SiteConfig:
-    """Read and check the site file. Raises ConfigError (file:line), UntrustedFileError, SlurmextError when it is not there.
+    """Read and check the site file. Raises ConfigError (file:line), UntrustedFileError, SlurmextError (not there).
 
     A database named as file:/path is replaced by what stands in that file where it may be read; for other users the
     value stays `file:/path`.

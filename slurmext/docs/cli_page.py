@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
 from slurmext.cli.base import EXIT_CODES
 from slurmext.cli.main import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HEAD = """\
 # Commands

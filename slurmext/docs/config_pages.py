@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from slurmext.config.policy import (
+from slurmext.config.policy_document import (
     AclDocument,
     PlacementDocument,
     PolicyDocument,
@@ -23,6 +21,11 @@ from slurmext.config.policy import (
 )
 from slurmext.config.quota import Share
 from slurmext.config.site import AgentSite, DaemonSite, ManagedSite, OptionsSite, SiteConfig, SlurmSite
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic.fields import FieldInfo
 
 POLICY_HEAD = """\
 # Policy file
@@ -120,7 +123,7 @@ _NAMES = {
 }
 
 
-def _type(annotation: object) -> str:
+def _type(annotation: object) -> str:  # noqa: PLR0911  a table of cases
     if annotation in _NAMES:
         return _NAMES[annotation]  # pyright: ignore[reportArgumentType]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

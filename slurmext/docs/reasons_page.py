@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from slurmext.cli.reasons import LEAVING, PENDING, Words
-from slurmext.model.plan import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from slurmext.model.plan import Reason
 
 HEAD = """\
 # Reason codes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from slurmext.config.policy import PolicyDocument
+from slurmext.config.policy_document import PolicyDocument
 from slurmext.config.site import SiteConfig
 
 FOLDER = Path(__file__).parent.parent / "config" / "schemas"

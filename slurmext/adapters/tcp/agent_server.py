@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from slurmext.adapters.munge import MungeAuth, MungeError
+from slurmext.adapters.tcp.queries import OnQuery, serve_query
 from slurmext.adapters.tcp.wire import (
     HANDSHAKE_S,
     NODE,
@@ -52,15 +53,22 @@ class AgentServer:
     """Listens for agents. An event is acknowledged only after `on_event` returned, so what it stored is never lost.
 
     `on_event` is called from one thread per agent; when it raises, the connection is closed and the agent sends the
-    event again later. Only agents whose munge credential has one of `allowed_uids` are heard.
+    event again later. Only agents whose munge credential has one of `allowed_uids` are heard. Questions of any user on
+    another host go to `on_query` with the uid that munge vouches for.
     """
 
     def __init__(
-        self, listen: str, munge: MungeAuth, allowed_uids: Collection[int], on_event: Callable[[AgentEvent], None]
+        self,
+        listen: str,
+        munge: MungeAuth,
+        allowed_uids: Collection[int],
+        on_event: Callable[[AgentEvent], None],
+        on_query: OnQuery | None = None,
     ) -> None:
         self._munge = munge
         self._allowed = frozenset(allowed_uids)
         self._on_event = on_event
+        self._on_query = on_query
         self._lock = threading.Lock()
         self._agents: dict[int, ConnectedAgent] = {}
         self._open: dict[int, socket.socket] = {}
@@ -126,9 +134,12 @@ class AgentServer:
                     keep_alive(connection)
                     connection.settimeout(HANDSHAKE_S)
                     lines = Lines(connection)
-                    node = self._handshake(lines)
+                    agent = self._handshake(lines)
                 finally:
                     self._strangers.release()
+                if agent is None:
+                    return
+                node = agent
                 connection.settimeout(None)
                 now = time.time()
                 with self._lock:
@@ -148,12 +159,16 @@ class AgentServer:
                 if self._agents.pop(key, None) and not self._stopping:
                     log.info("agent of %s disconnected", node)
 
-    def _handshake(self, lines: Lines) -> str:
+    def _handshake(self, lines: Lines) -> str | None:
+        """The agent's node; None when it was a question, which is answered then."""
         nonce = secrets.token_hex(16)
         lines.send({"slurmext": VERSION, "nonce": nonce})
         answer = lines.receive() or {}
         node, theirs, credential = (str(answer.get(key, "")) for key in ("node", "nonce", "credential"))
         try:
+            if "query" in answer and self._on_query is not None:
+                serve_query(lines, answer, nonce, self._munge, self._on_query)
+                return None
             if not NODE.fullmatch(node) or not NONCE.fullmatch(theirs) or not credential.startswith("MUNGE:"):
                 raise WireError("is not an agent")
             proof = self._munge.decode(credential)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import click.testing
 import pytest
@@ -23,6 +23,9 @@ from slurmext.model.state import (
     PreemptionRecord,
 )
 from slurmext.testing.memory_store import MemoryStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NOW = 1_800_000_000.0
 POLICY = """\

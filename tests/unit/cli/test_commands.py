@@ -6,19 +6,23 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import click
 import pytest
 
 from slurmext.cli import main as entry
 from slurmext.cli.base import Command
-from slurmext.config.site import SiteConfig
 from slurmext.errors import StoreUnavailable
 from slurmext.testing.memory_store import MemoryStore
 
-from .conftest import Run
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import SimpleNamespace
+
+    from slurmext.config.site import SiteConfig
+
+    from .conftest import Run
 
 
 def test_queue_list_counts_gpus_of_the_queues_below(run: Run) -> None:
@@ -47,7 +51,10 @@ def test_json_has_every_field_or_the_chosen_ones(run: Run) -> None:
     whole = json.loads(run("job", "list", "--json").output)
     assert whole[0]["job_id"] == "40"
     assert "message" in whole[0]
-    assert json.loads(run("job", "list", "--json", "-o", "JobID,State").output)[0] == {"job_id": "40", "state": "running"}
+    assert json.loads(run("job", "list", "--json", "-o", "JobID,State").output)[0] == {
+        "job_id": "40",
+        "state": "running",
+    }
 
 
 @pytest.mark.parametrize(
@@ -153,7 +160,9 @@ def test_policy_check_reports_file_and_line(run: Run, tmp_path: Path) -> None:
     assert (good.exit_code, good.output) == (0, "stdin: good: 1 queues, 3 GPUs guaranteed in all\n")
 
 
-def test_a_policy_is_applied_after_showing_what_changes(run: Run, store: MemoryStore, site: SiteConfig, tmp_path: Path) -> None:
+def test_a_policy_is_applied_after_showing_what_changes(
+    run: Run, store: MemoryStore, site: SiteConfig, tmp_path: Path
+) -> None:
     """-i goes ahead; the daemon is woken; the version is the next one; the author is recorded."""
     file = tmp_path / "new.yaml"
     file.write_text("version: 1\nqueues: {research: {guaranteed: 20}}\n")
@@ -168,7 +177,9 @@ def test_a_policy_is_applied_after_showing_what_changes(run: Run, store: MemoryS
     assert (site.run_dir / "wake").exists()
 
 
-def test_a_dry_run_and_a_policy_in_force_change_nothing(run: Run, store: MemoryStore, tmp_path: Path, seeded: SimpleNamespace) -> None:
+def test_a_dry_run_and_a_policy_in_force_change_nothing(
+    run: Run, store: MemoryStore, tmp_path: Path, seeded: SimpleNamespace
+) -> None:
     """No new version."""
     file = tmp_path / "new.yaml"
     file.write_text("version: 1\nqueues: {a: {}}\n")
@@ -265,7 +276,9 @@ def test_snapshot_save_refuses_to_replace_a_file(run: Run, tmp_path: Path) -> No
 class TestDaemonStatus:
     """`daemon status` is what monitoring calls: 0 healthy, 1 not."""
 
-    def test_a_fresh_heartbeat_and_a_lease_are_healthy(self, run: Run, site: SiteConfig, seeded: SimpleNamespace) -> None:
+    def test_a_fresh_heartbeat_and_a_lease_are_healthy(
+        self, run: Run, site: SiteConfig, seeded: SimpleNamespace
+    ) -> None:
         """Nothing to complain about."""
         (site.run_dir / "heartbeat").write_text(f"{int(seeded.now) - 2}")
         result = run("daemon", "status")
@@ -320,7 +333,7 @@ def test_the_summaries_in_help_name_commands_that_exist() -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts_call_back(run: Run, shell: str) -> None:
-    """click's own."""
+    """Click's own."""
     assert "_SLURMEXT_COMPLETE" in run("completion", shell).output
 
 

@@ -10,19 +10,27 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
+from slurmext.adapters.munge import Credential, MungeAuth, MungeError
 from slurmext.adapters.query_client import DaemonUnavailableError, QueryClient
+from slurmext.adapters.tcp.agent_server import AgentServer
+from slurmext.adapters.tcp.queries import TcpQueryClient
 from slurmext.daemon import query_server
 from slurmext.daemon.query_server import QueryServer, viewer_of
 from slurmext.errors import SlurmextError, UsageError
 from slurmext.service.query import Queries, Viewer
-from slurmext.testing.memory_store import MemoryStore
 
 from .conftest import NOW
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from slurmext.testing.memory_store import MemoryStore
 
 ROOT = Viewer(user="root", sees_all=True)
 BOB, CAROL, ALICE = (Viewer(user=name) for name in ("bob", "carol", "alice"))
@@ -30,7 +38,10 @@ BOB, CAROL, ALICE = (Viewer(user=name) for name in ("bob", "carol", "alice"))
 
 @pytest.fixture
 def queries(store: MemoryStore) -> Queries:
-    live = {"status": lambda: {"cycle": {"at_s": NOW}, "agents": ["n1"]}, "plan": lambda: {"reasons": {"42": "X", "57": "Y"}}}
+    live = {
+        "status": lambda: {"cycle": {"at_s": NOW}, "agents": ["n1"]},
+        "plan": lambda: {"reasons": {"42": "X", "57": "Y"}},
+    }
     return Queries(store=store, now=lambda: NOW, live=live)
 
 
@@ -46,7 +57,7 @@ def job_ids(queries: Queries, viewer: Viewer, **arguments: object) -> list[str]:
 
 
 def test_a_user_sees_only_his_own_jobs(queries: Queries) -> None:
-    """root all, others theirs, whatever they ask for."""
+    """Root all, others theirs, whatever they ask for."""
     assert job_ids(queries, ROOT) == ["40", "41", "42", "57", "60_1", "60_2"]
     assert job_ids(queries, BOB) == ["40", "41"]
     assert job_ids(queries, BOB, user="carol") == []
@@ -83,7 +94,11 @@ def test_queues_are_for_everyone_without_names_of_users(queries: Queries) -> Non
     """Numbers and whether I may submit; no ACL, no user limits."""
     rows = {row["path"]: row for row in queries.answer(BOB, "queues", {})["queues"]}
     assert rows["research"]["used"] == 24
-    assert (rows["prod"]["may_use"], rows["research/nlp"]["may_use"], rows["research/vision"]["may_use"]) == (False, True, False)
+    assert (rows["prod"]["may_use"], rows["research/nlp"]["may_use"], rows["research/vision"]["may_use"]) == (
+        False,
+        True,
+        False,
+    )
     assert not {"users", "acl"} & rows["research/nlp"].keys()
     member = Viewer(user="dan", groups=frozenset({"vision"}))
     assert {row["path"]: row["may_use"] for row in queries.answer(member, "queues", {})["queues"]}["research/vision"]
@@ -109,7 +124,7 @@ def test_policy_text_is_root_only(queries: Queries) -> None:
 
 
 def test_reasons_of_the_plan_are_mine_only(queries: Queries) -> None:
-    """root gets the whole plan."""
+    """Root gets the whole plan."""
     assert queries.answer(CAROL, "plan", {}) == {"reasons": {"42": "X"}}
     assert queries.answer(ROOT, "plan", {})["reasons"].keys() == {"42", "57"}
 
@@ -140,10 +155,12 @@ def test_the_kernel_says_who_asks(queries: Queries) -> None:
         "import os, socket, sys\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n"
-        "s.sendall(b'{\"op\": \"jobs\", \"args\": {}, \"uid\": 0}\\n'); print(s.makefile().readline())\n"
+        's.sendall(b\'{"op": "jobs", "args": {}, "uid": 0}\\n\'); print(s.makefile().readline())\n'
     )
     with QueryServer(folder / "s", queries):
-        done = subprocess.run([sys.executable, "-c", code, str(folder / "s")], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(folder / "s")], capture_output=True, text=True, check=True
+        )
     folder.rmdir()
     assert json.loads(done.stdout) == {"ok": True, "answer": {"jobs": []}}
 
@@ -157,7 +174,9 @@ def test_errors_come_back_as_the_same_kind(server: Path) -> None:
         client.ask("job_explain", job="999")
 
 
-@pytest.mark.parametrize("line", [b"\n", b"[]\n", b"{}\n", b'{"op": 3}\n', b'{"op": "jobs", "args": 3}\n', b"\xff\n", b"[" * 20000 + b"\n"])
+@pytest.mark.parametrize(
+    "line", [b"\n", b"[]\n", b"{}\n", b'{"op": 3}\n', b'{"op": "jobs", "args": 3}\n', b"\xff\n", b"[" * 20000 + b"\n"]
+)
 def test_garbage_is_answered_with_an_error(server: Path, line: bytes) -> None:
     """And the server goes on."""
     assert send(server, line)["ok"] is False
@@ -180,8 +199,7 @@ def send(path: Path, line: bytes) -> dict[str, object]:
 def test_a_user_who_holds_connections_shuts_out_only_himself(queries: Queries, tmp_path: Path) -> None:
     """Places are counted per user; root always gets in."""
     with QueryServer(tmp_path / "s", queries) as server:
-        inner = server._server
-        assert inner is not None
+        inner = server._desk
         held = [inner.place(1000) for _ in range(query_server.MAX_PER_USER)]
         assert all(place.__enter__() for place in held)
         with inner.place(1000) as room:
@@ -210,7 +228,7 @@ def test_many_ask_at_once(server: Path) -> None:
 
 
 def test_a_dead_daemons_socket_is_replaced_and_a_living_ones_is_not(queries: Queries, tmp_path: Path) -> None:
-    """kill -9 leaves the file behind."""
+    """Kill -9 leaves the file behind."""
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
@@ -229,3 +247,72 @@ def test_a_uid_without_a_name_owns_nothing() -> None:
     """It can still look at queues."""
     viewer = viewer_of(4_000_000_000)
     assert (viewer.sees_all, viewer.user) == (False, "uid 4000000000")
+
+
+# from another host
+
+
+class OwnMunge(MungeAuth):
+    """Credentials without munged: who makes one is written into it; each is accepted once."""
+
+    def __init__(self, uid: int, used: set[str]) -> None:
+        super().__init__(munge=Path("/"), unmunge=Path("/"))
+        object.__setattr__(self, "uid", uid)
+        object.__setattr__(self, "used", used)
+
+    def encode(self, payload: bytes) -> str:
+        return f"MUNGE:{self.uid}:{payload.decode()}"
+
+    def decode(self, credential: str) -> Credential:
+        if credential in self.used or not credential.startswith("MUNGE:"):
+            raise MungeError("Replayed credential")
+        self.used.add(credential)
+        _, uid, payload = credential.split(":", 2)
+        return Credential(uid=int(uid), payload=payload.encode())
+
+
+@pytest.fixture
+def remote(queries: Queries, tmp_path: Path) -> Iterator[Callable[..., TcpQueryClient]]:
+    """`remote(uid=…)`: a client of that user on another host; `server_uid=` who answers there."""
+    used: set[str] = set()
+    started: list[AgentServer] = []
+    desk = QueryServer(tmp_path / "s", queries)
+
+    def make(uid: int, *, server_uid: int = 0) -> TcpQueryClient:
+        server = AgentServer("127.0.0.1:0", OwnMunge(server_uid, used), {0}, lambda _: None, on_query=desk.answer)
+        server.start()
+        started.append(server)
+        return TcpQueryClient(f"127.0.0.1:{server.port}", OwnMunge(uid, used), {0}, timeout_s=5)
+
+    yield make
+    for server in started:
+        server.stop()
+
+
+def test_on_a_login_host_munge_says_who_asks(remote: Callable[..., TcpQueryClient]) -> None:
+    """Root sees all, another uid its own; errors keep their kind."""
+    assert len(remote(0).ask("jobs")["jobs"]) == 6
+    assert remote(65534).ask("jobs")["jobs"] == []
+    with pytest.raises(UsageError):
+        remote(65534).ask("policy")
+
+
+def test_an_answer_from_anyone_but_the_controller_is_not_believed(remote: Callable[..., TcpQueryClient]) -> None:
+    """A user who listens on the port on some host cannot feed answers to root."""
+    with pytest.raises(DaemonUnavailableError, match="the answer is from uid 1000"):
+        remote(0, server_uid=1000).ask("jobs")
+
+
+def test_a_question_that_was_changed_on_the_way_is_not_answered(remote: Callable[..., TcpQueryClient]) -> None:
+    """The credential is over the question itself."""
+    client = remote(0)
+    munge = client._munge
+    client._munge = SimpleNamespace(encode=lambda _: munge.encode(b"slurmext-query/1 other"), decode=munge.decode)
+    with pytest.raises(DaemonUnavailableError):
+        client.ask("jobs")
+
+
+def test_no_daemon_at_the_address_is_said_at_once() -> None:
+    """With the address."""
+    with pytest.raises(DaemonUnavailableError, match=r"127\.0\.0\.1:1"):
+        TcpQueryClient("127.0.0.1:1", OwnMunge(0, set()), {0}).ask("jobs")

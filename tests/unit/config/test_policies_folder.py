@@ -23,6 +23,6 @@ def test_every_shipped_policy_is_valid_and_says_what_it_is_for(path: Path) -> No
 
 
 def test_two_teams_is_the_policy_of_the_demo() -> None:
-    """research and prod, 16 guaranteed and 32 max each."""
+    """Research and prod, 16 guaranteed and 32 max each."""
     policy = load_policy(FOLDER / "two-teams.yaml")
     assert [(q.path, q.guaranteed, q.max) for q in policy.queues] == [("research", 16, 32), ("prod", 16, 32)]

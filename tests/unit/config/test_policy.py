@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurmext.config.policy import OverMax, parse_policy, queues_tsv
+from slurmext.config.policy import parse_policy, queues_tsv
 from slurmext.config.policy_diff import diff_policies
+from slurmext.config.policy_document import OverMax
 from slurmext.config.policy_edit import parse_changes, set_queue
 from slurmext.config.yaml_errors import ConfigError
 from slurmext.errors import UsageError
@@ -104,8 +105,8 @@ def test_children_over_their_parent_are_reported_at_the_child_naming_both() -> N
     """
     (line,) = errors(text_of(queues))
     assert line == (
-        "p.yaml:9: queues.org.children.b.guaranteed: the children of org guarantee 18 GPUs (org/a 10 + org/b 8), more than"
-        " org's own 16 (line 4); lower a child or raise org"
+        "p.yaml:9: queues.org.children.b.guaranteed: the children of org guarantee 18 GPUs (org/a 10 + org/b 8),"
+        " more than org's own 16 (line 4); lower a child or raise org"
     )
 
 
@@ -161,7 +162,13 @@ def test_every_problem_is_reported_at_once_in_order_of_line() -> None:
 
 def test_an_acl_holds_below_until_a_queue_has_its_own() -> None:
     """A child without one has its parent's; over_max is inherited the same way."""
-    queues = "org: {over_max: hold, acl: {users: [u]}, children: {a: {}, b: {over_max: refuse, acl: {accounts: [acc]}}}}\nfree: {}"
+    queues = """
+        org:
+          over_max: hold
+          acl: {users: [u]}
+          children: {a: {}, b: {over_max: refuse, acl: {accounts: [acc]}}}
+        free: {}
+    """
     policy = parse_policy(text_of(queues))
     assert policy.may_use("org/a", user="u")
     assert not policy.may_use("org/a", user="v", account="acc")
@@ -239,7 +246,7 @@ def test_setting_a_number_changes_its_line_only() -> None:
 
 
 def test_deep_keys_lists_nulls_and_defaults_can_be_set() -> None:
-    """acl lists, by_type, users with dots in their names, null, and back to the default."""
+    """Acl lists, by_type, users with dots in their names, null, and back to the default."""
     changes = parse_changes(
         {"acl.users": "q, r", "by_type.h100.max": "4", "users.al.ice.max": "3", "max": "null", "guaranteed": ""}
     )

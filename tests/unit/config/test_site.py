@@ -61,7 +61,7 @@ def test_a_mistake_names_file_line_and_key_and_shows_no_password(tmp_path: Path,
 
 
 def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
-    """install or --config."""
+    """Install or --config."""
     with pytest.raises(SlurmextError, match="slurmext install"):
         load_site(tmp_path / "none.yaml")
 

@@ -1,0 +1,193 @@
+"""The shape of the policy file: every key with its type, default and meaning. What the numbers mean is in `policy`."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from slurmext.config.quota import Amount  # noqa: TC001  pydantic reads it at run time
+from slurmext.config.yaml_errors import nearest
+from slurmext.model.queue import FenceMode
+
+_SORT_KEYS = ("priority", "fifo", "fair")
+
+
+class OverMax(StrEnum):
+    """What happens to a job that asks for more than its queue's max: it can never start there."""
+
+    REFUSE = "refuse"
+    HOLD = "hold"
+
+
+def _queue_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", value):
+        raise ValueError(
+            f"{value!r} is no queue name: letters, digits, '.', '_' and '-', at most 63, the first a letter or digit"
+            + ("; a queue below another goes under its 'children:'" if "/" in value else "")
+        )
+    return value
+
+
+def _type_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        raise ValueError(f"{value!r} is no GPU type: write it as in gres.conf, for example h100")
+    return value
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[^\s,#/]+", value):
+        raise ValueError(f"{value!r} is no name: one word without spaces, commas, '#' or '/'")
+    return value
+
+
+def _job_sort(value: str) -> str:
+    keys = [key.strip() for key in value.split(",")]
+    wrong = [key for key in keys if key not in _SORT_KEYS]
+    if wrong:
+        raise ValueError(
+            f"{wrong[0]!r} is no order: a comma list of {', '.join(_SORT_KEYS)}, for example 'priority,fifo'"
+            + nearest(wrong[0], _SORT_KEYS)
+        )
+    return ",".join(keys)
+
+
+def _nothing_is_empty(value: object) -> object:
+    """`research:` with nothing after it is a queue with every key at its default."""
+    return {} if value is None else value
+
+
+QueueName = Annotated[str, AfterValidator(_queue_name)]
+TypeName = Annotated[str, AfterValidator(_type_name)]
+Name = Annotated[str, AfterValidator(_name)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Gpus = Annotated[int, Field(ge=0, strict=True)]
+Count = Annotated[int, Field(ge=0, strict=True)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TypeDocument(_Strict):
+    """Quota of one GPU type."""
+
+    guaranteed: Amount | None = Field(default=None, description="GPUs of this type that are there whenever asked for.")
+    reserved: Amount | None = Field(default=None, description="The part of guaranteed that is never lent.")
+    max: Amount | None = Field(
+        default=None, description="Most GPUs of this type, borrowed ones included; null = no limit."
+    )
+
+
+class UserDocument(_Strict):
+    """Limits of one user in a queue."""
+
+    max: Gpus | None = Field(default=None, description="Most GPUs the user may hold in the queue; null = no limit.")
+
+
+class AclDocument(_Strict):
+    """Who may submit: a user who is listed, is in a listed group, or submits under a listed account."""
+
+    users: tuple[Name, ...] = Field(default=(), description="User names.")
+    groups: tuple[Name, ...] = Field(default=(), description="Unix groups; their members may submit.")
+    accounts: tuple[Name, ...] = Field(default=(), description="Slurm accounts.")
+
+
+class QueueDocument(_Strict):
+    """A queue. GPU numbers are absolute, or a share of the parent's number of the same name: '50%'."""
+
+    guaranteed: Amount | None = Field(
+        default=None,
+        description="GPUs that are there whenever asked for. Not set: the sum of the children's (0 without children).",
+    )
+    reserved: Amount | None = Field(default=None, description="The part of guaranteed that is never lent. Default 0.")
+    max: Amount | None = Field(default=None, description="Most GPUs, borrowed ones included; null = no limit.")
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=1, description="Share of idle GPUs this queue gets when several want to borrow, against its siblings."
+    )
+    priority: int = Field(default=0, description="Queues of higher priority are served first among siblings.")
+    lending_limit: Gpus | None = Field(
+        default=None, description="Most unused guaranteed GPUs lent out at a time; null = guaranteed - reserved."
+    )
+    fence: FenceMode = Field(
+        default=FenceMode.NONE, description="in: borrows nothing from outside; out: lends nothing outside; both; none."
+    )
+    min_runtime_s: Seconds = Field(default=0, description="A job that ran shorter than this is no victim.")
+    preemption_delay_s: Seconds = Field(
+        default=0, description="How long a job of this queue waits before it evicts others."
+    )
+    job_sort: Annotated[str, AfterValidator(_job_sort)] = Field(
+        default="priority,fifo", description="Order of jobs inside the queue: a comma list of priority, fifo, fair."
+    )
+    over_max: OverMax | None = Field(
+        default=None,
+        description="A job asking for more than max: refuse it at submit, or hold it. Default: the settings'.",
+    )
+    by_type: dict[TypeName, TypeDocument] = Field(
+        default={}, description="Quota by GPU type, besides the totals above."
+    )
+    users: dict[Name, UserDocument] = Field(default={}, description="Limits of single users in this queue.")
+    acl: AclDocument | None = Field(
+        default=None, description="Who may submit. Not set: whoever may submit to the parent; at the top: everyone."
+    )
+    children: dict[QueueName, QueueNode] = Field(
+        default={}, description="Queues below this one. Jobs go to queues without children."
+    )
+
+
+QueueNode = Annotated[QueueDocument, BeforeValidator(_nothing_is_empty)]
+
+
+class SettingsDocument(_Strict):
+    """Knobs of the whole site."""
+
+    grace_s: Seconds = Field(
+        default=60, description="Time a victim has to save a checkpoint when it named none itself."
+    )
+    requeue_delay_s: Seconds = Field(
+        default=121, description="How long a requeued job cannot start again: AuthInfo's cred_expire + 1 s."
+    )
+    preemption_budget: Count | None = Field(
+        default=None, description="How often one job may be evicted; null = no limit."
+    )
+    near_end_s: Seconds = Field(default=0, description="A job that ends within this time is waited for, not evicted.")
+    consolidate: bool = Field(default=True, description="Whether a job may be moved to make room for a gang.")
+    max_requeues_per_cycle: Count | None = Field(
+        default=None, description="Most evictions in one cycle; null = no limit."
+    )
+    max_requeues_per_hour: Count | None = Field(default=None, description="Most evictions in an hour; null = no limit.")
+    over_max: OverMax = Field(
+        default=OverMax.REFUSE,
+        description="A job asking for more than its queue's max: refuse it at submit, or hold it.",
+    )
+    default_queue: str | None = Field(
+        default=None,
+        description="Queue of a job that names none and matches no placement rule; null = such a job is left to Slurm.",
+    )
+
+
+class PlacementDocument(_Strict):
+    """A job that names no queue goes to `queue` when all that is given here matches; the first such rule counts."""
+
+    queue: str = Field(description="Path of a queue without children.")
+    user: Name | None = Field(default=None, description="Name of the submitting user.")
+    account: Name | None = Field(default=None, description="Slurm account of the job.")
+    partition: Name | None = Field(default=None, description="Partition of the job.")
+
+
+class PolicyDocument(_Strict):
+    """The policy file, version 1."""
+
+    version: Literal[1] = Field(description="Always 1.")
+    settings: Annotated[SettingsDocument, BeforeValidator(_nothing_is_empty)] = Field(
+        default=SettingsDocument(), description="Knobs of the whole site."
+    )
+    placement: tuple[PlacementDocument, ...] = Field(
+        default=(), description="Which queue a job that names none goes to. The first rule that matches counts."
+    )
+    queues: dict[QueueName, QueueNode] = Field(description="The queue tree.", min_length=1)
+
+
+QueueDocument.model_rebuild()
