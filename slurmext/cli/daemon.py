@@ -52,7 +52,9 @@ def gather(session: Session) -> dict[str, Any]:
         problems.append(str(error))
     age = session.heartbeat_age_s()
     stale = site.daemon.heartbeat_stale_s
-    if age is None:
+    if site.daemon.shadow:
+        pass  # it writes none then, so that no job is held
+    elif age is None:
         problems.append(f"no heartbeat in {site.run_dir}: slurmextd has not run here, so jobs pass to Slurm unheld")
     elif abs(age) > stale:  # job_submit.lua takes one from the future as a clock gone wrong, too
         problems.append(
@@ -71,6 +73,7 @@ def gather(session: Session) -> dict[str, Any]:
     return {
         "healthy": not problems,
         "problems": problems,
+        "shadow": site.daemon.shadow or None,
         "heartbeat_age_s": age,
         "answered_by": "daemon" if "cycle" in answer or "agents" in answer else "database" if answer else None,
         **answer,

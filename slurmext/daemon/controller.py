@@ -57,10 +57,11 @@ class Daemon:
         self._error: str | None = None
         uids = {0, *_uid(site.slurm.user)}
         munge = MungeAuth.find(bin_dir=site.slurm.bin_dir, socket=site.munge_socket)
-        self._agents = AgentServer(site.daemon.listen, munge, uids, self._on_event)
         live = {"status": self._status, "plan": self._plan}
         queries = Queries(store=self._store, live=live)
         self._queries = QueryServer(site.run_dir / SOCKET_NAME, queries, trusted_uids=uids)
+        listen = site.daemon.listen
+        self._agents = AgentServer(listen, munge, uids, self._on_event, on_query=self._queries.answer)
         self._timers = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1})
 
     def stop(self) -> None:
