@@ -46,11 +46,14 @@ class MungeAuth:
     def decode(self, credential: str) -> Credential:
         """Check a credential (munged accepts each only once). Raises MungeError."""
         # An empty line separates the metadata from the payload (unmunge(1)).
-        output = self._run(self.unmunge, credential.encode(), "--numeric", "--keys=STATUS,UID")
+        output = self._run(self.unmunge, credential.encode(), "--keys=STATUS,UID")
         head, separator, payload = output.partition(b"\n\n")
         values = dict(line.split(":", 1) for line in head.decode().splitlines() if ":" in line)
         try:
-            return Credential(uid=int(values["UID"]), payload=payload if separator else b"")
+            # "UID:   root (0)"; the name may be unknown here, the number never is.
+            return Credential(
+                uid=int(values["UID"].rpartition("(")[2].rstrip(") ")), payload=payload if separator else b""
+            )
         except (KeyError, ValueError) as error:
             raise MungeError(f"{self.unmunge} answered {head[:100]!r}") from error
 
@@ -62,6 +65,7 @@ class MungeAuth:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise MungeError(f"{program}: {error}") from error
         if done.returncode != 0:
-            words = done.stderr.decode(errors="replace").strip().splitlines()
-            raise MungeError(words[-1] if words else f"{program} exited with {done.returncode}")
+            # unmunge says on stdout what is wrong with a credential ("STATUS: Replayed credential (17)").
+            words = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
+            raise MungeError(f"{program.name}: {words[0] if words else f'exit status {done.returncode}'}")
         return done.stdout

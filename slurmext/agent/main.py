@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,7 +28,9 @@ from slurmext.config.site import SiteConfig, load_site
 from slurmext.errors import SlurmextError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from slurmext.agent.server import Peer
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,14 @@ SETTLE_S = 60.0
 class Agent:
     """All parts of one node's agent. `trusted_uids` may send hook requests (root, and whoever runs the agent)."""
 
-    def __init__(self, site: SiteConfig, node: str, *, trusted_uids: Iterable[int] | None = None) -> None:
+    def __init__(
+        self,
+        site: SiteConfig,
+        node: str,
+        *,
+        munge: MungeAuth | None = None,
+        trusted_uids: Iterable[int] | None = None,
+    ) -> None:
         run_dir = own_directory(site.run_dir, 0o755)
         spool_dir = own_directory(own_directory(site.agent.spool_dir, 0o700) / node, 0o700)
         self._lock = only_one(spool_dir / "lock")
@@ -58,7 +67,7 @@ class Agent:
             events,
             node=node,
             address=site.daemon.address,
-            munge=MungeAuth.find(bin_dir=site.slurm.bin_dir, socket=site.munge_socket),
+            munge=munge or MungeAuth.find(bin_dir=site.slurm.bin_dir, socket=site.munge_socket),
             controller_uids=uids | _slurm_uids(site.slurm.user),
             hello=self._hello,
         )
@@ -81,9 +90,11 @@ class Agent:
         for server in self._servers:
             server.stop()
         self.forwarder.stop()
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1
 
-    def _answer(self, peer, request):  # noqa: ANN001, ANN202
+    def _answer(self, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
         return handlers.answer(self.node, peer, request)
 
     def _hello(self) -> dict[str, object]:

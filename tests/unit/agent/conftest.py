@@ -1,0 +1,95 @@
+"""An agent in a temporary directory, and a stand-in for munge that signs with a shared key."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slurmext.adapters.munge import Credential, MungeError
+from slurmext.agent.main import Agent
+from slurmext.config.site import SiteConfig
+
+
+class KeyedMunge:
+    """Like munge: a credential is good under the same key, once, and carries its maker's uid."""
+
+    def __init__(self, *, uid: int = 0, key: bytes = b"k", spent: set[str] | None = None) -> None:
+        self.uid = uid
+        self._key = key
+        self._spent = set() if spent is None else spent
+
+    def encode(self, payload: bytes) -> str:
+        body = f"{self.uid}:{os.urandom(4).hex()}:{payload.hex()}"
+        return f"MUNGE:{body}:{hmac.new(self._key, body.encode(), hashlib.sha256).hexdigest()}"
+
+    def decode(self, credential: str) -> Credential:
+        body, _, mark = credential.removeprefix("MUNGE:").rpartition(":")
+        if not hmac.compare_digest(mark, hmac.new(self._key, body.encode(), hashlib.sha256).hexdigest()):
+            raise MungeError("Invalid credential")
+        if credential in self._spent:
+            raise MungeError("Replayed credential")
+        self._spent.add(credential)
+        uid, _, payload = body.split(":")
+        return Credential(uid=int(uid), payload=bytes.fromhex(payload))
+
+
+def ask(path: str | Path, request: Any, timeout_s: float = 5) -> dict[str, Any]:
+    """One request to a unix socket."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(timeout_s)
+        connection.connect(str(path))
+        connection.sendall(request if isinstance(request, bytes) else json.dumps(request).encode() + b"\n")
+        received = b""
+        while not received.endswith(b"\n") and (chunk := connection.recv(65536)):
+            received += chunk
+    return json.loads(received)
+
+
+def hook(op: str, job_id: int, *, uid: int, node: str = "n1", **env: str) -> dict[str, Any]:
+    """A hook's request."""
+    return {"op": op, "job_id": job_id, "uid": uid, "node": node, "env": env}
+
+
+def confirmation(job_id: int, **changes: object) -> dict[str, Any]:
+    """A job's confirmation of step 300."""
+    return {"op": "ckpt_confirm", "job_id": job_id, "step": 300, "path": "/s/c", "size_bytes": 9, "saved_at_s": 1.7e9} | changes
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A directory others may pass through (pytest's own is 0700), with a path short enough for a unix socket."""
+    with tempfile.TemporaryDirectory(prefix="sx", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def site(folder: Path) -> SiteConfig:
+    return SiteConfig.model_validate({
+        "version": 1, "cluster": "t", "run_dir": f"{folder}/run",
+        "daemon": {"address": "127.0.0.1:9"}, "agent": {"spool_dir": f"{folder}/spool"}, "slurm": {"user": "root"},
+    })  # fmt: skip
+
+
+@pytest.fixture
+def new_agent(site: SiteConfig) -> Iterator[Callable[..., Agent]]:
+    """Starts agents of node n1, one after the other; `stop` them for the next."""
+    agents: list[Agent] = []
+
+    def start(**options: Any) -> Agent:
+        agents.append(Agent(site, "n1", munge=KeyedMunge(), **options))  # type: ignore[arg-type]
+        agents[-1].start()
+        return agents[-1]
+
+    yield start
+    for agent in agents:
+        agent.stop()

@@ -1,0 +1,263 @@
+"""The hooks as Slurm runs them: whatever the agent does, a job goes on, in time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import slurmext
+from slurmext.hooks import client
+from slurmext.install.hooks import SOURCES, wrapper_text
+
+PACKAGE = Path(slurmext.__file__).parent
+PYTHON = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
+ENVIRONMENT = {"SLURM_JOB_ID": "12", "SLURM_JOB_UID": "1000", "SLURMD_NODENAME": "n1", "SLURM_JOB_GPUS": "0,1",
+               "SPANK_SLURMEXT_QUEUE": 'a "quoted"\\ é', "SECRET": "x"}  # fmt: skip
+OK = b'{"ok": true}\n'
+
+
+class Hooks:
+    """The three wrappers, filled in as `slurmext install` does, in a directory of their own."""
+
+    def __init__(self, folder: Path, *, python: str = PYTHON, deadline_s: float = 1) -> None:
+        self.run_dir = folder / "run dir"
+        self.run_dir.mkdir(exist_ok=True)
+        self.paths: dict[str, Path] = {}
+        for key, relative in SOURCES.items():
+            values = {"PYTHON": python, "RUN_DIR": str(self.run_dir), "DEADLINE_S": f"{deadline_s:g}", "PACKAGE_DIR": str(PACKAGE)}
+            path = folder / relative.name
+            path.write_text(wrapper_text(PACKAGE.parent / relative, values))
+            path.chmod(0o755)
+            self.paths[key] = path
+
+    def run(self, key: str, **environment: str) -> tuple[int, str, float]:
+        """Exit status, output and seconds; with no PATH, as slurmd runs a prolog."""
+        started = time.monotonic()
+        done = subprocess.run([self.paths[key]], env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=30, check=False)
+        assert done.stderr == ""
+        return done.returncode, done.stdout, time.monotonic() - started
+
+    @property
+    def log(self) -> list[str]:
+        path = self.run_dir / "hooks.log"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="sx", dir="/tmp") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def agent(folder: Path) -> Iterator[Callable[[Callable[[socket.socket], None]], list[bytes]]]:
+    """A stand-in for the agent: calls what the test says on each connection; gives the requests it saw."""
+    listeners = []
+
+    def start(behave: Callable[[socket.socket], None]) -> list[bytes]:
+        requests: list[bytes] = []
+
+        def serve(listener: socket.socket) -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                requests.append(connection.recv(65536))
+                try:
+                    behave(connection)
+                except OSError:
+                    pass
+
+        for name in ("agent-n1.sock", "agent-n1.root.sock"):
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(folder / "run dir" / name))
+            listener.listen(5)
+            listeners.append(listener)
+            threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        return requests
+
+    yield start
+    for listener in listeners:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def dribble(connection: socket.socket) -> None:
+    for _ in range(200):
+        connection.sendall(b"x")
+        time.sleep(0.05)
+
+
+BAD_AGENTS = {
+    "hangs up": lambda c: c.close(),
+    "says nothing": lambda c: time.sleep(5),
+    "dribbles": dribble,
+    "talks garbage": lambda c: (c.sendall(b"\xff\xfe{[\n"), c.close()),
+    "answers no object": lambda c: (c.sendall(b"[1]\n"), c.close()),
+    "nests deeply": lambda c: (c.sendall(b"[" * 60000 + b"\n"), c.close()),
+    "floods": lambda c: c.sendall(b"x" * 5_000_000),
+    "refuses": lambda c: (c.sendall(b'{"ok": false, "error": "no\\nway"}\n'), c.close()),
+    "stops halfway": lambda c: (c.sendall(b'{"ok": tr'), c.close()),
+}
+
+
+@pytest.mark.parametrize("key", SOURCES)
+@pytest.mark.parametrize("how", BAD_AGENTS)
+def test_a_bad_agent_stops_no_job(folder, agent, key, how):
+    """Each hook exits 0 within its deadline and leaves one log line, whatever the agent does."""
+    hooks = Hooks(folder)
+    agent(BAD_AGENTS[how])
+    status, output, wall_s = hooks.run(key)
+    assert (status, output) == (0, "")
+    assert wall_s < 2
+    assert len(hooks.log) == 1 and "node=n1 job=12" in hooks.log[0]
+
+
+@pytest.mark.parametrize("key", SOURCES)
+def test_no_agent(folder, key):
+    """Without an agent's socket a hook exits 0 at once; root's hooks log it."""
+    hooks = Hooks(folder)
+    assert hooks.run(key)[:2] == (0, "")
+    assert len(hooks.log) == (key != "TaskProlog")
+
+
+@pytest.mark.parametrize("key", SOURCES)
+def test_a_dead_agents_socket(folder, key):
+    """A socket nobody listens on any more (agent killed) is as good as none."""
+    hooks = Hooks(folder)
+    for name in ("agent-n1.sock", "agent-n1.root.sock"):
+        socket.socket(socket.AF_UNIX).bind(str(hooks.run_dir / name))
+    assert hooks.run(key)[:2] == (0, "")
+    assert len(hooks.log) == 1 and "refused" in hooks.log[0]
+
+
+def test_a_full_backlog(folder):
+    """An agent that accepts nothing while others queue up before it: the prolog waits its deadline, not longer."""
+    hooks = Hooks(folder)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(hooks.run_dir / "agent-n1.root.sock"))
+    listener.listen(0)
+    waiting = socket.socket(socket.AF_UNIX)
+    waiting.connect(str(hooks.run_dir / "agent-n1.root.sock"))
+    status, _, wall_s = hooks.run("Prolog")
+    assert status == 0 and 0.9 < wall_s < 2 and len(hooks.log) == 1
+
+
+@pytest.mark.parametrize("key", SOURCES)
+@pytest.mark.parametrize("python", ["/nonexistent/python3", "/bin/false"])
+def test_a_broken_python_stops_no_job(folder, agent, key, python):
+    """An interpreter that is gone or dies cannot drain the node."""
+    hooks = Hooks(folder, python=python)
+    agent(lambda c: c.sendall(OK))
+    done = subprocess.run([hooks.paths[key]], env=ENVIRONMENT, capture_output=True, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("environment", [{"SLURM_JOB_ID": ""}, {"SLURM_JOB_ID": "x"}, {"SLURM_JOB_UID": "me"}])
+def test_a_strange_environment_stops_no_job(folder, agent, environment):
+    """Variables that are missing or make no sense end in status 0 and a log line."""
+    hooks = Hooks(folder)
+    agent(lambda c: c.sendall(OK))
+    assert hooks.run("Prolog", **environment)[0] == 0
+    assert len(hooks.log) == 1
+
+
+def test_only_a_finding_fails_the_prolog(folder, agent):
+    """When the agent found something wrong with the node the prolog fails with its words in the log; nothing else does."""
+    hooks = Hooks(folder)
+    agent(lambda c: c.sendall(b'{"ok": true, "finding": "GPU 3 is gone"}\n'))
+    assert hooks.run("Prolog")[0] == 1
+    assert "GPU 3 is gone" in hooks.log[0]
+    assert hooks.run("Epilog")[0] == 0
+    assert hooks.run("TaskProlog")[0] == 0
+
+
+def test_what_a_hook_tells_the_agent(folder, agent):
+    """The request names job, user and node, and of the environment only what the agent uses."""
+    hooks = Hooks(folder)
+    requests = agent(lambda c: c.sendall(OK))
+    assert hooks.run("Prolog", SPANK_SLURMEXT_CKPT="x" * 5000)[0] == 0
+    assert json.loads(requests[0]) == {
+        "op": "prolog", "job_id": 12, "uid": 1000, "node": "n1",
+        "env": {name: ENVIRONMENT[name] for name in ("SLURM_JOB_ID", "SLURM_JOB_UID", "SLURM_JOB_GPUS", "SPANK_SLURMEXT_QUEUE")},
+    }  # fmt: skip
+    assert hooks.log == []
+
+
+def test_what_slurm_reads_from_the_task_prolog(folder, agent):
+    """Exports, unsets and prints in Slurm's syntax; a value with a line break cannot smuggle in a line of its own."""
+    hooks = Hooks(folder)
+    reply = {"ok": True, "export": {"A": "1", "B": "x\nexport LD_PRELOAD=/evil", "C": "with space é"}, "unset": ["D", "E\n"], "print": ["hi"]}
+    agent(lambda c: c.sendall(json.dumps(reply).encode() + b"\n"))
+    assert hooks.run("TaskProlog", LANG="C.UTF-8")[1] == "export A=1\nexport C=with space é\nunset D\nprint hi\n"
+
+
+def test_the_log_is_not_followed_through_a_link(folder):
+    """Root writes its log line into no file that a link points to."""
+    hooks = Hooks(folder)
+    victim = folder / "victim"
+    victim.write_text("")
+    (hooks.run_dir / "hooks.log").symlink_to(victim)
+    for name in ("agent-n1.sock", "agent-n1.root.sock"):
+        socket.socket(socket.AF_UNIX).bind(str(hooks.run_dir / name))
+    assert hooks.run("Prolog")[0] == 0
+    assert victim.read_text() == ""
+
+
+def test_the_client_stands_alone(tmp_path):
+    """A copy of the one file runs without the package, without site-packages and on the system's own Python."""
+    copy = tmp_path / "client.py"
+    shutil.copy(client.__file__, copy)
+    done = subprocess.run([PYTHON, "-I", "-S", copy, "prolog", str(tmp_path / "none"), "1", str(tmp_path / "log")],
+                          env=ENVIRONMENT, check=False)  # fmt: skip
+    assert done.returncode == 0
+    assert "FileNotFoundError" in (tmp_path / "log").read_text()
+
+
+def test_a_blocked_alarm_is_unblocked(folder, agent):
+    """slurmd may hand down a mask that blocks SIGALRM; the deadline holds all the same."""
+    hooks = Hooks(folder)
+    agent(dribble)
+    code = f"import os, signal; signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGALRM}}); os.execve({str(hooks.paths['Prolog'])!r}, ['x'], os.environ)"
+    started = time.monotonic()
+    assert subprocess.run([PYTHON, "-c", code], env=ENVIRONMENT, check=False, timeout=30).returncode == 0
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the agent trusts root's hooks")
+def test_agent_killed_during_a_prolog(folder):
+    """A real agent that dies with a prolog's request in hand: the hook ends at once, long before its deadline."""
+    hooks = Hooks(folder, deadline_s=5)
+    config = folder / "site.yaml"
+    config.write_text(json.dumps({"version": 1, "cluster": "t", "run_dir": str(hooks.run_dir), "slurm": {"user": "root"},
+                                  "agent": {"spool_dir": f"{folder}/spool"}, "daemon": {"address": "127.0.0.1:9"}}))  # fmt: skip
+    hooks.run_dir.chmod(0o755)
+    folder.chmod(0o755)
+    program = subprocess.Popen([sys.executable, "-m", "slurmext.agent.main", "--node", "n1", "--config", str(config)],
+                               stderr=subprocess.DEVNULL)  # fmt: skip
+    try:
+        while not (hooks.run_dir / "agent-n1.sock").exists():
+            assert program.poll() is None
+            time.sleep(0.05)
+        assert hooks.run("Prolog")[0] == 0
+        assert hooks.log == []
+        program.send_signal(19)  # SIGSTOP: the connection is made, the answer never comes
+        threading.Timer(1.0, program.kill).start()
+        status, _, wall_s = hooks.run("Prolog")
+        assert status == 0 and 0.8 < wall_s < 3
+        assert len(hooks.log) == 1
+    finally:
+        program.kill()
+        program.wait()
