@@ -7,6 +7,7 @@ from pathlib import Path
 
 from slurmext.config.policy_document import PolicyDocument
 from slurmext.config.site import SiteConfig
+from slurmext.config.wire import plan_schema, snapshot_schema
 
 FOLDER = Path(__file__).parent.parent / "config" / "schemas"
 
@@ -18,6 +19,8 @@ def schemas() -> dict[Path, str]:
         for name, model in (
             ("policy", PolicyDocument.model_json_schema()),
             ("site", SiteConfig.model_json_schema()),
+            ("snapshot", snapshot_schema()),
+            ("plan", plan_schema()),
         )
     }
 
