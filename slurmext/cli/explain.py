@@ -128,4 +128,7 @@ def _timeline(answer: Answer) -> Iterator[str]:
     yield ""
     yield "Timeline"
     for event in answer["timeline"]:
-        yield f"  {clock(event['at_s'])}  {event['kind']:<16} {event['message']}".rstrip()
+        source = event["source"].removeprefix("agent:")
+        where = f"on {source}" if source != event["source"] else ""
+        said = ", ".join(filter(None, (where, event["message"])))
+        yield f"  {clock(event['at_s'])}  {event['kind']:<18} {said}".rstrip()

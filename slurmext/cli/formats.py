@@ -36,10 +36,12 @@ def clock(value: float | None) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """Seconds -> `45 s`, `2 min 5 s`, `3 h 10 min`, `2 d 4 h`."""
+    """Seconds -> `20 ms`, `45 s`, `2 min 5 s`, `3 h 10 min`, `2 d 4 h`."""
     if seconds is None:
         return ""
     whole = int(seconds)
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
     if abs(seconds) < 10 and seconds != whole:  # noqa: PLR2004
         return f"{seconds:.1f} s"
     for size, name, below, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):

@@ -229,6 +229,7 @@ def set_values(
             raise UsageError(f"{key!r} is given twice; give it once")
         given[key] = value
     changes = parse_changes(given)
+    session.require_root("changes the policy")
     current = session.store.current_policy()
     if current is None:
         raise SlurmextError(NO_POLICY)
