@@ -68,7 +68,8 @@ def _section(root: click.Command, top: click.Context) -> Iterator[str]:
 
 
 def _options(command: click.Command, context: click.Context) -> Iterator[str]:
-    rows = [record for parameter in command.params if (record := parameter.get_help_record(context)) is not None]
+    records = (parameter.get_help_record(context) for parameter in command.params)
+    rows = [record for record in records if record is not None and record[1]]  # arguments stand in the usage line
     if rows:
         yield "\n| Option | Meaning |\n|---|---|\n"
         yield from (f"| `{_cell(names)}` | {_cell(' '.join(text.split()))} |\n" for names, text in rows)
