@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import socket
 import sys
@@ -47,10 +46,8 @@ def components(record: Record) -> dict[str, Component]:
     parts.append(_slurmctld(record, layout))
     parts += [_slurmd(record, layout, index) for index in range(record.spec.nodes)]
     if not record.spec.plain:
-        if importable("slurmext.daemon.main"):
-            parts.append(_slurmextd(layout))
-        if importable("slurmext.agent.main"):
-            parts += [_agent(record, layout, node) for node in record.spec.node_names]
+        parts.append(_slurmextd(layout))
+        parts += [_agent(record, layout, node) for node in record.spec.node_names]
     return {part.name: part for part in parts}
 
 
@@ -62,14 +59,6 @@ def address(record: Record, index: int) -> str:
 def controller_address(record: Record) -> str:
     """Where slurmctld, slurmdbd and slurmextd listen."""
     return netns.controller_address(record.subnet) if record.subnet else "127.0.0.1"
-
-
-def importable(module: str) -> bool:
-    """Whether a module of this installation can be imported."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def _munged(layout: Layout) -> Component:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from slurmext.devcluster import packages, processes
@@ -15,7 +16,6 @@ from slurmext.devcluster.errors import DevclusterError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from slurmext.devcluster.spec import Layout
 
@@ -51,7 +51,8 @@ echo "$1" > /proc/sys/kernel/hostname
 def supported() -> bool:
     """Whether this process may make mount and host name namespaces (root in a plain container may not)."""
     unshare = packages.program("unshare")
-    if unshare is None or os.geteuid() != 0:
+    # Without a hosts file there is nothing to put the nodes' names over.
+    if unshare is None or os.geteuid() != 0 or not Path("/etc/hosts").exists():
         return False
     probe = [unshare, "--mount", "--uts", "sh", "-c", "mount --bind /tmp /tmp && echo x > /proc/sys/kernel/hostname"]
     return subprocess.run(probe, check=False, capture_output=True).returncode == 0
@@ -100,11 +101,10 @@ def entry(layout: Layout, holder: str, *kinds: str) -> list[str]:
     pid = processes.pid_of(holder, layout)
     if pid is None:
         raise DevclusterError(f"{holder} of {layout.root} is gone: take the cluster down and up again")
-    return [
-        packages.required_program("nsenter"),
-        *(f"--{kind if kind != 'mnt' else 'mount'}=/proc/{pid}/ns/{kind}" for kind in kinds),
-        "--",
-    ]
+    flags = [f"--{'mount' if kind == 'mnt' else kind}=/proc/{pid}/ns/{kind}" for kind in kinds]
+    if "mnt" in kinds:  # entering mounts leaves a chroot that we may be in
+        flags.append(f"--root=/proc/{pid}/root")
+    return [packages.required_program("nsenter"), *flags, "--"]
 
 
 def _hold(name: str, command: Sequence[str], layout: Layout) -> None:
