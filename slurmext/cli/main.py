@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "install": ("slurmext.cli.install:cli", "Put slurmext into a Slurm."),
     "uninstall": ("slurmext.cli.install:uninstall", "Take slurmext out of a Slurm again."),
     "devcluster": ("slurmext.cli.devcluster:cli", "A real Slurm on this machine, in a directory of its own."),
+    "demo": ("slurmext.cli.demo:cli", "Watch reclaim, checkpoint and resume on a real Slurm, and check them."),
     "completion": ("slurmext.cli.completion:cli", "Shell completion for bash, zsh or fish."),
 }
 
