@@ -36,7 +36,8 @@ def _head(answer: Answer) -> Iterator[str]:
     if job["end_s"] is not None:
         doing = f"ended at {clock(job['end_s'])}"
     elif job["state"] == "pending":
-        doing = f"waits since {clock(job['submit_s'])} ({span(now - job['submit_s'])})"
+        since = max([job["submit_s"], *(item["ended_s"] for item in answer["preemptions"])])
+        doing = f"waits since {clock(since)} ({span(now - since)})"
     elif job["start_s"] is None:
         doing = STATES.get(job["state"], "is in a state that could not be read")
     else:

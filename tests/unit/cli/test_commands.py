@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -368,3 +369,12 @@ def test_config_names_the_site_file_for_everything(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, f"{site}:3: run_dri: unknown key, did you mean 'run_dir'?\n")
+
+
+def test_a_requeued_job_waits_since_its_requeue(run: Run, store: MemoryStore, seeded: SimpleNamespace) -> None:
+    """Not since it was submitted days ago."""
+    lease = store.current_lease("controller")
+    (victim,) = store.jobs(job_ids=["41"])
+    assert lease is not None
+    store.save_jobs(lease.token, [replace(victim, state="pending", reason="QUEUE_MAX", start_s=None)])
+    assert "(7 min 19 s)" in run("job", "explain", "41").output.splitlines()[0]
