@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sqlalchemy import insert
+
 from slurmext.adapters.sql import SqlStore, migrate
+from slurmext.adapters.sql.models import Checkpoint, Preemption
 from slurmext.model.state import ActionKind, ActionState, CheckpointRecord, Intent, JobKey, JobRow
 
 if TYPE_CHECKING:
@@ -29,6 +32,26 @@ def timed(what: str) -> Iterator[None]:
 def fresh(row: JobRow, **changes: object) -> JobRow:
     """An equal row of new objects, as a new reading of Slurm gives."""
     return replace(row, job=replace(row.job), name="".join(row.name), **changes)
+
+
+def fill(store: SqlStore, token: int, rows: list[JobRow]) -> None:
+    """200,000 checkpoints of 10,000 jobs and a ledger of 20,000 lines, straight into the tables."""
+    with store._db.controlled(token) as connection:
+        common = {"cluster": "bench", "path": "/c", "confirmed_s": 0, "node": "n1"}
+        connection.execute(
+            insert(Checkpoint),
+            [common | {"job_id": row.job.job_id, "saved_s": n} for row in rows[:10_000] for n in range(20)],
+        )
+        common = {"cluster": "bench", "victim_user": "u", "beneficiary": "1", "reason": "R", "from_queue": "a"}
+        common |= {"to_queue": "b", "gpus": 8, "lost_gpu_s": 1}
+        connection.execute(
+            insert(Preemption),
+            [
+                common | {"victim_job_id": row.job.job_id, "victim_submit_s": row.job.submit_s, "ended_s": n}
+                for row in rows[:10_000]
+                for n in range(2)
+            ],
+        )
 
 
 def main(url: str) -> None:
@@ -79,10 +102,13 @@ def main(url: str) -> None:
             store.record_checkpoint(
                 CheckpointRecord(job_id=str(n), step=n, path="/c", size_bytes=1, saved_s=n, confirmed_s=n, node="n1")
             )
-    with timed("newest checkpoints of 10,000 jobs"):
-        store.last_checkpoints([str(n) for n in range(10_000)])
-    with timed("preemption counts of 10,000 jobs"):
-        store.preemption_counts([row.job for row in rows[:10_000]])
+    with timed(f"read {JOBS:,} jobs as the controller"):
+        assert len(other.jobs()) == JOBS
+    fill(store, token, rows)
+    with timed(f"newest checkpoints of {JOBS:,} jobs"):
+        store.last_checkpoints([row.job.job_id for row in rows])
+    with timed(f"preemption counts of {JOBS:,} jobs"):
+        store.preemption_counts([row.job for row in rows])
     store.close()
     other.close()
 

@@ -19,7 +19,15 @@ from slurmext.adapters.sql import SqlStore, migrate
 from slurmext.adapters.sql.errors import DatabaseRefused, SchemaMismatch
 from slurmext.adapters.sql.models import Plan
 from slurmext.errors import StoreConflict, StoreUnavailable
-from slurmext.model.state import ActionKind, Event, Intent, JobKey, JobRow
+from slurmext.model.state import (
+    ActionKind,
+    CheckpointRecord,
+    Event,
+    Intent,
+    JobKey,
+    JobRow,
+    PreemptionRecord,
+)
 from slurmext.testing import database_server
 
 if TYPE_CHECKING:
@@ -116,11 +124,52 @@ def test_returning_controller_reads_what_others_wrote(store_url: str) -> None:
     first.save_jobs(token, [JobRow(job=KEY, state="running")])
     second = SqlStore(store_url, cluster="c1")
     second.save_jobs(second.acquire_lease("controller", "second", 15, 2000.0).token, [JobRow(job=KEY, state="pending")])
+    assert [row.state for row in first.jobs()] == ["pending"]
     again = first.acquire_lease("controller", "first", 15, 3000.0).token
     first.save_jobs(again, [JobRow(job=KEY, state="running")])
     assert [row.state for row in first.jobs()] == ["running"]
     first.close()
     second.close()
+
+
+def test_store_sees_what_others_record(store_url: str) -> None:
+    """What is followed in memory is still the database's: checkpoints and evictions written by another process."""
+    first, token = controller(store_url)
+    other = SqlStore(store_url, cluster="c1")
+    keys = [JobKey(job_id=str(n), submit_s=1) for n in range(1000)]
+    ids = [key.job_id for key in keys]
+
+    def record(at_s: float) -> None:
+        other.record_checkpoint(
+            CheckpointRecord(job_id="7", step=1, path="/c", size_bytes=1, saved_s=at_s, confirmed_s=at_s, node="n1")
+        )
+        other.record_preemption(
+            token,
+            PreemptionRecord(
+                victim=keys[7],
+                victim_user="u",
+                beneficiary="1",
+                reason="R",
+                from_queue="a",
+                to_queue="b",
+                gpus=1,
+                lost_gpu_s=1,
+                signalled_s=None,
+                confirmed_s=None,
+                ended_s=at_s,
+            ),
+        )
+
+    for turn in (1, 2, 3):
+        record(turn)
+        assert first.last_checkpoints(ids)["7"].saved_s == turn
+        assert first.preemption_counts(keys)[keys[7]] == turn
+    other.prune(token, 10)
+    assert first.last_checkpoints(ids) == {}
+    record(4)
+    assert first.last_checkpoints(ids)["7"].saved_s == 4
+    first.close()
+    other.close()
 
 
 def test_clusters_are_apart(store_url: str) -> None:

@@ -421,6 +421,41 @@ def test_newest_checkpoint_of_each_job(store: Any) -> None:
     assert store.checkpoints(limit=2) == [b, a]
 
 
+MANY = [str(n) for n in range(1000)]
+
+
+def test_newest_checkpoints_of_many_jobs_follow_what_comes(store: Any, token: int) -> None:
+    """Asking for a whole cluster's jobs again and again sees each new checkpoint, late ones and after pruning too."""
+    store.record_checkpoint(saved("1", 100))
+    store.record_checkpoint(saved("2", 100))
+    assert store.last_checkpoints(MANY) == {"1": saved("1", 100), "2": saved("2", 100)}
+    store.record_checkpoint(saved("1", 50, step=1))  # came late
+    store.record_checkpoint(saved("2", 200))
+    store.record_checkpoint(saved("3", 300))
+    newest = {"1": saved("1", 100), "2": saved("2", 200), "3": saved("3", 300)}
+    assert store.last_checkpoints(MANY) == newest
+    assert store.last_checkpoints(MANY) == newest
+    assert store.prune(token, 1000) == 5
+    assert store.last_checkpoints(MANY) == {}
+    store.record_checkpoint(saved("2", 400))
+    assert store.last_checkpoints(MANY) == {"2": saved("2", 400)}
+
+
+def test_counts_of_many_jobs_follow_the_ledger(store: Any, token: int) -> None:
+    """Asking for a whole cluster's jobs again and again sees each new line once."""
+    keys = [JobKey(job_id=job_id, submit_s=1) for job_id in MANY]
+    nothing = dict.fromkeys(keys, 0)
+    assert store.preemption_counts(keys) == nothing
+    store.record_preemption(token, taken(keys[1], 10))
+    store.record_preemption(token, taken(keys[1], 20))
+    assert store.preemption_counts(keys) == nothing | {keys[1]: 2}
+    assert store.preemption_counts(keys) == nothing | {keys[1]: 2}
+    store.record_preemption(token, taken(keys[1], 30))
+    store.record_preemption(token, taken(keys[2], 5))
+    store.record_preemption(token, taken(JobKey(job_id="1", submit_s=2), 40))
+    assert store.preemption_counts(keys) == nothing | {keys[1]: 3, keys[2]: 1}
+
+
 # events
 
 

@@ -167,14 +167,22 @@ class Database:
         The lease's row stays locked until the commit, so that nobody can take the lease in between.
         """
         with self._transaction(write=True) as connection:
-            query = select(Lease.token).where(Lease.cluster == self.cluster, Lease.name == CONTROLLER).with_for_update()
-            newest = connection.execute(query).scalar()
+            newest = self._newest_token(connection, lock=True)
             if newest != token:
                 raise StoreConflict(
                     f"controller token {token} is stale: the lease's newest is {newest}. "
                     "Another slurmextd has taken over; this one must stop acting."
                 )
             yield connection
+
+    def newest_token(self) -> int | None:
+        """The newest token of the controller lease; None before the first."""
+        with self._transaction(write=False) as connection:
+            return self._newest_token(connection)
+
+    def _newest_token(self, connection: Connection, *, lock: bool = False) -> int | None:
+        query = select(Lease.token).where(Lease.cluster == self.cluster, Lease.name == CONTROLLER)
+        return connection.execute(query.with_for_update() if lock else query).scalar()
 
     def close(self) -> None:
         """Let go of connections."""
@@ -198,7 +206,9 @@ class Database:
         except FileNotFoundError as error:
             raise StoreUnavailable(f"state database {shown(self.url)}: no such file. {revisions.REMEDY}") from error
         except OSError as error:
-            raise StoreUnavailable(f"state database {shown(self.url)}: {error.strerror}. Only its owner may read it.") from error
+            raise StoreUnavailable(
+                f"state database {shown(self.url)}: {error.strerror}. Only its owner may read it."
+            ) from error
         inode = (status.st_dev, status.st_ino)
         if inode != self._inode:
             self._engine.dispose()

@@ -6,7 +6,7 @@ import threading
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, select
+from sqlalchemy import Connection, bindparam, delete, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from slurmext.adapters.sql.models import Job
@@ -41,7 +41,6 @@ _FIELDS = (
     "requested_nodes",
 )
 _COLUMNS = ["user_name" if field == "user" else field for field in _FIELDS]
-_END_S = _FIELDS.index("end_s")
 _values: Callable[[JobRow], tuple[Any, ...]] = attrgetter(*_FIELDS)
 
 Key = tuple[str, int]
@@ -54,12 +53,13 @@ def chunks(values: Iterable[str], size: int = IN_LIMIT) -> Iterator[Sequence[str
         yield rest[at : at + size]
 
 
-def changed_jobs(rows: Iterable[JobRow], stored: dict[Key, tuple[Any, ...]]) -> dict[Key, JobRow]:
+def changed_jobs(rows: Iterable[JobRow], stored: dict[Key, JobRow]) -> dict[Key, JobRow]:
     """The rows that differ from what is stored in more than `updated_s`; of the same key the last."""
     changed: dict[Key, JobRow] = {}
     for row in rows:
         key = (row.job.job_id, row.job.submit_s)
-        if stored.get(key) != _values(row):
+        known = stored.get(key)
+        if known is None or _values(known) != _values(row):
             changed[key] = row
         elif changed:
             changed.pop(key, None)
@@ -69,15 +69,17 @@ def changed_jobs(rows: Iterable[JobRow], stored: dict[Key, tuple[Any, ...]]) -> 
 class JobStore:
     """Jobs of one cluster.
 
-    What was written is remembered for as long as the token is the newest: until then nobody else writes jobs.
+    What was written is remembered for as long as the token is the newest: until then nobody else writes jobs. So the
+    controller neither writes what did not change nor reads what it wrote itself, as long as it asks for the token.
     """
 
     _db: Database
 
     def __init__(self) -> None:
+        super().__init__()
         self._jobs_lock = threading.Lock()
         self._jobs_token: int | None = None
-        self._jobs_stored: dict[Key, tuple[Any, ...]] = {}
+        self._jobs_stored: dict[Key, JobRow] = {}
 
     def save_jobs(self, token: int, rows: Iterable[JobRow]) -> None:
         """Insert or update jobs by key. Only rows that differ in more than `updated_s` are written."""
@@ -87,35 +89,27 @@ class JobStore:
             self._jobs_token = None
             with self._db.controlled(token) as connection:
                 if remembered is None:
-                    remembered = self._load(connection)
+                    rows_then = self._read(connection, active=True)
+                    remembered = {(row.job.job_id, row.job.submit_s): row for row in rows_then}
                 changed = changed_jobs(rows, remembered)
                 if changed:
                     connection.execute(_upsert(self._db.dialect), [self._columns(row) for row in changed.values()])
-            remembered.update((key, _values(row)) for key, row in changed.items())
+            remembered.update(changed)
             self._jobs_stored = _without_many_ended(remembered)
             self._jobs_token = token
 
     def jobs(self, *, job_ids: Collection[str] | None = None, active: bool = True) -> list[JobRow]:
         """Known jobs in order of submission; `active` leaves out those with an end time."""
-        query = select(Job.job_id, Job.submit_s, Job.updated_s, *(getattr(Job, name) for name in _COLUMNS))
-        query = query.where(Job.cluster == self._db.cluster)
-        if active:
-            query = query.where(Job.end_s.is_(None))
-        queries: list[Select[Any]] = [query]
-        if job_ids is not None:
-            queries = [query.where(Job.job_id.in_(some)) for some in chunks(job_ids)]
+        with self._jobs_lock:
+            if active and job_ids is None and self._jobs_token is not None:
+                if self._db.newest_token() == self._jobs_token:
+                    return _in_order([row for row in self._jobs_stored.values() if row.end_s is None])
+                self._jobs_token = None
         with self._db.read() as connection:
-            found = [
-                JobRow(
-                    job=JobKey(job_id=job_id, submit_s=submit_s),
-                    updated_s=updated_s,
-                    **dict(zip(_FIELDS, values, strict=True)),
-                )
-                for one in queries
-                for job_id, submit_s, updated_s, *values in connection.execute(one)
-            ]
-        found.sort(key=lambda row: (row.job.submit_s, row.job.job_id))
-        return found
+            if job_ids is None:
+                return _in_order(self._read(connection, active=active))
+            parts = [self._read(connection, active=active, job_ids=some) for some in chunks(job_ids)]
+        return _in_order([row for part in parts for row in part])
 
     def _prune_jobs(self, token: int, before_s: float, batch: int) -> int:
         deleted = 0
@@ -134,10 +128,21 @@ class JobStore:
                 if len(keys) < batch:
                     return deleted
 
-    def _load(self, connection: Connection) -> dict[Key, tuple[Any, ...]]:
-        query = select(Job.job_id, Job.submit_s, *(getattr(Job, name) for name in _COLUMNS))
-        query = query.where(Job.cluster == self._db.cluster, Job.end_s.is_(None))
-        return {(job_id, submit_s): tuple(values) for job_id, submit_s, *values in connection.execute(query)}
+    def _read(self, connection: Connection, *, active: bool, job_ids: Sequence[str] | None = None) -> list[JobRow]:
+        query = select(Job.job_id, Job.submit_s, Job.updated_s, *(getattr(Job, name) for name in _COLUMNS))
+        query = query.where(Job.cluster == self._db.cluster)
+        if active:
+            query = query.where(Job.end_s.is_(None))
+        if job_ids is not None:
+            query = query.where(Job.job_id.in_(job_ids))
+        return [
+            JobRow(
+                job=JobKey(job_id=job_id, submit_s=submit_s),
+                updated_s=updated_s,
+                **dict(zip(_FIELDS, values, strict=True)),
+            )
+            for job_id, submit_s, updated_s, *values in connection.execute(query)
+        ]
 
     def _columns(self, row: JobRow) -> dict[str, Any]:
         columns = dict(zip(_COLUMNS, _values(row), strict=True))
@@ -157,8 +162,12 @@ def _upsert(dialect: str) -> Any:
     return insert.on_conflict_do_update(index_elements=keys, set_={name: insert.excluded[name] for name in fresh})
 
 
-def _without_many_ended(stored: dict[Key, tuple[Any, ...]]) -> dict[Key, tuple[Any, ...]]:
+def _in_order(rows: list[JobRow]) -> list[JobRow]:
+    return sorted(rows, key=lambda row: (row.job.submit_s, row.job.job_id))
+
+
+def _without_many_ended(stored: dict[Key, JobRow]) -> dict[Key, JobRow]:
     if len(stored) <= ENDED_LIMIT:
         return stored
-    alive = {key: values for key, values in stored.items() if values[_END_S] is None}
+    alive = {key: row for key, row in stored.items() if row.end_s is None}
     return alive if len(stored) - len(alive) > ENDED_LIMIT else stored

@@ -1,22 +1,23 @@
-"""What is kept about the past: the victims' ledger, checkpoints and events."""
+"""The victims' ledger: who took what from whom. It only ever grows."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import threading
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, insert, select
-from sqlalchemy.exc import IntegrityError
 
-from slurmext.adapters.sql.jobs import chunks
-from slurmext.adapters.sql.models import Checkpoint, Preemption
-from slurmext.adapters.sql.models import Event as EventRow
-from slurmext.model.state import CheckpointRecord, Event, JobKey, PreemptionRecord
+from slurmext.adapters.sql.models import Preemption
+from slurmext.model.state import JobKey, PreemptionRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from slurmext.adapters.sql.engine import Database
+
+FEW = 100
+"""Jobs that are asked for one by one; for more, the whole ledger is followed in memory."""
 
 _PREEMPTION = (
     "victim_user",
@@ -30,16 +31,23 @@ _PREEMPTION = (
     "confirmed_s",
     "ended_s",
 )
-_CHECKPOINT = ("job_id", "step", "path", "size_bytes", "saved_s", "confirmed_s", "node")
-_EVENT = ("id", "at_s", "source", "kind", "job_id", "message", "detail")
 
 
 class LedgerStore:
-    """Ledger, checkpoints and events of one cluster."""
+    """The ledger of one cluster.
+
+    A cycle asks for the counts of every job. Lines are never changed or deleted, and are written under the
+    controller's lock, so their ids are in order: after the first time only lines with a higher id are read.
+    """
 
     _db: Database
 
-    # ledger
+    def __init__(self) -> None:
+        super().__init__()
+        self._ledger_lock = threading.Lock()
+        self._counts: Counter[JobKey] = Counter()
+        self._counted_id = 0
+
     def record_preemption(self, token: int, record: PreemptionRecord) -> None:
         """Add a line to the victim's ledger; the same victim and end again adds nothing."""
         values: dict[str, Any] = {name: getattr(record, name) for name in _PREEMPTION}
@@ -75,89 +83,28 @@ class LedgerStore:
 
     def preemption_counts(self, keys: Iterable[JobKey]) -> Mapping[JobKey, int]:
         """How often each of these jobs was evicted; every key asked for is there."""
-        counts = dict.fromkeys(keys, 0)
+        asked = list(keys)
+        if not asked:
+            return {}
         group = (Preemption.victim_job_id, Preemption.victim_submit_s)
-        query = select(*group, func.count()).where(Preemption.cluster == self._db.cluster).group_by(*group)
-        with self._db.read() as connection:
-            for some in chunks(key.job_id for key in counts):
-                for job_id, submit_s, count in connection.execute(query.where(Preemption.victim_job_id.in_(some))):
-                    key = JobKey(job_id=job_id, submit_s=submit_s)
-                    if key in counts:
-                        counts[key] = count
-        return counts
-
-    # checkpoints
-    def record_checkpoint(self, record: CheckpointRecord) -> None:
-        """Add a confirmed checkpoint; the same save again (agents send at least once) adds nothing."""
-        same = {name: getattr(record, name) for name in ("job_id", "saved_s", "node", "step", "path")}
-        with self._db.write() as connection:
-            query = select(Checkpoint.id).filter_by(cluster=self._db.cluster, **same)
-            if connection.execute(query).first() is None:
-                connection.execute(insert(Checkpoint).values(cluster=self._db.cluster, **asdict(record)))
-
-    def last_checkpoints(self, job_ids: Collection[str]) -> Mapping[str, CheckpointRecord]:
-        """The newest confirmed checkpoint of each job that has one."""
-        newest: dict[str, CheckpointRecord] = {}
-        with self._db.read() as connection:
-            for some in chunks(job_ids):
-                mine = (Checkpoint.cluster == self._db.cluster, Checkpoint.job_id.in_(some))
-                # grouped over the index alone: the table holds every checkpoint of long jobs
-                last = (
-                    select(Checkpoint.job_id, func.max(Checkpoint.saved_s).label("saved_s"))
-                    .where(*mine)
-                    .group_by(Checkpoint.job_id)
-                    .subquery()
+        query = select(*group, func.count(), func.max(Preemption.id)).where(Preemption.cluster == self._db.cluster)
+        with self._ledger_lock, self._db.read() as connection:
+            if len(asked) <= FEW:
+                query = query.where(Preemption.victim_job_id.in_({key.job_id for key in asked}))
+                counts = Counter(
+                    {
+                        JobKey(job_id=job_id, submit_s=at): n
+                        for job_id, at, n, _ in connection.execute(query.group_by(*group))
+                    }
                 )
-                query = select(*(getattr(Checkpoint, name) for name in _CHECKPOINT)).join(
-                    last, (last.c.job_id == Checkpoint.job_id) & (last.c.saved_s == Checkpoint.saved_s)
-                )
-                for row in connection.execute(query.where(*mine).order_by(Checkpoint.id)):
-                    newest[row.job_id] = CheckpointRecord(**row._mapping)  # noqa: SLF001  public by contract
-        return newest
-
-    def checkpoints(self, *, job_id: str | None = None, limit: int = 100) -> list[CheckpointRecord]:
-        """Newest first."""
-        query = select(*(getattr(Checkpoint, name) for name in _CHECKPOINT))
-        query = query.where(Checkpoint.cluster == self._db.cluster)
-        if job_id is not None:
-            query = query.where(Checkpoint.job_id == job_id)
-        query = query.order_by(Checkpoint.saved_s.desc(), Checkpoint.id.desc()).limit(limit)
-        with self._db.read() as connection:
-            return [CheckpointRecord(**row._mapping) for row in connection.execute(query)]  # noqa: SLF001
-
-    # events
-    def record_event(self, event: Event, *, dedup: str | None = None) -> bool:
-        """Add an event; False when one with the same `dedup` key is already there."""
-        values = {name: getattr(event, name) for name in _EVENT if name != "id"}
-        same = select(EventRow.id).where(EventRow.cluster == self._db.cluster, EventRow.dedup == dedup)
-        with self._db.write() as connection:
-            if dedup is not None and connection.execute(same).first() is not None:
-                return False
-            try:
-                with connection.begin_nested():
-                    connection.execute(insert(EventRow).values(cluster=self._db.cluster, dedup=dedup, **values))
-            except IntegrityError:
-                return False  # another process got in between; nothing but the key can collide
-        return True
-
-    def events(
-        self,
-        *,
-        job_id: str | None = None,
-        since_s: float | None = None,
-        after_id: int | None = None,
-        limit: int = 200,
-    ) -> list[Event]:
-        """Oldest first. With `after_id` the next `limit` in order of arrival, else the last `limit` by time."""
-        query = select(*(getattr(EventRow, name) for name in _EVENT)).where(EventRow.cluster == self._db.cluster)
-        if job_id is not None:
-            query = query.where(EventRow.job_id == job_id)
-        if since_s is not None:
-            query = query.where(EventRow.at_s >= since_s)
-        if after_id is not None:
-            query = query.where(EventRow.id > after_id).order_by(EventRow.id)
-        else:
-            query = query.order_by(EventRow.at_s.desc(), EventRow.id.desc())
-        with self._db.read() as connection:
-            found = [Event(**row._mapping) for row in connection.execute(query.limit(limit))]  # noqa: SLF001
-        return found if after_id is not None else found[::-1]
+                return {key: counts[key] for key in asked}
+            newest = select(func.max(Preemption.id)).where(Preemption.cluster == self._db.cluster)
+            if (connection.execute(newest).scalar() or 0) < self._counted_id:
+                # another database is there now (restored from a backup)
+                self._counts, self._counted_id = Counter(), 0
+            for job_id, at, n, last in connection.execute(
+                query.where(Preemption.id > self._counted_id).group_by(*group)
+            ).all():
+                self._counts[JobKey(job_id=job_id, submit_s=at)] += n
+                self._counted_id = max(self._counted_id, last)
+            return {key: self._counts[key] for key in asked}

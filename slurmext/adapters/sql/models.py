@@ -206,7 +206,8 @@ class Checkpoint(Base):
     """A checkpoint a job confirmed."""
 
     __tablename__ = "checkpoints"
-    __table_args__ = (Index(None, "cluster", "job_id", "saved_s"), MARIADB)
+    # readers follow the ids: one that was pruned must not come back
+    __table_args__ = (Index(None, "cluster", "job_id", "saved_s"), {**MARIADB, "sqlite_autoincrement": True})
 
     id: Mapped[int] = mapped_column(Id, primary_key=True, doc="Counts up.")
     cluster: Mapped[str] = mapped_column(CLUSTER, doc="Slurm's ClusterName.")

@@ -7,7 +7,9 @@ from typing import Any
 from sqlalchemy import Select, delete, select
 
 from slurmext.adapters.sql.actions import OPEN_STATES, ActionStore
+from slurmext.adapters.sql.checkpoints import CheckpointStore
 from slurmext.adapters.sql.engine import BUSY_TIMEOUT_S, Database
+from slurmext.adapters.sql.events import EventStore
 from slurmext.adapters.sql.fences import FenceStore
 from slurmext.adapters.sql.jobs import JobStore
 from slurmext.adapters.sql.leases import LeaseStore
@@ -19,7 +21,7 @@ PRUNE_BATCH = 1000
 """Rows deleted in one transaction: short enough that a cycle never waits for pruning."""
 
 
-class SqlStore(LeaseStore, PolicyStore, JobStore, ActionStore, FenceStore, LedgerStore):
+class SqlStore(LeaseStore, PolicyStore, JobStore, ActionStore, FenceStore, LedgerStore, CheckpointStore, EventStore):
     """State of one cluster in a migrated database. Safe to share between threads.
 
     Raises DatabaseRefused for a URL that cannot serve, SchemaMismatch when the tables are not this version's, and as
@@ -55,6 +57,8 @@ class SqlStore(LeaseStore, PolicyStore, JobStore, ActionStore, FenceStore, Ledge
                 Checkpoint.cluster == mine, Checkpoint.confirmed_s < before_s, Checkpoint.job_id.not_in(alive)
             ),
         )
+        with self._newest_lock:
+            self._forget_checkpoints()
         return deleted + self._prune_jobs(token, before_s, PRUNE_BATCH)
 
     def _prune(self, token: int, column: Any, query: Select[Any]) -> int:

@@ -45,6 +45,7 @@ def upgrade() -> None:
         sa.Column("confirmed_s", sa.Double, nullable=False),
         sa.Column("node", sa.String(255), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_checkpoints"),
+        sqlite_autoincrement=True,
     )
     create_index("ix_checkpoints_cluster_job_id_saved_s", "checkpoints", ["cluster", "job_id", "saved_s"])
     create_table(
