@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from slurmext.model.cluster import ClusterView, JobRecord
+from slurmext.model.queue import Queue
 from slurmext.model.state import (
     ActionRecord,
     ActionState,
@@ -94,8 +95,10 @@ class Store(Protocol):
         ...
 
     # policy
-    def apply_policy(self, document: str, applied_by: str, now_s: float) -> PolicyVersion:
-        """Store a new policy version."""
+    def apply_policy(
+        self, document: str, applied_by: str, now_s: float, *, queues: Sequence[Queue] | None = None
+    ) -> PolicyVersion:
+        """Store a new policy version and, where given, its queues for reports."""
         ...
 
     def current_policy(self) -> PolicyVersion | None:
@@ -108,7 +111,7 @@ class Store(Protocol):
 
     # jobs
     def save_jobs(self, token: int, rows: Iterable[JobRow]) -> None:
-        """Insert or update jobs by key. Only rows that differ from what is stored are written."""
+        """Insert or update jobs by key. Only rows that differ in more than `updated_s` are written."""
         ...
 
     def jobs(self, *, job_ids: Collection[str] | None = None, active: bool = True) -> list[JobRow]:
@@ -133,7 +136,7 @@ class Store(Protocol):
         ...
 
     def count_actions(self, *, action: str, since_s: float) -> int:
-        """How many actions of a kind (ActionKind value) were carried out (signalled, requeued or done) since then."""
+        """How many actions of a kind (ActionKind value) were carried out (released, signalled, requeued or done) since then."""
         ...
 
     # fences
@@ -175,7 +178,11 @@ class Store(Protocol):
         ...
 
     def events(self, *, job_id: str | None = None, since_s: float | None = None, after_id: int | None = None, limit: int = 200) -> list[Event]:
-        """Oldest first."""
+        """Oldest first. With `after_id` the next `limit` in order of arrival, else the last `limit` by time."""
+        ...
+
+    def prune(self, token: int, before_s: float) -> int:
+        """Delete events, finished plans, ended jobs and their checkpoints of before then; the ledger stays."""
         ...
 
     def close(self) -> None:
