@@ -11,10 +11,12 @@ grows with every save, so the newest is found without trusting clocks, and a nam
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -86,6 +88,13 @@ def write(directory: Path, step: int, state: Mapping[str, Any]) -> tuple[Saved, 
 
 def read(saved: Saved) -> dict[str, Any]:
     """The state of a checkpoint, every byte checked. Raises BadCheckpointError naming file and damage."""
+    try:
+        return _read(saved)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise BadCheckpointError(f"{MANIFEST} cannot be understood ({error!r})") from error
+
+
+def _read(saved: Saved) -> dict[str, Any]:
     manifest, algorithm = _read_manifest(saved)
     (entry,) = manifest["files"]
     content = _read_checked(saved.path, entry, algorithm)
@@ -171,7 +180,8 @@ def _flush(file: Any) -> None:
 
 def _read_manifest(saved: Saved) -> tuple[dict[str, Any], str]:
     try:
-        head, _, body = (saved.path / MANIFEST).read_bytes().partition(b"\n")
+        with _open(saved.path / MANIFEST) as file:
+            head, _, body = file.readall().partition(b"\n")
         words = head.decode("ascii", "replace").split(" ")
     except OSError as error:
         raise BadCheckpointError(f"{MANIFEST} cannot be read: {error.strerror}") from error
@@ -194,12 +204,21 @@ def _read_checked(folder: Path, entry: Mapping[str, Any], algorithm: str) -> byt
     return content
 
 
+def _open(path: Path) -> io.FileIO:
+    # Without O_NONBLOCK a pipe in a file's place would stop the job for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return io.FileIO(descriptor)
+    os.close(descriptor)
+    raise BadCheckpointError(f"{path.name} is not a regular file")
+
+
 def _chunks(path: Path, entry: Mapping[str, Any], algorithm: str) -> Iterator[memoryview]:
     checksum = hasher(algorithm)
     buffer = memoryview(bytearray(min(CHUNK, entry["size"]) or 1))
     left = entry["size"]
     try:
-        with path.open("rb", buffering=0) as file:
+        with _open(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size != left:
                 raise BadCheckpointError(f"{path.name} has {size} bytes instead of {left}")

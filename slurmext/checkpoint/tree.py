@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import struct
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
-from slurmext.checkpoint.errors import BadCheckpointError, CheckpointError
+from slurmext.checkpoint.errors import CheckpointError
 
 Document = Any
 SIMPLE = (type(None), bool, int, str)
@@ -24,11 +25,8 @@ def pack(state: Mapping[str, Any]) -> tuple[Document, list[Any]]:
 
 
 def unpack(document: Document, arrays: Callable[[int], Any]) -> Any:
-    """The value of a document; `arrays` gives an array by its number. Raises BadCheckpointError."""
-    try:
-        return _unpack(document, arrays)
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise BadCheckpointError(f"its manifest cannot be understood ({error})") from error
+    """The value of a document; `arrays` gives an array by its number. Raises ValueError, KeyError, TypeError."""
+    return _unpack(document, arrays)
 
 
 def check(target: Any, value: Any, where: str = "state") -> None:
@@ -68,7 +66,7 @@ def _pack(value: Any, where: str, arrays: list[Any]) -> Document:
     if kind in SIMPLE:
         return value
     if kind is float:
-        return {"float": value.hex()}  # exact, NaN and infinity included
+        return {"float": struct.pack("<d", value).hex()}  # every bit, those of a NaN as well
     if kind is bytes:
         return {"bytes": base64.b64encode(value).decode()}
     if kind in (list, tuple):
@@ -120,7 +118,7 @@ def _unpack(document: Document, arrays: Callable[[int], Any]) -> Any:
     ((kind, content),) = document.items()
     match kind:
         case "float":
-            return float.fromhex(content)
+            return struct.unpack("<d", bytes.fromhex(content))[0]
         case "bytes":
             return base64.b64decode(content)
         case "list":
