@@ -115,15 +115,13 @@ class _Story:
         return table.exists() and "prod" in table.read_text()
 
     def _reference(self) -> str:
-        """The loss of the same training, alone and uninterrupted."""
-        env = {"PYTHONPATH": str(self._cluster.layout.python)}
-        done = self._cluster.run(
-            ["python3", str(self._script), *_training(every_s=600), "--step-time", "0", "--dir", str(self._home / "reference")],
-            user=USER, env=env,
-        )  # fmt: skip
-        loss = next((line.split()[2] for line in done.stdout.splitlines() if line.startswith("final loss")), None)
+        """The loss of the same training, alone and uninterrupted: a job without GPUs, which slurmext leaves to Slurm."""
+        training = ["python3", str(self._script), *_training(every_s=600), "--dir", str(self._home / "reference")]
+        job = self._sbatch(["--job-name=reference"], f"srun {' '.join(training)}")
+        self._until("the reference run", 120, lambda: self._state(job) not in {"PENDING", "RUNNING", "COMPLETING"})
+        loss = records.output(self._home / f"{job}.out").loss
         if loss is None:
-            raise DemoFailed(f"the reference run printed no final loss: {done.stdout}{done.stderr}")
+            raise DemoFailed(f"the reference run printed no final loss: see {self._home / job}.out")
         self._say(f"reference: {STEPS} optimizer steps without interruption end at loss {loss}")
         return loss
 
@@ -134,9 +132,11 @@ class _Story:
             saves = index % 4 >= 2  # noqa: PLR2004  two jobs fill a node
             every_s = 3 if saves else 600
             training = " ".join(["python3", str(self._script), *_training(every_s=every_s), "--step-time", str(STEP_S)])
-            jobs[self._sbatch("research", ["--ckpt=auto", "--gres=gpu:4", "--job-name=train"], f"srun {training}")] = (
-                saves
-            )
+            jobs[
+                self._sbatch(
+                    ["--queue=research", "--ckpt=auto", "--gres=gpu:4", "--job-name=train"], f"srun {training}"
+                )
+            ] = saves
             self._until("the job to start", 20, lambda: self._state([*jobs][-1]) == "RUNNING")
         self._say(
             f"research: {_JOBS} training jobs of {_GPUS} GPUs (sbatch --queue=research --ckpt=auto): 16 GPUs of its own, 16 borrowed"
@@ -147,7 +147,9 @@ class _Story:
 
     def _reclaim(self, research: Mapping[str, bool]) -> tuple[str, float, float]:
         submitted_s = time.time()
-        gang = self._sbatch("prod", ["--nodes=2", "--gres=gpu:8", "--job-name=gang"], f"srun hostname; sleep {GANG_S}")
+        gang = self._sbatch(
+            ["--queue=prod", "--nodes=2", "--gres=gpu:8", "--job-name=gang"], f"srun hostname; sleep {GANG_S}"
+        )
         self._say(f"prod: a gang of 2 x 8 GPUs (job {gang}) claims its guarantee while nothing is free")
         said = set[str]()
         while self._state(gang) == "PENDING":
@@ -188,12 +190,11 @@ class _Story:
 
     # Slurm
 
-    def _sbatch(self, queue: str, options: Sequence[str], command: str) -> str:
+    def _sbatch(self, options: Sequence[str], command: str) -> str:
         env = {"PYTHONPATH": str(self._cluster.layout.python)}
         argv = [
             "sbatch",
             "--parsable",
-            f"--queue={queue}",
             "--output=%j.out",
             "--open-mode=append",
             *options,

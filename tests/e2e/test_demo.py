@@ -9,13 +9,16 @@ import sys
 import pytest
 
 
+@pytest.mark.parametrize(
+    "release", ["native", pytest.param("trixie", marks=pytest.mark.slow), pytest.param("forky", marks=pytest.mark.slow)]
+)
 @pytest.mark.cluster
 @pytest.mark.timeout(400)
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: slurmd runs jobs as their users")
-def test_demo_holds_on_a_real_slurm() -> None:
+def test_demo_holds_on_a_real_slurm(release: str) -> None:
     """`slurmext demo` ends with exit code 0: reclaim, checkpoint and resume are true by Slurm's own records."""
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "slurmext.cli.main", "demo", "--name", "demo-test"],
+        [sys.executable, "-P", "-m", "slurmext.cli.main", "demo", "--name", f"demo-test-{release}", "--release", release],
         capture_output=True,
         text=True,
         check=False,
