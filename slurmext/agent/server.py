@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 MAX_REQUEST_BYTES = 65536
 REQUEST_S = 2.0
 """A peer that has not sent its whole request by then is hung up on."""
-CROWDED_S = 0.005
+CROWDED_S = 0.0002
+BACKLOG = 128
+"""A user's flood fills the line at most this deep, and each turned away takes CROWDED_S: others wait some 50 ms."""
 _UCRED = struct.Struct("3i")
 
 
@@ -100,7 +102,7 @@ class UnixServer:
             except (OSError, RuntimeError):
                 pass
             connection.close()
-            time.sleep(CROWDED_S)  # a flood gets no faster answers than this
+            time.sleep(CROWDED_S)  # a flood must not take the interpreter from the hooks
 
     def _enter(self, uid: int) -> bool:
         with self._lock:
@@ -157,7 +159,7 @@ def _listen(path: Path, mode: int) -> socket.socket:
         listener.bind(str(draft))
     finally:
         os.umask(before)
-    listener.listen(1024)
+    listener.listen(BACKLOG)
     draft.chmod(mode)
     draft.replace(path)
     return listener

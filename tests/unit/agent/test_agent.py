@@ -135,41 +135,42 @@ def test_garbage_is_survived(new_agent, site, garbage):
 
 @needs_root
 def test_a_user_who_holds_connections_delays_no_hook(new_agent, site):
-    """A user opening 500 connections that send one byte now and then (slowloris) delays neither hooks nor other users."""
+    """A user who keeps 60 connections open and sends a byte in each (slowloris) delays neither hooks nor other users."""
     new_agent()
     public = site.run_dir / "agent-n1.sock"
     flood = as_nobody(f"""
         import socket, time
         held = []
-        end = time.time() + 6
         print("flooding", flush=True)
-        while time.time() < end:
-            try:
-                s = socket.socket(socket.AF_UNIX); s.settimeout(0.2); s.connect({str(public)!r}); s.send(b"{{"); held.append(s)
-            except OSError:
-                time.sleep(0.001)
-            if len(held) > 500: held.pop(0).close()
+        while True:
+            for s in list(held):
+                try:
+                    s.recv(100)
+                    held.remove(s)  # hung up on, or told off
+                except BlockingIOError: pass
+                except OSError: held.remove(s)
+            while len(held) < 60:
+                try:
+                    s = socket.socket(socket.AF_UNIX); s.settimeout(0.2); s.connect({str(public)!r}); s.send(b"{{"); s.setblocking(False)
+                    held.append(s)
+                except OSError: break
+            time.sleep(0.01)
     """)
     flood.stdout.readline()
-    time.sleep(1)
+    time.sleep(0.5)
     hooks, others = [], []
     for job_id in range(1, 21):
         started = time.monotonic()
         assert ask(site.run_dir / "agent-n1.root.sock", hook("prolog", job_id, uid=1)) == {"ok": True}
         hooks.append(time.monotonic() - started)
-    # The public socket's queue is shared; a user who hits a full one tries again, as the checkpoint library's caller does.
-    for _ in range(5):
         started = time.monotonic()
-        while True:
-            try:
-                if ask(public, {"op": "status"})["ok"]:
-                    break
-            except OSError:
-                time.sleep(0.01)
+        assert ask(public, {"op": "status"})["ok"]
         others.append(time.monotonic() - started)
+    assert flood.poll() is None
     flood.kill()
+    flood.communicate()
     assert max(hooks) < 1.0
-    assert max(others) < 4.0
+    assert max(others) < 1.0
 
 
 def test_a_restarted_agent_knows_its_jobs(new_agent, site):
