@@ -50,6 +50,11 @@ def gather(session: Session) -> dict[str, Any]:
         answer = session.ask("status")
     except SlurmextError as error:
         problems.append(str(error))
+    by_daemon = "cycle" in answer
+    if answer and not by_daemon:
+        problems.append(
+            "slurmextd does not answer; what is shown comes from the database ('systemctl status slurmextd')"
+        )
     age = session.heartbeat_age_s()
     stale = site.daemon.heartbeat_stale_s
     if site.daemon.shadow:
@@ -75,7 +80,7 @@ def gather(session: Session) -> dict[str, Any]:
         "problems": problems,
         "shadow": site.daemon.shadow or None,
         "heartbeat_age_s": age,
-        "answered_by": "daemon" if "cycle" in answer or "agents" in answer else "database" if answer else None,
+        "answered_by": "daemon" if by_daemon else "database" if answer else None,
         **answer,
     }
 

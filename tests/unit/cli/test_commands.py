@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
 
 from slurmext.cli import main as entry
 from slurmext.cli.base import Command
+from slurmext.daemon.query_server import QueryServer
 from slurmext.errors import StoreUnavailable
+from slurmext.service.query import Queries
 from slurmext.testing.memory_store import MemoryStore
 
 if TYPE_CHECKING:
@@ -277,15 +279,40 @@ def test_snapshot_save_refuses_to_replace_a_file(run: Run, tmp_path: Path) -> No
 class TestDaemonStatus:
     """`daemon status` is what monitoring calls: 0 healthy, 1 not."""
 
-    def test_a_fresh_heartbeat_and_a_lease_are_healthy(
-        self, run: Run, site: SiteConfig, seeded: SimpleNamespace
+    def test_a_daemon_that_answers_and_cycles_is_healthy(
+        self, run: Run, site: SiteConfig, store: MemoryStore, seeded: SimpleNamespace
     ) -> None:
-        """Nothing to complain about."""
+        """Lease, heartbeat, last cycle and agents, and nothing to complain about."""
+        (site.run_dir / "heartbeat").write_text(f"{int(seeded.now) - 2}")
+        live = {"status": lambda: {"cycle": {"at_s": seeded.now - 1, "took_s": 0.02, "error": None}, "agents": ["n1"]}}
+        with QueryServer(site.run_dir / "daemon.sock", Queries(store=store, now=lambda: seeded.now, live=live)):
+            result = run("daemon", "status")
+        assert result.exit_code == 0, result.output
+        for line in ("ctl:1, token 1", "Heartbeat:      2 s ago", "took 20 ms", "1 connected: n1"):
+            assert line in result.output
+
+    @pytest.mark.parametrize(
+        ("cycle", "problem"),
+        [
+            ({"at_s": 0.0, "error": "slurmctld does not answer"}, "the last cycle failed: slurmctld does not answer"),
+            ({"at_s": -100.0, "error": None}, "the last cycle was 1 min 40 s ago"),
+        ],
+    )
+    def test_a_daemon_whose_cycles_fail_is_not(
+        self, run: Run, site: SiteConfig, store: MemoryStore, seeded: SimpleNamespace, *, cycle: Any, problem: str
+    ) -> None:
+        """It answers, but decides nothing."""
+        (site.run_dir / "heartbeat").write_text(f"{int(seeded.now) - 2}")
+        live = {"status": lambda: {"cycle": {**cycle, "at_s": seeded.now + cycle["at_s"]}, "agents": []}}
+        with QueryServer(site.run_dir / "daemon.sock", Queries(store=store, now=lambda: seeded.now, live=live)):
+            result = run("daemon", "status")
+        assert (result.exit_code, problem in result.stderr) == (1, True), result.output
+
+    def test_a_daemon_that_does_not_answer_is_not(self, run: Run, site: SiteConfig, seeded: SimpleNamespace) -> None:
+        """Killed a moment ago: lease and heartbeat still look fresh."""
         (site.run_dir / "heartbeat").write_text(f"{int(seeded.now) - 2}")
         result = run("daemon", "status")
-        assert result.exit_code == 0, result.output
-        assert "ctl:1, token 1" in result.output
-        assert "Heartbeat:      2 s ago" in result.output
+        assert (result.exit_code, "slurmextd does not answer" in result.stderr) == (1, True)
 
     def test_an_old_heartbeat_is_not(self, run: Run, site: SiteConfig, seeded: SimpleNamespace) -> None:
         """Jobs pass unheld, and it says so."""
@@ -305,7 +332,7 @@ class TestDaemonStatus:
         (site.run_dir / "heartbeat").write_text(f"{int(seeded.now)}")
         result = run("daemon", "status", "--json", store=MemoryStore())
         found = json.loads(result.output)
-        assert (result.exit_code, found["healthy"], len(found["problems"])) == (1, False, 2)
+        assert (result.exit_code, found["healthy"], len(found["problems"])) == (1, False, 3)
 
 
 def commands() -> list[tuple[str, click.Command]]:
