@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 from slurmext.errors import SlurmRefused
@@ -27,6 +28,11 @@ log = logging.getLogger(__name__)
 
 RELEASE_PATIENCE_S = 30.0
 """How long Slurm may take to start a released job before the release is taken back."""
+PLACE_PATIENCE_S = 10.0
+"""The same for a job released to named nodes: what was free there when it was planned may be gone."""
+SETTLE_S = 2.0
+"""While a job released without a node list has not started, where GPUs are free is a guess: nothing is evicted on a
+guess, but no longer than this, since a job that Slurm cannot start must not stand in the way of a guarantee."""
 _SAVED_BEFORE_S = 1.0
 """A checkpoint saved this little before the signal counts as its answer (clocks, and a save already under way)."""
 
@@ -54,6 +60,10 @@ class Applier:
         """Write the intents of a plan and begin each. Returns how many actions were begun."""
         now = self._clock.now()
         open_actions = self._store.open_actions()
+        if any(_unsettled(action, now) for action in open_actions):
+            promised = {evict.beneficiary for evict in plan.evict} | {move.beneficiary for move in plan.move}
+            fence = tuple(fence for fence in plan.fence if fence.beneficiary not in promised)
+            plan = replace(plan, evict=(), move=(), fence=fence)
         intents = [
             *_holds(observation),
             *self._evictions(plan, observation, policy, open_actions, now),
@@ -198,9 +208,14 @@ class Applier:
             self._advance(token, action, ActionState.ABANDONED, "the job is held")
         elif action.state is ActionState.INTENT:
             self._advance(token, action, ActionState.RELEASED)
-        elif now - action.changed_s > RELEASE_PATIENCE_S:
-            message = f"Slurm did not start it within {RELEASE_PATIENCE_S:g} s: {record.reason}"
-            self._try(token, action, self._actuator.hold, ActionState.ABANDONED, message)
+        else:
+            placed = bool(action.detail.get("nodes"))
+            patience_s = PLACE_PATIENCE_S if placed else RELEASE_PATIENCE_S
+            if now - action.changed_s > patience_s:
+                message = f"Slurm did not start it within {patience_s:g} s: {record.reason}"
+                self._try(
+                    token, action, self._actuator.hold, ActionState.ABANDONED, message, {"not_started": not placed}
+                )
 
     def _follow_eviction(
         self, token: int, action: ActionRecord, record: JobRecord | None, checkpoint: CheckpointRecord | None, now: float
@@ -279,7 +294,13 @@ class Applier:
         self._advance(token, action, ActionState.DONE, message)
 
     def _try(
-        self, token: int, action: ActionRecord, act: Callable[[str], None], done: ActionState, message: str = ""
+        self,
+        token: int,
+        action: ActionRecord,
+        act: Callable[[str], None],
+        done: ActionState,
+        message: str = "",
+        detail: Mapping[str, object] | None = None,
     ) -> None:
         try:
             act(action.job.job_id)
@@ -287,7 +308,7 @@ class Applier:
             self._advance(token, action, ActionState.REFUSED, str(refused))
         else:
             self._crash("held")
-            self._advance(token, action, done, message)
+            self._advance(token, action, done, message, detail)
 
     def _advance(
         self, token: int, action: ActionRecord, state: ActionState, message: str = "", detail: Mapping[str, object] | None = None
@@ -295,6 +316,16 @@ class Applier:
         log.info("action %d %s job %s: %s %s", action.id, action.kind, action.job.job_id, state, message)
         self._store.advance(token, action.id, state, self._clock.now(), message=message, detail=detail)
         self._crash(f"{action.kind} {state}")
+
+
+def _unsettled(action: ActionRecord, now: float) -> bool:
+    """A release whose job Slurm is about to start, nobody knows where."""
+    return (
+        action.kind is ActionKind.RELEASE
+        and action.state in {ActionState.INTENT, ActionState.RELEASED}
+        and not action.detail.get("nodes")
+        and now - action.created_s < SETTLE_S
+    )
 
 
 def _number(action: ActionRecord, key: str) -> float:
@@ -327,7 +358,8 @@ def _holds(observation: Observation) -> list[Intent]:
 
 def _releases(plan: Plan, observation: Observation, open_actions: Sequence[ActionRecord]) -> list[Intent]:
     """Releases carry a node list only where one is needed: a fence stands or a job released to a place has not started
-    yet, GPU types were chosen, or a gang was cut."""
+    yet, GPU types were chosen, or a gang was cut.
+    """
     fenced = bool(plan.fence or observation.snapshot.fences) or any(
         action.kind is ActionKind.RELEASE and action.detail.get("nodes") for action in open_actions
     )

@@ -120,7 +120,8 @@ def _penalties(actions: list[ActionRecord], now_s: float) -> Mapping[JobKey, tup
     """Jobs that Slurm would not start when released: wait longer each time, so that they do not shut out others."""
     failures = dict[JobKey, list[ActionRecord]]()
     for action in actions:
-        if action.kind is ActionKind.RELEASE and action.state in {ActionState.ABANDONED, ActionState.REFUSED}:
+        refused = action.state is ActionState.REFUSED or bool(action.detail.get("not_started"))
+        if action.kind is ActionKind.RELEASE and refused:
             failures.setdefault(action.job, []).append(action)
     waits = dict[JobKey, tuple[float, str]]()
     for job, failed in failures.items():
