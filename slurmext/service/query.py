@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from slurmext.config.policy import SitePolicy, parse_policy
 from slurmext.errors import SlurmextError, UsageError
@@ -267,13 +267,11 @@ class Queries:
         if "plan" not in self.live:
             raise SlurmextError("no plan is at hand; 'slurmext plan' makes one")
         plan = dict(self.live["plan"]())
-        reasons = plan.get("reasons", {})
         if viewer.sees_all:
             return plan
+        reasons = cast("Mapping[str, object]", plan.get("reasons", {}))
         mine = {row.job.job_id for row in self.store.jobs(active=True) if row.user == viewer.user}
-        return {
-            "reasons": {job: why for job, why in reasons.items() if job in mine} if isinstance(reasons, dict) else {}
-        }
+        return {"reasons": {job: why for job, why in reasons.items() if job in mine}}
 
 
 def _require_all(viewer: Viewer) -> None:
