@@ -64,7 +64,7 @@ def cli() -> None:
               help="Their type; several (h100,a100) are dealt to the nodes in order.")  # fmt: skip
 @click.option("--cpus", type=int, help="CPUs on each node.  [default: two for each GPU]")
 @click.option("--release", type=_RELEASES, default="native", show_default=True,
-              help="Slurm of this host, of Debian 13 (24.11) or of forky (26.05); others are fetched once.")  # fmt: skip
+              help="This host's Slurm, Debian 13's (24.11) or forky's (26.05); fetched once.")  # fmt: skip
 @click.option("--netns", is_flag=True, help="Give each node a network of its own with a limited link.")
 @click.option("--rate", default="1gbit", show_default=True, help="That link's rate in each direction.")
 @click.option(

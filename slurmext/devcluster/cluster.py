@@ -80,6 +80,11 @@ class Devcluster:
         return self.layout.site_config
 
     @property
+    def python_path(self) -> Path:
+        """A PYTHONPATH with what jobs import of slurmext, which every user can read and every release's Python runs."""
+        return self.layout.python
+
+    @property
     def env(self) -> dict[str, str]:
         """What a process needs to use the cluster: its commands first in PATH, its configuration."""
         return {
