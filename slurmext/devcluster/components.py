@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,12 +132,12 @@ def _slurmd(record: Record, layout: Layout, index: int) -> Component:
 
 
 def _slurmextd(layout: Layout) -> Component:
-    heartbeat = layout.slurmext_run / "heartbeat"
-
     def ready() -> bool:
+        # Its own heartbeat, not one of the process before it.
         try:
-            return time.time() - int(heartbeat.read_text()) < 5  # noqa: PLR2004
-        except (OSError, ValueError):
+            beat_s = (layout.slurmext_run / "heartbeat").stat().st_mtime
+            return beat_s >= (layout.pids / "slurmextd").stat().st_mtime
+        except OSError:
             return False
 
     def argv() -> list[str]:
