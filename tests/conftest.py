@@ -8,11 +8,16 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from slurmext.devcluster import Devcluster
+
+# Machines that run tests are shared: how long an example takes says nothing about the code.
+settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared-machine")
 
 USERS = ("alice", "bob")
 _numbers = itertools.count(1)

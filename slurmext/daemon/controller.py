@@ -75,6 +75,7 @@ class Daemon:
         self._timers.add_job(self._renew, "interval", seconds=LEASE_S / 3)
         self._timers.add_job(self._beat, "interval", seconds=HEARTBEAT_S)
         self._timers.add_job(self._wake.set, "interval", seconds=self._site.daemon.interval_s)
+        self._timers.add_job(self._prune, "interval", days=1)
         self._timers.start()
         watcher = threading.Thread(target=self._watch, name="wake", daemon=True)
         watcher.start()
@@ -168,6 +169,14 @@ class Daemon:
         if lease is not None and self._lease is not None and lease.token != self._lease.token:
             log.warning("the lease had lapsed: goes on with token %d", lease.token)
         self._lease = lease
+
+    def _prune(self) -> None:
+        """Forget events and plans older than a month; the ledger stays."""
+        if self._lease is not None:
+            try:
+                self._store.prune(self._lease.token, time.time() - _RETENTION_S)
+            except SlurmextError as error:
+                log.warning("old events stay for now: %s", error)
 
     def _beat(self) -> None:
         """Say that jobs may be held: only while cycles succeed, or nobody would release them."""

@@ -10,6 +10,7 @@ from slurmext.config.policy import SitePolicy, parse_policy
 from slurmext.model.plan import Plan
 from slurmext.model.policy import Policy
 from slurmext.model.state import ActionKind, ActionRecord, ActionState, JobKey
+from slurmext.policy.explain import messages
 from slurmext.policy.planner import plan
 from slurmext.ports import Clock, ClusterReader, Store
 from slurmext.service.apply import Applier
@@ -68,7 +69,7 @@ class Controller:
             view = self._reader.read()
             observation = observe(view, policy, self._memory(view.read_s), view.read_s)
         decided = plan(observation.snapshot) if policy.version else Plan()
-        said = dict[str, str]()
+        said = messages(observation.snapshot, decided)
         began = 0
         if policy.version and not self._shadow:
             began = self._applier.start(token, decided, observation, policy, said)
