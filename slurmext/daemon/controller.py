@@ -79,6 +79,7 @@ class Daemon:
         self._timers.start()
         watcher = threading.Thread(target=self._watch, name="wake", daemon=True)
         watcher.start()
+        self._bury_predecessor()
         self._renew()
         serving = False
         try:
@@ -157,6 +158,17 @@ class Daemon:
             self._wake.set()
 
     # lease and heartbeat
+
+    def _bury_predecessor(self) -> None:
+        """Take over at once from a daemon of this host that was killed, rather than wait for its lease to lapse.
+
+        Should it live after all (in another pid namespace), its next write is refused: its token is the older one.
+        """
+        with contextlib.suppress(SlurmextError):
+            lease = self._store.current_lease(LEASE)
+            host, _, pid = (lease.holder if lease else "").rpartition(":")
+            if lease is not None and host == socket.gethostname() and not _is_slurmext(pid):
+                self._store.release_lease(lease)
 
     def _renew(self) -> None:
         try:
@@ -261,6 +273,14 @@ def _write(path: Path, text: str) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
     fresh.replace(path)
+
+
+def _is_slurmext(pid: str) -> bool:
+    """Whether the process lives and is one of ours; a zombie has no command line, a reused pid another one."""
+    try:
+        return b"slurmext" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _uid(user: str) -> set[int]:
