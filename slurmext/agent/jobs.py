@@ -32,7 +32,6 @@ class RunningJob:
     queue: str = ""
     ckpt: str = ""
     ckpt_dir: str = ""
-    work_dir: str = ""
 
 
 class JobTable:

@@ -18,11 +18,12 @@ import click
 from slurmext import __version__
 from slurmext.adapters.munge import MungeAuth
 from slurmext.agent import handlers
-from slurmext.agent.files import only_one, own_directory
+from slurmext.agent.files import only_one, own_directory, replace_file
 from slurmext.agent.forward import Forwarder
 from slurmext.agent.jobs import JobTable, jobs_with_processes
 from slurmext.agent.node import Node
-from slurmext.agent.server import UnixServer
+from slurmext.agent.notes import Notes
+from slurmext.agent.server import Peer, UnixServer
 from slurmext.agent.spool import EventSpool
 from slurmext.config.site import SiteConfig, load_site
 from slurmext.errors import SlurmextError
@@ -30,10 +31,10 @@ from slurmext.errors import SlurmextError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from slurmext.agent.server import Peer
-
 log = logging.getLogger(__name__)
 
+ROOT = Peer(pid=0, uid=0, gid=0)
+"""Who wrote a note: nobody else can."""
 SETTLE_S = 60.0
 """A job younger than this may still be in its prolog and have no process yet."""
 
@@ -71,6 +72,8 @@ class Agent:
             controller_uids=uids | _slurm_uids(site.slurm.user),
             hello=self._hello,
         )
+        self._pid_file = run_dir / f"agent-{node}.pid"
+        self._notes = Notes(run_dir / f"agent-{node}.notes", node, lambda note: self._answer(ROOT, note))
         self._servers = [
             UnixServer(run_dir / f"agent-{node}.root.sock", mode=0o600, answer=self._answer, workers=32),
             UnixServer(public, mode=0o666, answer=self._answer),
@@ -83,12 +86,17 @@ class Agent:
             self.node.events.add("job_end", job_id=job.job_id, uid=job.uid, inferred=True)
         for server in self._servers:
             server.start()
+        self._notes.start()
         self.forwarder.start()
+        # From now on hooks leave notes instead of asking.
+        replace_file(self._pid_file, f"{os.getpid()}\n".encode())
 
     def stop(self) -> None:
         """Stop; events that were not acknowledged stay in the spool."""
+        self._pid_file.unlink(missing_ok=True)
         for server in self._servers:
             server.stop()
+        self._notes.stop()
         self.forwarder.stop()
         if self._lock >= 0:
             os.close(self._lock)

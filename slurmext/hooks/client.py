@@ -1,4 +1,4 @@
-"""The hook client: `python3 -I -S client.py prolog|epilog|task_prolog SOCKET DEADLINE_S LOG`.
+"""The hook client: `python3 -I -S client.py prolog|epilog SOCKET DEADLINE_S LOG`.
 
 Asks the node's agent over its unix socket. Whatever goes wrong (no agent, a slow one, garbage, a fault here) ends in
 exit status 0 and one log line, because a prolog that fails drains the node. Status FINDING, which only the wrapper
@@ -30,12 +30,10 @@ VALUE_BYTES = 4096
 # What the agent uses of a hook's environment (Slurm's prolog_epilog guide lists all of it); a job's owner decides
 # most of the rest, so it is not passed on.
 NAMES = (
-    "SLURM_JOB_ID", "SLURM_JOB_UID", "SLURM_JOB_USER", "SLURM_JOB_GPUS", "SLURM_JOB_PARTITION", "SLURM_JOB_WORK_DIR",
-    "SLURM_JOB_RESTART_COUNT", "SLURM_RESTART_COUNT", "SLURM_NODELIST", "SLURM_JOB_NODELIST", "SLURM_SUBMIT_DIR",
-    "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_CLUSTER_NAME", "SLURM_JOB_EXIT_CODE2",
-    "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID",
+    "SLURM_JOB_ID", "SLURM_JOB_UID", "SLURM_JOB_GPUS", "SLURM_JOB_RESTART_COUNT", "SLURM_RESTART_COUNT",
+    "SLURM_JOB_EXIT_CODE2",
 )  # fmt: skip
-PREFIXES = ("SLURMEXT_", "SPANK_SLURMEXT_")
+PREFIX = "SPANK_SLURMEXT_"
 
 
 class _Scan:
@@ -51,7 +49,7 @@ def request(op: str, env: dict) -> bytes:
     """The request line of a hook."""
     sent = []
     for name, value in env.items():
-        if (name in NAMES or name.startswith(PREFIXES)) and len(value) <= VALUE_BYTES:
+        if (name in NAMES or name.startswith(PREFIX)) and len(value) <= VALUE_BYTES:
             sent.append(f"{quoted(name)}:{quoted(value)}")
     uid = int(env.get("SLURM_JOB_UID") or os.getuid())
     node = quoted(env.get("SLURMD_NODENAME", ""))
@@ -94,16 +92,8 @@ def parse(text: str) -> object:
     return json.loads(text)
 
 
-def task_lines(reply: dict) -> str:
-    """What Slurm reads from a TaskProlog's output: `export N=V`, `unset N`, `print text`."""
-    lines = [f"export {name}={value}" for name, value in (reply.get("export") or {}).items()]
-    lines += [f"unset {name}" for name in reply.get("unset") or ()]
-    lines += [f"print {text}" for text in reply.get("print") or ()]
-    return "".join(f"{line}\n" for line in lines if line.isprintable())
-
-
 def note(log: str, text: str) -> None:
-    """One log line; a task's prolog runs as the user and reaches only syslog."""
+    """One log line, to syslog where the file cannot be written."""
     import time
 
     job, node = os.environ.get("SLURM_JOB_ID", "?"), os.environ.get("SLURMD_NODENAME", "?")
@@ -135,9 +125,7 @@ def main(argv: list) -> int:
     setitimer(ITIMER_REAL, deadline_s)
     try:
         reply = ask(path, request(op, os.environ), deadline_s)
-        if op == "task_prolog":
-            os.write(1, task_lines(reply).encode("utf-8", "surrogateescape"))
-        elif op == "prolog" and reply.get("finding"):
+        if op == "prolog" and reply.get("finding"):
             note(log, f"{op}: {reply['finding']}")
             return FINDING
     except BaseException as error:  # noqa: BLE001 - a hook never fails a job by its own fault

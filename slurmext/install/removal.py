@@ -14,7 +14,7 @@ from slurmext.install import conf_edit, manifest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_RUN_FILES = ("heartbeat", "queues.tsv", "wake", "agent-*.sock", "hooks.log*")
+_RUN_FILES = ("heartbeat", "queues.tsv", "wake", "agent-*.sock", "agent-*.pid", "agent-*.notes/*", "agent-*.notes", "hooks.log*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ def _steps(prefix: Path, installed: manifest.Manifest, *, keep_data: bool) -> It
 def _data_steps(installed: manifest.Manifest, *, keep_data: bool) -> Iterator[Removal]:
     """What the daemons wrote outside the directories that go as a whole."""
     if installed.run_dir is not None and not keep_data:
-        for path in sorted(path for pattern in _RUN_FILES for path in installed.run_dir.glob(pattern)):
+        for path in sorted((path for pattern in _RUN_FILES for path in installed.run_dir.glob(pattern)), reverse=True):
             yield Removal(verb="remove", path=path, why="written by the daemons")
     if installed.sqlite is not None:
         for path in sorted(installed.sqlite.parent.glob(glob.escape(installed.sqlite.name) + "*")):

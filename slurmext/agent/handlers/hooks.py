@@ -1,4 +1,4 @@
-"""Prolog, Epilog and TaskProlog: jobs starting and ending on this node, and what a task's environment gets."""
+"""Prolog and Epilog: jobs starting and ending on this node."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from slurmext.agent.jobs import RunningJob
-from slurmext.agent.node import Node, Refused, job_id_of, only_trusted, text, whole
+from slurmext.agent.node import Node, Refused, job_id_of, only_trusted, seconds, text, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from slurmext.agent.server import Peer
 
 MAX_UID = (1 << 32) - 2
-CKPT_DIR_NAME = "slurmext-ckpt"
 
 
 def prolog(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,16 +24,16 @@ def prolog(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]
     job = RunningJob(
         job_id=job_id,
         uid=uid,
-        started_s=time.time(),
+        started_s=_at_s(request),
         restarts=int(restarts) if restarts.isdecimal() else 0,
         gpus=text(env, "SLURM_JOB_GPUS"),
         queue=text(env, "SPANK_SLURMEXT_QUEUE"),
         ckpt=text(env, "SPANK_SLURMEXT_CKPT"),
         ckpt_dir=text(env, "SPANK_SLURMEXT_CKPT_DIR"),
-        work_dir=text(env, "SLURM_JOB_WORK_DIR"),
     )
     node.jobs.start(job)
-    node.events.add("job_start", job_id=job_id, uid=uid, restarts=job.restarts, gpus=job.gpus)
+    node.events.add("job_start", job_id=job_id, uid=uid, restarts=job.restarts, gpus=job.gpus,
+                    at_s=job.started_s)  # fmt: skip
     return {}
 
 
@@ -43,25 +42,9 @@ def epilog(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]
     only_trusted(node, peer)
     job_id, uid, env = _hook(node, request)
     node.jobs.end(job_id)
-    node.events.add("job_end", job_id=job_id, uid=uid, exit_code=text(env, "SLURM_JOB_EXIT_CODE2", longest=20))
+    exit_code = text(env, "SLURM_JOB_EXIT_CODE2", longest=20)
+    node.events.add("job_end", job_id=job_id, uid=uid, exit_code=exit_code, at_s=_at_s(request))
     return {}
-
-
-def task_prolog(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
-    """What a task's environment gets. Runs as the job's user, and tells nothing but what is that user's."""
-    job_id, _, env = _hook(node, request)
-    job = node.jobs.get(job_id)
-    if job is not None and peer.uid not in {job.uid, *node.trusted_uids}:
-        raise Refused(f"job {job_id} is not uid {peer.uid}'s")
-    # A value in the task's own environment is the newest word of its owner (a step may have its own).
-    queue = text(env, "SLURMEXT_QUEUE") or (job.queue if job else "")
-    folder = text(env, "SLURMEXT_CKPT_DIR") or (job.ckpt_dir if job else "")
-    if not folder:
-        base = text(env, "SLURM_SUBMIT_DIR") or (job.work_dir if job else "")
-        # The job's id stays the same over requeues, so the next run finds what this one saved.
-        folder = f"{base}/{CKPT_DIR_NAME}/{job_id}" if base.startswith("/") else ""
-    exported = {"SLURMEXT_AGENT_SOCKET": node.socket_path, "SLURMEXT_CKPT_DIR": folder, "SLURMEXT_QUEUE": queue}
-    return {"export": {name: value for name, value in exported.items() if value}, "unset": [], "print": []}
 
 
 def _hook(node: Node, request: Mapping[str, Any]) -> tuple[int, int, Mapping[str, Any]]:
@@ -71,4 +54,9 @@ def _hook(node: Node, request: Mapping[str, Any]) -> tuple[int, int, Mapping[str
     return job_id_of(request), whole(request, "uid", high=MAX_UID), env if isinstance(env, dict) else {}
 
 
-OPERATIONS = {"prolog": prolog, "epilog": epilog, "task_prolog": task_prolog}
+def _at_s(request: Mapping[str, Any]) -> float:
+    """When it happened: a note may have waited for the agent."""
+    return seconds(request, "at_s") if "at_s" in request else time.time()
+
+
+OPERATIONS = {"prolog": prolog, "epilog": epilog}

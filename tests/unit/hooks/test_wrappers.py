@@ -20,6 +20,7 @@ import slurmext
 from slurmext.hooks import client
 from slurmext.install.hooks import SOURCES, wrapper_text
 
+HOOKS = ("Prolog", "Epilog")
 PACKAGE = Path(slurmext.__file__).parent
 PYTHON = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
 ENVIRONMENT = {"SLURM_JOB_ID": "12", "SLURM_JOB_UID": "1000", "SLURMD_NODENAME": "n1", "SLURM_JOB_GPUS": "0,1",
@@ -47,6 +48,15 @@ class Hooks:
         done = subprocess.run([self.paths[key]], env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=30, check=False)
         assert done.stderr == ""
         return done.returncode, done.stdout, time.monotonic() - started
+
+    @property
+    def notes(self) -> Path:
+        return self.run_dir / "agent-n1.notes"
+
+    def alive(self, pid: object) -> None:
+        """What an agent of this pid leaves while it runs."""
+        self.notes.mkdir(exist_ok=True)
+        (self.run_dir / "agent-n1.pid").write_text(f"{pid}\n")
 
     @property
     def log(self) -> list[str]:
@@ -113,7 +123,7 @@ BAD_AGENTS = {
 }
 
 
-@pytest.mark.parametrize("key", SOURCES)
+@pytest.mark.parametrize("key", HOOKS)
 @pytest.mark.parametrize("how", BAD_AGENTS)
 def test_a_bad_agent_stops_no_job(folder, agent, key, how):
     """Each hook exits 0 within its deadline and leaves one log line, whatever the agent does."""
@@ -125,15 +135,51 @@ def test_a_bad_agent_stops_no_job(folder, agent, key, how):
     assert len(hooks.log) == 1 and "node=n1 job=12" in hooks.log[0]
 
 
-@pytest.mark.parametrize("key", SOURCES)
+@pytest.mark.parametrize("key", HOOKS)
 def test_no_agent(folder, key):
-    """Without an agent's socket a hook exits 0 at once; root's hooks log it."""
+    """Without an agent's socket a hook exits 0 at once and logs it."""
     hooks = Hooks(folder)
     assert hooks.run(key)[:2] == (0, "")
-    assert len(hooks.log) == (key != "TaskProlog")
+    assert len(hooks.log) == 1 and "job=12" in hooks.log[0]
 
 
-@pytest.mark.parametrize("key", SOURCES)
+@pytest.mark.parametrize("key", HOOKS)
+def test_a_living_agent_gets_a_note(folder, key):
+    """While the process that the agent's pid file names lives, a hook leaves a note and does not start Python."""
+    hooks = Hooks(folder, python="/bin/false")
+    hooks.alive(os.getpid())
+    assert hooks.run(key, SPANK_SLURMEXT_CKPT_DIR="/a b/$(c)\n\\0", SLURM_JOB_RESTART_COUNT="1")[:2] == (0, "")
+    (note,) = hooks.notes.iterdir()
+    assert note.name == f"12.1.{key.lower()}"
+    *items, end, nothing = note.read_bytes().decode().split("\0")
+    assert (end, nothing) == ("end", "")
+    values = dict(item.split("=", 1) for item in items)
+    assert (values["SLURM_JOB_ID"], values["SLURM_JOB_UID"]) == ("12", "1000")
+    if key == "Prolog":
+        assert values["SPANK_SLURMEXT_QUEUE"] == ENVIRONMENT["SPANK_SLURMEXT_QUEUE"]
+        assert values["SPANK_SLURMEXT_CKPT_DIR"] == "/a b/$(c)\n\\0"
+    assert hooks.log == []
+
+
+@pytest.mark.parametrize("key", HOOKS)
+@pytest.mark.parametrize("why", ["dead", "garbage", "no folder", "folder full"])
+def test_when_no_note_can_be_left_the_agent_is_asked(folder, agent, key, why):
+    """A dead agent's pid file, one that makes no sense, or a folder that cannot be written: the socket decides."""
+    hooks = Hooks(folder)
+    requests = agent(lambda c: c.sendall(OK))
+    gone = subprocess.Popen(["/bin/true"])
+    gone.wait()
+    hooks.alive({"dead": gone.pid, "garbage": "x; exit 1"}.get(why, os.getpid()))
+    if why == "no folder":
+        hooks.notes.rmdir()
+    if why == "folder full":
+        (hooks.notes / f"12..{key.lower()}").symlink_to("/dev/full")
+    assert hooks.run(key)[:2] == (0, "")
+    assert json.loads(requests[0])["op"] == key.lower()
+    assert hooks.log == []
+
+
+@pytest.mark.parametrize("key", HOOKS)
 def test_a_dead_agents_socket(folder, key):
     """A socket nobody listens on any more (agent killed) is as good as none."""
     hooks = Hooks(folder)
@@ -155,7 +201,7 @@ def test_a_full_backlog(folder):
     assert status == 0 and 0.9 < wall_s < 2 and len(hooks.log) == 1
 
 
-@pytest.mark.parametrize("key", SOURCES)
+@pytest.mark.parametrize("key", HOOKS)
 @pytest.mark.parametrize("python", ["/nonexistent/python3", "/bin/false"])
 def test_a_broken_python_stops_no_job(folder, agent, key, python):
     """An interpreter that is gone or dies cannot drain the node."""
@@ -181,7 +227,6 @@ def test_only_a_finding_fails_the_prolog(folder, agent):
     assert hooks.run("Prolog")[0] == 1
     assert "GPU 3 is gone" in hooks.log[0]
     assert hooks.run("Epilog")[0] == 0
-    assert hooks.run("TaskProlog")[0] == 0
 
 
 def test_what_a_hook_tells_the_agent(folder, agent):
@@ -196,12 +241,22 @@ def test_what_a_hook_tells_the_agent(folder, agent):
     assert hooks.log == []
 
 
-def test_what_slurm_reads_from_the_task_prolog(folder, agent):
-    """Exports, unsets and prints in Slurm's syntax; a value with a line break cannot smuggle in a line of its own."""
-    hooks = Hooks(folder)
-    reply = {"ok": True, "export": {"A": "1", "B": "x\nexport LD_PRELOAD=/evil", "C": "with space é"}, "unset": ["D", "E\n"], "print": ["hi"]}
-    agent(lambda c: c.sendall(json.dumps(reply).encode() + b"\n"))
-    assert hooks.run("TaskProlog", LANG="C.UTF-8")[1] == "export A=1\nexport C=with space é\nunset D\nprint hi\n"
+@pytest.mark.parametrize(("environment", "expected"), [
+    ({"SLURM_SUBMIT_DIR": "/home/a b"}, "export SLURMEXT_CKPT_DIR=/home/a b/slurmext-ckpt/12\n"),
+    ({"SLURM_SUBMIT_DIR": "/home/a", "SLURMEXT_CKPT_DIR": "/scratch/x"}, ""),
+    ({"SLURM_SUBMIT_DIR": "/home/%s\\n"}, "export SLURMEXT_CKPT_DIR=/home/%s\\n/slurmext-ckpt/12\n"),
+    ({"SLURM_SUBMIT_DIR": "/home/a\nexport LD_PRELOAD=/evil"}, ""),
+    ({"SLURM_SUBMIT_DIR": "relative"}, ""),
+    ({}, ""),
+])  # fmt: skip
+@pytest.mark.parametrize("with_agent", [True, False])
+def test_what_slurm_reads_from_the_task_prolog(folder, agent, environment, expected, with_agent):
+    """A task learns where its checkpoints go (the same place after a requeue) and the agent's socket if it has one."""
+    hooks = Hooks(folder, python="/bin/false")
+    line = f"export SLURMEXT_AGENT_SOCKET={hooks.run_dir}/agent-n1.sock\n" if with_agent else ""
+    if with_agent:
+        agent(lambda c: c.close())
+    assert hooks.run("TaskProlog", **environment)[:2] == (0, line + expected)
 
 
 def test_the_log_is_not_followed_through_a_link(folder):
@@ -252,8 +307,18 @@ def test_agent_killed_during_a_prolog(folder):
         while not (hooks.run_dir / "agent-n1.sock").exists():
             assert program.poll() is None
             time.sleep(0.05)
+        for waited in range(100):
+            if (hooks.run_dir / "agent-n1.pid").exists():
+                break
+            time.sleep(0.05)
         assert hooks.run("Prolog")[0] == 0
+        for waited in range(100):
+            if not list(hooks.notes.iterdir()):
+                break
+            time.sleep(0.02)
+        assert waited < 99
         assert hooks.log == []
+        (hooks.run_dir / "agent-n1.pid").unlink()  # so that the hook asks
         program.send_signal(19)  # SIGSTOP: the connection is made, the answer never comes
         threading.Timer(1.0, program.kill).start()
         status, _, wall_s = hooks.run("Prolog")
