@@ -6,12 +6,13 @@ Each step either settles the job (it starts, or GPUs are promised to it) or leav
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 
 from slurmext.model.job import Job, JobState, NodeGpus, Placement
 from slurmext.model.plan import Evict, EvictAction, Move, QueueUsage, Reason, Release
 from slurmext.model.snapshot import Fence, Snapshot
-from slurmext.policy.hunt import Givers, Hunt, Need, Victims
+from slurmext.policy.hunt import Givers, Hunt, Need, Victims, freed_inside
 from slurmext.policy.ledger import GpusByType, Ledger, Usage
 from slurmext.policy.placement import flavors, place
 from slurmext.policy.supply import FreeIndex, NodePart, NodeTable, Supply
@@ -51,12 +52,15 @@ class Admission:
         self.hunt = Hunt((c for c in found if c is not None), self.nodes, self.supply, self.ledger)
         self._givers: dict[tuple[int, tuple[int, ...], bool], Givers] = {}
         self._unfit: dict[tuple[object, ...], Reason | None] = {}
+        self._evictions = 0
         self._hopeless: dict[tuple[object, ...], int] = {}
         self.release: list[Release] = []
         self.evict: list[Evict] = []
         self.move: list[Move] = []
         self.fence: list[Fence] = []
         self.reasons: dict[str, Reason] = {}
+        self._growing: list[tuple[int, Job, list[NodePart], int]] = []
+        self._promises: list[_Promise] = []
 
     def _count_everything(self) -> Supply:
         used = [0] * len(self.nodes.names)
@@ -160,12 +164,10 @@ class Admission:
             if allowed < job.least_tasks:
                 why = why or limit
                 continue
-            if standing is Standing.OWN and allowed > job.least_tasks:
-                room = self.ledger.held.guarantee_room(self.own_queue(leaf), gpu_type)
-                allowed = max(job.least_tasks, min(allowed, room // job.gpus_per_task))
-            parts, limit = self._idle_place(leaf, job, allowed, mask, wanted)
+            # An elastic job starts with its least: others come first, and what is left over at the end is its.
+            parts, limit = self._idle_place(leaf, job, job.least_tasks, mask, wanted)
             if parts is not None:
-                self._release(leaf, job, parts)
+                self._release(leaf, job, parts, mask)
                 return None
             why = limit if why in {None, Reason.NO_FREE_GPUS} or limit is Reason.NO_FREE_GPUS else why
         why = why or Reason.NO_FREE_GPUS
@@ -211,13 +213,45 @@ class Admission:
             job.preemptible, job.priority, standing,
         )  # fmt: skip
 
-    def _release(self, leaf: int, job: Job, parts: list[NodePart]) -> None:
+    def _release(self, leaf: int, job: Job, parts: list[NodePart], mask: int) -> None:
         by_type = self.nodes.by_type(parts)
         own = self.ledger.held.within_guarantee(self.own_queue(leaf), by_type)
         self.supply.take_now(parts)
         self.ledger.start(leaf, job.user, by_type)
         usage = QueueUsage.GUARANTEED if own else QueueUsage.BORROWED
         self.release.append(Release(job=job.id, placement=self.placement(parts), queue_usage=usage))
+        if job.least_tasks < job.tasks:
+            self._growing.append((leaf, job, parts, mask))
+
+    def grow(self) -> None:
+        """Give elastic jobs that start now what nobody else could use."""
+        grown: dict[str, list[NodePart]] = {}
+        for leaf, job, parts, mask in self._growing:
+            if self.supply.now.capacity(job.gpus_per_task, mask, job.tasks_per_node, 1) == 0:
+                continue
+            by_type = self.nodes.by_type(parts)
+            self.supply.give_back(parts)
+            self.ledger.stop(leaf, job.user, by_type)
+            gpu_type = next(iter(by_type)) if self.tree.typed else None
+            allowed, _ = self.tasks_allowed(self.ledger.held, leaf, job, gpu_type)
+            more, _ = self._idle_place(leaf, job, allowed, mask, ())
+            if more is None or sum(gpus for _, gpus in more) <= sum(gpus for _, gpus in parts):
+                more = parts
+            self.supply.take_now(more)
+            self.ledger.start(leaf, job.user, self.nodes.by_type(more))
+            grown[job.id] = more
+        for position, release in enumerate(self.release):
+            if release.job in grown:
+                parts = grown[release.job]
+                leaf = self.tree.leaf_of[self.pending[release.job].queue]
+                node, by_type = self.own_queue(leaf), self.nodes.by_type(parts)
+                self.ledger.stop(leaf, self.pending[release.job].user, by_type)
+                own = self.ledger.held.within_guarantee(node, by_type)
+                self.ledger.start(leaf, self.pending[release.job].user, by_type)
+                usage = release.queue_usage if own else QueueUsage.BORROWED
+                self.release[position] = Release(
+                    job=release.job, placement=self.placement(parts), queue_usage=usage
+                )
 
     def promised(self, job: Job) -> bool:
         """Credit what is already being evicted for the job; True when there is any."""
@@ -235,8 +269,8 @@ class Admission:
             for mask, gpu_type in self.flavors(job):
                 allowed, _ = self.tasks_allowed(self.ledger.lasting, leaf, job, gpu_type)
                 size = job.gpus_per_task
-                tasks = min(allowed, free.capacity(size, mask, job.tasks_per_node, max(1, allowed)))
-                if tasks < job.least_tasks:
+                tasks = job.least_tasks
+                if allowed < tasks:
                     continue
                 asked = self._as_wanted(job, tasks, mask, wanted, free)
                 parts = asked or place(free, tasks, size, mask, job.tasks_per_node)
@@ -417,34 +451,89 @@ class Admission:
         accept: Callable[[Victims], bool],
     ) -> bool:
         # A search that failed stays failed until somebody else was evicted: only then more comes free.
-        if self._hopeless.get(key) == len(self.evict):
+        if self._hopeless.get(key) == self._evictions:
             return False
         victims = self.hunt.find(need, givers, accept) if givers.levels else None
         if not victims:
-            self._hopeless[key] = len(self.evict)
+            self._hopeless[key] = self._evictions
             return False
-        self.hunt.take(victims)
+        self.hunt.take(victims, givers)
         parts = place(self.supply.soon, need.tasks, need.size, need.mask, need.per_node)
         assert parts is not None, "victims were checked to make room"  # noqa: S101
-        self.supply.take_soon(parts)
+        idle = self.supply.take_soon(parts)
         self.ledger.start(leaf, job.user, self.nodes.by_type(parts))
-        self._keep(job, parts)
-        for job_id, taking in sorted(victims.items()):
-            victim = taking.victim.job
-            self.evict.append(
-                Evict(
-                    job=job_id,
-                    action=EvictAction.REQUEUE if taking.whole else EvictAction.SHRINK,
-                    beneficiary=job.id,
-                    reason=reason,
-                    tasks=taking.tasks,
-                    lost_gpu_s=lost_seconds(victim, self.snapshot.now_s) * taking.gpus,
-                    from_queue=victim.queue,
-                    to_queue=job.queue,
-                )
+        self._promises.append(
+            _Promise(
+                leaf=leaf, job=job, need=need, reason=reason, accept=accept, victims=victims, parts=parts, idle=idle
             )
+        )
+        self._evictions += len(victims)
         self.reasons[job.id] = Reason.RECLAIMING if reason is Reason.RECLAIM_GUARANTEE else Reason.PREEMPTING
         return True
+
+    def drop_spare_victims(self) -> bool:
+        """Let off victims whose beneficiary fits into what later victims leave over. True when there were any.
+
+        Whoever was asked first may have told a small job to go before somebody else needed a whole gang to leave.
+        """
+        dropped = False
+        if all(later <= now for later, now in zip(self.supply.soon.free, self.supply.now.free, strict=True)):
+            return False
+        for promise in self._promises:
+            dropped |= self._let_off(promise)
+        if dropped:
+            self._unfit.clear()
+        return dropped
+
+    def _let_off(self, promise: _Promise) -> bool:
+        need, soon, before = promise.need, self.supply.soon, len(promise.victims)
+        self.supply.break_promise(promise.parts, promise.idle)
+        self.ledger.stop(promise.leaf, promise.job.user, self.nodes.by_type(promise.parts))
+        for job_id, taking in sorted(promise.victims.items(), key=lambda item: (item[1].cost, item[0]), reverse=True):
+            smaller = {other: kept for other, kept in promise.victims.items() if other != job_id}
+            clear = all(
+                soon.free[index] >= gpus for index, gpus in taking.parts if self.nodes.usable >> index & 1
+            )  # somebody else may have been promised a share of what this victim leaves
+            if not clear:
+                continue
+            self.hunt.let_off(taking)
+            inside = all(freed_inside(smaller, queue) >= gpus for queue, gpus in need.inside)
+            fits = soon.capacity(need.size, need.mask, need.per_node, need.tasks) >= need.tasks
+            if inside and fits and promise.accept(smaller):
+                promise.victims = smaller
+            else:
+                self.hunt.take_back(taking)
+        promise.parts = place(soon, need.tasks, need.size, need.mask, need.per_node) or promise.parts
+        promise.idle = self.supply.take_soon(promise.parts)
+        self.ledger.start(promise.leaf, promise.job.user, self.nodes.by_type(promise.parts))
+        return len(promise.victims) < before
+
+    def write_promises(self) -> None:
+        """Put evictions and their fences into the plan."""
+        for promise in self._promises:
+            self._keep(promise.job, promise.parts if promise.victims else promise.idle)
+            if not promise.victims:
+                self.reasons[promise.job.id] = Reason.WAITING_NEAR_END
+            for job_id, taking in sorted(promise.victims.items()):
+                victim = taking.victim.job
+                self.evict.append(
+                    Evict(
+                        job=job_id,
+                        action=EvictAction.REQUEUE if taking.whole else EvictAction.SHRINK,
+                        beneficiary=promise.job.id,
+                        reason=promise.reason,
+                        tasks=taking.tasks,
+                        lost_gpu_s=lost_seconds(victim, self.snapshot.now_s) * taking.gpus,
+                        from_queue=victim.queue,
+                        to_queue=promise.job.queue,
+                    )
+                )
+
+    def waits_for_gpus(self) -> set[str]:
+        """Jobs that GPUs are promised to."""
+        return {promise.job.id for promise in self._promises} | {fence.beneficiary for fence in self.fence} | {
+            job_id for job_id, reason in self.reasons.items() if reason is Reason.WAITING_NEAR_END
+        }
 
     def _keep(self, job: Job, parts: list[NodePart]) -> None:
         if parts:
@@ -453,6 +542,20 @@ class Admission:
     def placement(self, parts: Iterable[NodePart]) -> Placement:
         """Node numbers -> names, in order of name."""
         return tuple(NodeGpus(node=self.nodes.names[index], gpus=gpus) for index, gpus in sorted(parts))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Promise:
+    """GPUs promised to a beneficiary, and who must leave for it. `idle` is the share of them that is free now."""
+
+    leaf: int
+    job: Job
+    need: Need
+    reason: Reason
+    accept: Callable[[Victims], bool]
+    victims: Victims
+    parts: list[NodePart]
+    idle: list[NodePart]
 
 
 class _Without:

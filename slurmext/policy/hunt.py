@@ -92,6 +92,7 @@ class Hunt:
             for index, _ in found.parts:
                 self.on_node[index].append(found)
         self.gone: set[str] = set()
+        self._gave: set[int] = set()
         self.shrunk: dict[str, dict[int, int]] = {}
         self._by_priority: dict[int, dict[int, int]] = {}
         for found in self.of_job.values():
@@ -103,19 +104,40 @@ class Hunt:
         """GPUs of these nodes were promised or came free: their prices are out of date."""
         self._changed += nodes
 
-    def take(self, victims: Victims) -> None:
+    def take(self, victims: Victims, givers: Givers) -> None:
         """These victims are told to go: their GPUs come free soon."""
-        for job_id, taking in victims.items():
-            if taking.whole:
-                self.gone.add(job_id)
-            else:
-                before = self.shrunk.setdefault(job_id, {})
-                for index, gpus in taking.parts:
-                    before[index] = before.get(index, 0) + gpus // taking.victim.task_gpus
-            self._count_priority(taking.victim, -taking.gpus)
-            self.supply.leaving(taking.parts, self.nodes.usable)
-            self.ledger.leave(taking.victim.leaf, taking.victim.job.user, taking.by_type)
-            self.changed(index for index, _ in taking.victim.parts)
+        # A queue that gave to others in this plan may not be emptied further by its own members' swaps.
+        self._gave |= {level for taking in victims.values() for level in givers.levels[taking.victim.leaf]}
+        for taking in victims.values():
+            self.take_back(taking)
+
+    def take_back(self, taking: Taking) -> None:
+        """One victim is told to go (again, after `let_off`)."""
+        job_id = taking.victim.job.id
+        if taking.whole:
+            self.gone.add(job_id)
+        else:
+            before = self.shrunk.setdefault(job_id, {})
+            for index, gpus in taking.parts:
+                before[index] = before.get(index, 0) + gpus // taking.victim.task_gpus
+        self._count_priority(taking.victim, -taking.gpus)
+        self.supply.leaving(taking.parts, self.nodes.usable)
+        self.ledger.leave(taking.victim.leaf, taking.victim.job.user, taking.by_type)
+        self.changed(index for index, _ in taking.victim.parts)
+
+    def let_off(self, taking: Taking) -> None:
+        """Undo `take` for one victim."""
+        job_id = taking.victim.job.id
+        if taking.whole:
+            self.gone.discard(job_id)
+        else:
+            for index, gpus in taking.parts:
+                self.shrunk[job_id][index] -= gpus // taking.victim.task_gpus
+        self._count_priority(taking.victim, taking.gpus)
+        back = [(index, -gpus) for index, gpus in taking.parts]
+        self.supply.leaving(back, self.nodes.usable)
+        self.ledger.stay(taking.victim.leaf, taking.victim.job.user, taking.by_type)
+        self.changed(index for index, _ in taking.victim.parts)
 
     def find(self, need: Need, givers: Givers, accept: Callable[[Victims], bool]) -> Victims | None:
         """The victims to take, or None when no allowed set makes room. Nothing is changed by searching.
@@ -131,7 +153,7 @@ class Hunt:
                 self._count(taking, sign=1)
         if not accept(trial.taken):
             return None
-        return self._minimal(trial.taken, need, accept)
+        return self._from_the_end(self._minimal(trial.taken, need, accept), need)
 
     def _count_priority(self, victim: Candidate, gpus: int) -> None:
         counts = self._by_priority.setdefault(victim.leaf, {})
@@ -213,6 +235,8 @@ class Hunt:
         if most == 1 and need.size - here == 1:
             return one
         several = self._several(trial, index, here, most, need.size, givers)
+        if several is None and one is None:
+            several = self._several(trial, index, here, most, need.size, givers, shrinking=False)
         if one is None or several is None:
             return several if one is None else one
         return min(one, several, key=lambda offer: (offer[0], -offer[1]))
@@ -227,7 +251,7 @@ class Hunt:
             taking = None
             if victim.surplus and count <= self._surplus(trial, victim, index):
                 taking = take_tasks(victim, {index: count}, self.nodes)
-            elif victim.job.id not in self.shrunk and _gpus_on(victim, index) >= deficit:
+            elif victim.job.id not in self.shrunk and _gain(trial, take_whole(victim), index) >= deficit:
                 taking = take_whole(victim)
             if taking is None or not self._guarantees_kept(taking, givers):
                 continue
@@ -236,18 +260,18 @@ class Hunt:
                 best = cost, 1, {victim.job.id: taking}
         return best
 
-    def _several(self, trial: _Trial, index: int, here: int, most: int, size: int, givers: Givers) -> Offer | None:
+    def _several(self, trial: _Trial, index: int, here: int, most: int, size: int, givers: Givers, *, shrinking: bool = True) -> Offer | None:
         """Victims one after the other, elastic surplus first, as long as the cost per task falls."""
         best: Offer | None = None
         picks: Victims = {}
         freed, total = 0, NO_COST
-        for taking in self._steps(trial, index, givers):
+        for taking in self._steps(trial, index, givers, shrinking=shrinking):
             if not self._guarantees_kept(taking, givers):
                 continue
             self._count(taking, sign=-1)
             job_id = taking.victim.job.id
             picks[job_id] = _joined(picks.get(job_id), taking, self.nodes)
-            freed += next(gpus for node, gpus in taking.parts if node == index)
+            freed += _gain(trial, taking, index)
             cost = _cost(taking, givers)
             total = (total[0] + cost[0], total[1] + cost[1], total[2] + cost[2])
             tasks = min(most, (here + freed) // size)
@@ -261,11 +285,11 @@ class Hunt:
             self._count(taking, sign=1)
         if best is None or len(best[2]) == 1:
             return best
-        return _without_spare(best, index, best[1] * size - here, givers)
+        return _without_spare(best, trial, index, best[1] * size - here, givers)
 
-    def _steps(self, trial: _Trial, index: int, givers: Givers) -> Iterable[Taking]:
+    def _steps(self, trial: _Trial, index: int, givers: Givers, *, shrinking: bool) -> Iterable[Taking]:
         eligible = [victim for victim in self.on_node[index] if self._may_give(trial, victim, givers)]
-        shrinkable = sorted((v for v in eligible if v.surplus), key=lambda v: (v.per_task, v.job.id))
+        shrinkable = sorted((v for v in eligible if v.surplus and shrinking), key=lambda v: (v.per_task, v.job.id))
         shrinks: set[str] = set()
         for victim in shrinkable:
             for _ in range(self._surplus(trial, victim, index)):
@@ -299,7 +323,10 @@ class Hunt:
 
     def _guarantees_kept(self, taking: Taking, givers: Givers) -> bool:
         solid, queues = self.ledger.solid, self.ledger.tree.nodes
-        return all(solid.can_give(queues[level], taking.by_type) for level in givers.levels[taking.victim.leaf])
+        levels = givers.levels[taking.victim.leaf]
+        if self._gave:
+            levels = [*levels, *(index for index in taking.victim.lineage if index in self._gave and index not in levels)]
+        return all(solid.can_give(queues[level], taking.by_type) for level in levels)
 
     def _count(self, taking: Taking, *, sign: int) -> None:
         self.ledger.solid.add(taking.victim.leaf, taking.victim.job.user, taking.by_type, sign=sign)
@@ -325,7 +352,7 @@ class Hunt:
     def _free_inside(self, trial: _Trial, need: Need, givers: Givers) -> bool:
         """Take more victims until enough comes free within each queue that is at its max."""
         for queue, gpus in need.inside:
-            missing = gpus - _freed_inside(trial.taken, queue)
+            missing = gpus - freed_inside(trial.taken, queue)
             if missing <= 0:
                 continue
             leaves = [leaf for leaf in sorted(self.of_leaf) if queue in self.ledger.tree.nodes[leaf].lineage]
@@ -333,7 +360,7 @@ class Hunt:
             for taking in self._cheapest_of(trial, pool, missing):
                 if self._guarantees_kept(taking, givers):
                     self._adopt(trial, taking)
-                if _freed_inside(trial.taken, queue) >= gpus:
+                if freed_inside(trial.taken, queue) >= gpus:
                     break
             else:
                 return False
@@ -363,7 +390,7 @@ class Hunt:
         def enough(smaller: Victims) -> bool:
             return (
                 free.capacity(need.size, need.mask, need.per_node, need.tasks) >= need.tasks
-                and all(_freed_inside(smaller, queue) >= gpus for queue, gpus in need.inside)
+                and all(freed_inside(smaller, queue) >= gpus for queue, gpus in need.inside)
                 and accept(smaller)
             )
 
@@ -390,6 +417,27 @@ class Hunt:
                     taken = smaller
         return taken
 
+    def _from_the_end(self, taken: Victims, need: Need) -> Victims:
+        """Let shrinking jobs lose the tasks on the last nodes they were given, where that makes room as well.
+
+        The first node runs a batch job's script, and whoever reads a plan need not guess which nodes are left.
+        """
+        for job_id, taking in sorted(taken.items()):
+            if taking.whole:
+                continue
+            size, before, left = taking.victim.task_gpus, self.shrunk.get(job_id, {}), taking.tasks
+            last: dict[int, int] = {}
+            for index, gpus in reversed(taking.victim.parts):
+                last[index] = min(left, gpus // size - before.get(index, 0))
+                left -= last[index]
+            other = take_tasks(taking.victim, last, self.nodes)
+            free = self.supply.soon.copy()
+            for share in {**taken, job_id: other}.values():
+                free.add(self._usable(share))
+            if free.capacity(need.size, need.mask, need.per_node, need.tasks) >= need.tasks:
+                taken = {**taken, job_id: other}
+        return taken
+
     def _usable(self, taking: Taking) -> list[tuple[int, int]]:
         return [(index, gpus) for index, gpus in taking.parts if self.nodes.usable >> index & 1]
 
@@ -408,7 +456,17 @@ def _gpus_on(victim: Candidate, index: int) -> int:
     return sum(gpus for node, gpus in victim.parts if node == index)
 
 
-def _freed_inside(taken: Victims, queue: int) -> int:
+def _gain(trial: _Trial, taking: Taking, index: int) -> int:
+    """GPUs on the node that come free beyond what is taken of the same victim already."""
+    gpus = sum(count for node, count in taking.parts if node == index)
+    before = trial.taken.get(taking.victim.job.id)
+    if taking.whole and before is not None:
+        gpus -= sum(count for node, count in before.parts if node == index)
+    return gpus
+
+
+def freed_inside(taken: Victims, queue: int) -> int:
+    """GPUs that these victims free within the queue."""
     return sum(taking.gpus for taking in taken.values() if queue in taking.victim.lineage)
 
 
@@ -422,13 +480,13 @@ def _joined(before: Taking | None, taking: Taking, nodes: NodeTable) -> Taking:
     return take_tasks(taking.victim, on_node, nodes)
 
 
-def _without_spare(offer: Offer, index: int, needed: int, givers: Givers) -> Offer:
+def _without_spare(offer: Offer, trial: _Trial, index: int, needed: int, givers: Givers) -> Offer:
     """The offer without victims the node can do without, the most expensive left out first."""
     _, tasks, picks = offer
-    freed = sum(gpus for taking in picks.values() for node, gpus in taking.parts if node == index)
+    freed = sum(_gain(trial, taking, index) for taking in picks.values())
     kept = dict(picks)
     for job_id, taking in sorted(picks.items(), key=lambda item: (_cost(item[1], givers), item[0]), reverse=True):
-        here = sum(gpus for node, gpus in taking.parts if node == index)
+        here = _gain(trial, taking, index)
         if freed - here >= needed:
             freed -= here
             del kept[job_id]

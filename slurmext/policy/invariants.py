@@ -7,13 +7,14 @@ shows here. Tests, simulation and the monitor on a live cluster all call `violat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slurmext.model.job import Job, JobState
 from slurmext.model.node import NodeState
-from slurmext.model.plan import Evict, EvictAction, Plan, Reason
+from slurmext.model.plan import Evict, EvictAction, Plan, QueueUsage, Reason
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.ledger import Ledger
+from slurmext.policy.planner import aftermath, plan, shrunk
 from slurmext.policy.supply import NodeTable
 from slurmext.policy.tree import HIDDEN_LEAF, ROOT, QueueNode, QueueTree, queue_tree
 from slurmext.policy.victims import ends_within, spared
@@ -33,9 +34,9 @@ class Violation:
         return f"{self.law}: {self.detail}"
 
 
-def violations(snapshot: Snapshot, plan: Plan) -> list[Violation]:
-    """Every law that `plan` breaks as an answer to `snapshot`; empty when all hold."""
-    case = _Case(snapshot, plan)
+def violations(snapshot: Snapshot, made: Plan) -> list[Violation]:
+    """Every law that the plan breaks as an answer to `snapshot`; empty when all hold."""
+    case = _Case(snapshot, made)
     return [Violation(law=law, detail=detail) for law, check in LAWS for detail in check(case)]
 
 
@@ -78,25 +79,18 @@ class _Case:
     def freed(self, evicts: Iterable[Evict]) -> Gpus:
         """GPUs per node that these evictions free; a shrinking job leaves its beneficiary's nodes first."""
         found: Gpus = {}
-        fences = {fence.beneficiary: {part.node for part in fence.placement} for fence in self.plan.fence}
-        shrinks: dict[str, list[Evict]] = {}
+        fences = {f.beneficiary: {part.node: part.gpus for part in f.placement} for f in self.plan.fence}
+        taken: dict[str, list[Evict]] = {}
         for evict in evicts:
-            job = self.jobs[evict.job]
-            if evict.action is EvictAction.SHRINK:
-                shrinks.setdefault(evict.job, []).append(evict)
-                continue
-            for part in job.placement:
-                found[part.node] = found.get(part.node, 0) + part.gpus
-        for job_id, taken in shrinks.items():
+            taken.setdefault(evict.job, []).append(evict)
+        for job_id, shares in taken.items():
             job = self.jobs[job_id]
-            wanted = {node for evict in taken for node in fences.get(evict.beneficiary, set())}
-            tasks = sum(evict.tasks for evict in taken)
-            ordered = list(reversed(job.placement))
-            ordered.sort(key=lambda part: part.node not in wanted)
-            for part in ordered:
-                count = min(tasks, part.gpus // job.gpus_per_task)
-                found[part.node] = found.get(part.node, 0) + count * job.gpus_per_task
-                tasks -= count
+            left: Gpus = {}
+            if shares[0].action is EvictAction.SHRINK:
+                wanted = [fences.get(evict.beneficiary, {}) for evict in shares]
+                left = {part.node: part.gpus for part in shrunk(job, sum(e.tasks for e in shares), wanted)}
+            for part in job.placement:
+                found[part.node] = found.get(part.node, 0) + part.gpus - left.get(part.node, 0)
         return found
 
     def idle(self) -> Gpus:
@@ -234,7 +228,7 @@ def _never_above_max(case: _Case) -> Iterator[str]:
             most = node.user_max.get(job.user)
             if most is not None and ledger.held.users.get((index, job.user), 0) > most:
                 yield f"{job.id}: {job.user} is above {most} in {node.path}"
-            if not node.may_borrow and ledger.held.floating(node) > node.floating:
+            if not node.may_borrow and not _within(case, ledger, job, node):
                 yield f"{job.id}: {node.path} borrows through its fence"
 
 
@@ -312,12 +306,30 @@ def _takers_have_a_claim(case: _Case) -> Iterator[str]:
 
 
 def _non_preemptible_within_guarantee(case: _Case) -> Iterator[str]:
-    """Jobs that may not be preempted start within their own queue's guarantee only."""
+    """Jobs that may not be preempted start within their own queue's guarantee only; borrowers beside them may go."""
     held = case.ledger(promised=False).held
     for release in case.plan.release:
+        if release.queue_usage is QueueUsage.BORROWED:
+            job = case.jobs[release.job]
+            parts = case.by_type((part.node, part.gpus) for part in release.placement)
+            held.add(case.tree.leaf_of[job.queue], job.user, parts, sign=-1)
+            if not job.preemptible:
+                yield f"{job.id} borrows"
+    for release in case.plan.release:
         job = case.jobs[release.job]
-        if not job.preemptible and held.floating(case.own_queue(job)) > case.own_queue(job).floating:
-            yield f"{job.id}: {job.queue} is over its guarantee"
+        node = case.own_queue(job)
+        if not job.preemptible and not case.tree.typed and held.total[node.index] > node.guaranteed:
+            yield f"{job.id}: {node.path} is over its guarantee"
+
+
+def _within(case: _Case, ledger: Ledger, job: Job, node: QueueNode) -> bool:
+    """Whether the released job's GPUs are within the queue's guarantee, on top of all else that runs."""
+    parts = case.by_type((part.node, part.gpus) for part in case.released[job.id].placement)
+    leaf = case.tree.leaf_of[job.queue]
+    ledger.held.add(leaf, job.user, parts, sign=-1)
+    within = ledger.held.within_guarantee(node, parts)
+    ledger.held.add(leaf, job.user, parts)
+    return within
 
 
 def _every_beneficiary_fits(case: _Case) -> Iterator[str]:
@@ -477,9 +489,15 @@ def _guaranteed_demand_is_served(case: _Case) -> Iterator[str]:
             free = dict(idle)
             for part in victim.placement:
                 free[part.node] = free.get(part.node, 0) + part.gpus
-            if case.tasks_that_fit(job, free, case.accepted(job)) >= job.least_tasks:
+            if case.tasks_that_fit(job, free, case.accepted(job)) >= job.least_tasks and _would_start(case, job, victim):
                 yield f"{job.id} waits ({case.plan.reasons[job.id]}) although {victim.id} of {victim.queue} could go"
                 break
+
+
+def _would_start(case: _Case, job: Job, victim: Job) -> bool:
+    """Whether the job, and not another that comes first, would get what the victim leaves behind."""
+    also = replace(case.plan, evict=(*case.plan.evict, _whole(victim)))
+    return any(release.job == job.id for release in plan(aftermath(case.snapshot, also)).release)
 
 
 def _only(case: _Case, victim: Job) -> _Case:
@@ -487,7 +505,12 @@ def _only(case: _Case, victim: Job) -> _Case:
     only = object.__new__(_Case)
     for name, value in vars(case).items():
         setattr(only, name, value)
-    evict = Evict(
+    only.plan = Plan(evict=(_whole(victim),))
+    return only
+
+
+def _whole(victim: Job) -> Evict:
+    return Evict(
         job=victim.id,
         action=EvictAction.REQUEUE,
         beneficiary="",
@@ -497,8 +520,6 @@ def _only(case: _Case, victim: Job) -> _Case:
         from_queue="",
         to_queue="",
     )
-    only.plan = Plan(evict=(evict,))
-    return only
 
 
 def _one_reason_each(case: _Case) -> Iterator[str]:

@@ -171,6 +171,17 @@ class Ledger:
         self.lasting.add(leaf, user, gpus, sign=-1)
         self.solid.add(leaf, user, gpus, sign=-1)
 
+    def stop(self, leaf: int, user: str, gpus: GpusByType) -> None:
+        """Undo `start`."""
+        self.held.add(leaf, user, gpus, sign=-1)
+        self.lasting.add(leaf, user, gpus, sign=-1)
+        self.recount(leaf)
+
+    def stay(self, leaf: int, user: str, gpus: GpusByType) -> None:
+        """Undo `leave`."""
+        self.lasting.add(leaf, user, gpus)
+        self.solid.add(leaf, user, gpus)
+
     def recount(self, leaf: int) -> None:
         """Bring what is kept idle up to date after usage changed."""
         if self.tree.keeps:

@@ -35,19 +35,24 @@ def plan(snapshot: Snapshot) -> Plan:
     """
     barred: set[str] = set()
     for _ in range(PROMISE_ROUNDS):
-        made = _round(snapshot, lambda job_id: job_id not in barred)
-        broken = _broken_promises(snapshot, made)
+        may_disrupt = _all_but(frozenset(barred))
+        made = _round(snapshot, may_disrupt)
+        broken = _broken_promises(snapshot, made, may_disrupt)
         if not broken:
             return made
         barred |= broken
     return _round(snapshot, lambda _: False)
 
 
-def _broken_promises(snapshot: Snapshot, made: Plan) -> set[str]:
+def _all_but(barred: frozenset[str]) -> Callable[[str], bool]:
+    return lambda job_id: job_id not in barred
+
+
+def _broken_promises(snapshot: Snapshot, made: Plan, may_disrupt: Callable[[str], bool]) -> set[str]:
     """Beneficiaries that would not start although their victims are gone."""
     if not made.evict and not made.move:
         return set()
-    after = _round(aftermath(snapshot, made), lambda _: False)
+    after = _round(aftermath(snapshot, made), may_disrupt)
     started = {release.job for release in after.release}
     named = {evict.beneficiary for evict in made.evict} | {move.beneficiary for move in made.move}
     return named - started
@@ -94,15 +99,19 @@ def aftermath(snapshot: Snapshot, made: Plan) -> Snapshot:
 
 
 def shrunk(job: Job, tasks: int, wanted: Iterable[Mapping[str, int]]) -> Placement:
-    """What an elastic job keeps after losing `tasks` tasks: nodes that beneficiaries wait for are left first, then
-    the last ones it was given (the first node runs the batch script).
-    """
-    needed = {node for nodes in wanted for node in nodes}
+    """What an elastic job keeps after losing `tasks` tasks: it first leaves what beneficiaries wait for (`wanted`,
+    GPUs per node), then the last nodes it was given, because the first one runs its batch script."""
+    needed: dict[str, int] = {}
+    for nodes in wanted:
+        for node, gpus in nodes.items():
+            needed[node] = needed.get(node, 0) + gpus
+    size = job.gpus_per_task
     left = {part.node: part.gpus for part in job.placement}
-    for part in sorted(reversed(job.placement), key=lambda part: part.node not in needed):
-        count = min(tasks, part.gpus // job.gpus_per_task)
-        left[part.node] -= count * job.gpus_per_task
-        tasks -= count
+    for most in (needed, left.copy()):
+        for part in reversed(job.placement):
+            count = min(tasks, left[part.node] // size, -(-most.get(part.node, 0) // size))
+            left[part.node] -= count * size
+            tasks -= count
     return tuple(replace(part, gpus=left[part.node]) for part in job.placement if left[part.node] > 0)
 
 
@@ -118,6 +127,10 @@ def _round(snapshot: Snapshot, may_disrupt: Callable[[str], bool]) -> Plan:
     )
     for standing, rank in ranks:
         waiting = _ask_all(state, waiting, standing, rank)
+    if state.drop_spare_victims():
+        _fill_up(state, ranks)
+    state.grow()
+    state.write_promises()
     for job_id, job in state.pending.items():
         if job_id in state.reasons and state.reasons[job_id] is Reason.NO_FREE_GPUS:
             state.reasons[job_id] = reason_for(state, job)
@@ -132,16 +145,16 @@ def _round(snapshot: Snapshot, may_disrupt: Callable[[str], bool]) -> Plan:
     )
 
 
-def _eligible(state: Admission) -> dict[int, list[Job]]:
-    """Pending jobs per leaf in their queue's order; those nobody can start get their reason."""
+def _eligible(state: Admission, *, tell: bool = True) -> dict[int, list[Job]]:
+    """Pending jobs per leaf in their queue's order; with `tell` those nobody can start get their reason."""
     by_leaf: dict[int, list[Job]] = {}
     now_s = state.snapshot.now_s
     for job in state.pending.values():
         leaf = state.tree.leaf_of.get(job.queue)
-        if leaf is None:
-            state.reasons[job.id] = Reason.UNKNOWN_QUEUE
-        elif job.blocked is not None or (job.eligible_s is not None and job.eligible_s > now_s):
-            state.reasons[job.id] = Reason.NOT_ELIGIBLE
+        later = job.blocked is not None or (job.eligible_s is not None and job.eligible_s > now_s)
+        if leaf is None or later:
+            if tell:
+                state.reasons[job.id] = Reason.UNKNOWN_QUEUE if leaf is None else Reason.NOT_ELIGIBLE
         else:
             by_leaf.setdefault(leaf, []).append(job)
     users: dict[int, dict[str, int]] = {}
@@ -180,6 +193,24 @@ def _ask_all(state: Admission, waiting: dict[int, list[Job]], standing: Standing
         elif _ask(state, leaf, job, standing):
             tournament.moved(leaf)
     return weaker
+
+
+def _fill_up(state: Admission, ranks: tuple[tuple[Standing, RankOf], ...]) -> None:
+    """Start who fits now that victims were let off and what was kept idle with them is free again."""
+    settled = {release.job for release in state.release} | state.waits_for_gpus()
+    waiting = {
+        leaf: [job for job in jobs if job.id not in settled] for leaf, jobs in _eligible(state, tell=False).items()
+    }
+    for standing, rank in ranks:
+        weaker: dict[int, list[Job]] = {}
+        tournament = Tournament(state.tree, waiting, rank)
+        while (found := tournament.next()) is not None:
+            leaf, job = found
+            if standing is not Standing.BORROW and state.standing(leaf, job) > standing:
+                weaker.setdefault(leaf, []).append(job)
+            elif state.start(leaf, job, standing) is None:
+                tournament.moved(leaf)
+        waiting = weaker
 
 
 def _ask(state: Admission, leaf: int, job: Job, standing: Standing, wanted: Placement = ()) -> bool:

@@ -165,6 +165,20 @@ class Supply:
             idle += self._clamp(index)
         return idle
 
+    def give_back(self, parts: Iterable[NodePart]) -> None:
+        """Undo `take_now`."""
+        for index, gpus in parts:
+            for level in (self.now, self.soon, self.near):
+                level.set(index, level.free[index] + gpus)
+
+    def break_promise(self, parts: Iterable[NodePart], idle: Iterable[NodePart]) -> None:
+        """Undo `take_soon`; `idle` is what it returned."""
+        for index, gpus in parts:
+            self.soon.set(index, self.soon.free[index] + gpus)
+            self.near.set(index, self.near.free[index] + gpus)
+        for index, gpus in idle:
+            self.now.set(index, self.now.free[index] + gpus)
+
     def leaving(self, parts: Iterable[NodePart], usable: int) -> None:
         """GPUs of a job that was told to go become available soon; those on nodes out of use do not."""
         for index, gpus in parts:
