@@ -119,11 +119,22 @@ class Store(Protocol):
         ...
 
     # plans and actions
-    def record_plan(self, token: int, now_s: float, summary: Mapping[str, object], intents: Sequence[Intent]) -> list[ActionRecord]:
+    def record_plan(
+        self, token: int, now_s: float, summary: Mapping[str, object], intents: Sequence[Intent]
+    ) -> list[ActionRecord]:
         """Write a plan and the intents of its actions in one transaction."""
         ...
 
-    def advance(self, token: int, action_id: int, state: ActionState, now_s: float, *, message: str = "", detail: Mapping[str, object] | None = None) -> None:
+    def advance(
+        self,
+        token: int,
+        action_id: int,
+        state: ActionState,
+        now_s: float,
+        *,
+        message: str = "",
+        detail: Mapping[str, object] | None = None,
+    ) -> None:
         """Record an action's next state (detail is merged) and an event of it, in one transaction."""
         ...
 
@@ -131,12 +142,14 @@ class Store(Protocol):
         """Actions not in a final state, oldest first."""
         ...
 
-    def actions(self, *, job_id: str | None = None, since_s: float | None = None, limit: int = 100) -> list[ActionRecord]:
+    def actions(
+        self, *, job_id: str | None = None, since_s: float | None = None, limit: int = 100
+    ) -> list[ActionRecord]:
         """Newest first."""
         ...
 
     def count_actions(self, *, action: str, since_s: float) -> int:
-        """How many actions of a kind (ActionKind value) were carried out (released, signalled, requeued or done) since then."""
+        """How many actions of a kind (ActionKind value) were carried out (not refused or given up) since then."""
         ...
 
     # fences
@@ -153,7 +166,9 @@ class Store(Protocol):
         """Add a line to the victim's ledger."""
         ...
 
-    def preemptions(self, *, job_id: str | None = None, since_s: float | None = None, limit: int = 100) -> list[PreemptionRecord]:
+    def preemptions(
+        self, *, job_id: str | None = None, since_s: float | None = None, limit: int = 100
+    ) -> list[PreemptionRecord]:
         """Newest first."""
         ...
 
@@ -177,7 +192,9 @@ class Store(Protocol):
         """Add an event; False when one with the same `dedup` key is already there."""
         ...
 
-    def events(self, *, job_id: str | None = None, since_s: float | None = None, after_id: int | None = None, limit: int = 200) -> list[Event]:
+    def events(
+        self, *, job_id: str | None = None, since_s: float | None = None, after_id: int | None = None, limit: int = 200
+    ) -> list[Event]:
         """Oldest first. With `after_id` the next `limit` in order of arrival, else the last `limit` by time."""
         ...
 

@@ -12,7 +12,7 @@ TIMEOUT_S = 10
 
 
 class MungeError(SlurmextError):
-    """A credential could not be made or is not good: is munged running, with the same key on both nodes?"""
+    """A credential could not be made or is not good; munged must run on both nodes with the same key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,7 +125,7 @@ def jobs_with_processes(proc: str = "/proc") -> dict[int, set[int]]:
     """
     stepds: dict[int, int] = {}
     parents: dict[int, list[int]] = {}
-    for name in os.listdir(proc):  # noqa: PTH208 - thousands of these
+    for name in os.listdir(proc):
         if not name.isdigit():
             continue
         pid = int(name)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from slurmext.agent.spool import EventSpool
 
 
-class Refused(SlurmextError):  # noqa: N818 - what it is, like errors.SlurmRefused
+class Refused(SlurmextError):
     """The peer may not do this, or asked for something that does not make sense; the message goes back to it."""
 
 

@@ -68,7 +68,7 @@ class Checkpointer:
         self._flag.install()
 
     def due(self, step: int | None = None) -> bool:  # noqa: ARG002 - ranks will agree on a step
-        """Whether to save now: the signal came, or `every_s` seconds passed since the last save. Cheap; ask each step."""
+        """Whether to save now: the signal came, or `every_s` seconds passed since the last save. Ask each step."""
         if not self._writes:
             return False
         if self._flag.received_s is not None:
@@ -115,7 +115,7 @@ class Checkpointer:
             self._lock.release()
             self._lock = None
 
-    def __enter__(self) -> Checkpointer:
+    def __enter__(self) -> Checkpointer:  # noqa: PYI034  Self would need typing at run time
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -161,7 +161,7 @@ def _is_writer(*, replicated: bool) -> bool:
         return True
     if not replicated:
         raise CheckpointError(
-            f"this step has {tasks} tasks and one Checkpointer saves for all of them: if every task holds the same state "
+            f"this step has {tasks} tasks and one Checkpointer saves for all: if every task holds the same state "
             "pass replicated=True, else gather the state in one task and use the Checkpointer in a step of one task"
         )
     return (_number("RANK") if "RANK" in os.environ else _number("SLURM_PROCID")) == 0

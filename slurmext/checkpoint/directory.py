@@ -46,7 +46,7 @@ class Saved:
 def saved_in(directory: Path) -> list[Saved]:
     """What looks like a checkpoint, newest first."""
     try:
-        names = os.listdir(directory)  # noqa: PTH208
+        names = os.listdir(directory)
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -68,7 +68,8 @@ def write(directory: Path, step: int, state: Mapping[str, Any]) -> tuple[Saved, 
         draft.mkdir()
         shard, places = _write_arrays(draft / "rank-00000.bin", arrays)
         body = json.dumps({
-            "step": step, "serial": serial, "saved_at_s": time.time(), "world": 1, "job": os.environ.get("SLURM_JOB_ID"),
+            "step": step, "serial": serial, "saved_at_s": time.time(), "world": 1,
+            "job": os.environ.get("SLURM_JOB_ID"),
             "files": [shard], "arrays": places, "state": document,
         }).encode()  # fmt: skip
         head = f"{FORMAT} {BEST} {digest(body)}\n".encode()

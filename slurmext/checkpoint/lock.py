@@ -30,7 +30,7 @@ class DirectoryLock:
         self._key = os.path.realpath(self._path)
         if self._key in _held:
             raise CheckpointError(
-                f"this process already has a Checkpointer for {directory}: use that one, close() it, or give another dir="
+                f"this process already has a Checkpointer for {directory}: use that, close() it, or give another dir="
             )
         self._owner = os.getpid()
         try:

@@ -60,7 +60,7 @@ def _absolute(_context: click.Context, _parameter: click.Parameter, value: Path 
 @click.option("--dry-run", is_flag=True, help="Show every change and make none.")
 @click.option("--yes", "-i", "--immediate", is_flag=True, help="Do not ask.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the whole content of new files too.")
-def cli(  # noqa: PLR0917  click passes them by name
+def cli(
     slurm_conf: Path, site_config: Path, prefix_dir: Path, spank_include: Path, option_prefix: str | None,
     hook_python: Path | None, role: str, units: bool | None, dry_run: bool, yes: bool, verbose: bool,
 ) -> None:  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from slurmext.config.quota import Amount  # noqa: TC001  pydantic reads it at run time
+from slurmext.config.quota import Amount
 from slurmext.config.yaml_errors import nearest
 from slurmext.model.queue import FenceMode
 

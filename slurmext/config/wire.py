@@ -31,6 +31,8 @@ _KNOWN_KEYS = sorted(
 )
 _ONLY_WHEN_SET = ("eligible_s", "blocked", "evicting_for")
 _MOST_PROBLEMS = 5
+_SHOWN = 60
+"""A value longer than this is cut in an error."""
 
 
 class SnapshotError(UsageError):
@@ -151,7 +153,7 @@ def _parts(placement: Placement) -> list[dict[str, Any]]:
 
 
 def _told(error: ValidationError) -> str:
-    """pydantic's findings in our words."""
+    """Pydantic's findings in our words."""
     problems: list[str] = []
     for found in error.errors(include_url=False):
         where = dotted(tuple(found["loc"]))
@@ -164,7 +166,7 @@ def _told(error: ValidationError) -> str:
             problems.append(f"not valid JSON: {found['msg'].removeprefix('Invalid JSON: ')}")
         else:
             given = json.dumps(found["input"], ensure_ascii=False, default=str)
-            shown = given if len(given) <= 60 else given[:57] + "..."
+            shown = given if len(given) <= _SHOWN else given[: _SHOWN - 3] + "..."
             problems.append(f"{where or 'the file'}: {found['msg'][:1].lower()}{found['msg'][1:]} (it is {shown})")
     return _lines(problems)
 
@@ -215,7 +217,7 @@ def _job_problems(where: str, job: Job) -> Iterable[str]:
     if job.gpus_per_task < 0:
         yield f"{where}.gpus_per_task: job {job.id!r} has {job.gpus_per_task}; the least is 0"
     if job.min_tasks is not None and not 1 <= job.min_tasks <= max(1, job.tasks):
-        yield f"{where}.min_tasks: job {job.id!r} has min_tasks {job.min_tasks}; it must be from 1 to tasks ({job.tasks})"
+        yield f"{where}.min_tasks: job {job.id!r} has min_tasks {job.min_tasks}; from 1 to tasks ({job.tasks}) is right"
     if job.tasks_per_node is not None and job.tasks_per_node < 1:
         yield f"{where}.tasks_per_node: job {job.id!r} has {job.tasks_per_node}; the least is 1"
     for part in job.placement:

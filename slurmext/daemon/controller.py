@@ -92,7 +92,9 @@ class Daemon:
                     self._agents.start()
                     self._queries.start()
                     serving = True
-                    log.info("%s is the controller of %s (token %d)", self._holder, self._site.cluster, self._lease.token)
+                    log.info(
+                        "%s is the controller of %s (token %d)", self._holder, self._site.cluster, self._lease.token
+                    )
                 self._cycle(self._lease)
                 busy = self._last is not None and self._last.open_actions > 0
                 self._wake.wait(FOLLOW_S if busy else None)

@@ -115,7 +115,7 @@ class _Story:
         return table.exists() and "prod" in table.read_text()
 
     def _reference(self) -> str:
-        """The loss of the same training, alone and uninterrupted: a job without GPUs, which slurmext leaves to Slurm."""
+        """The loss of the same training, alone and uninterrupted: a job without GPUs, left to Slurm."""
         training = ["python3", str(self._script), *_training(every_s=600), "--dir", str(self._home / "reference")]
         job = self._sbatch(["--job-name=reference"], f"srun {' '.join(training)}")
         self._until("the reference run", 120, lambda: self._state(job) not in {"PENDING", "RUNNING", "COMPLETING"})
@@ -139,7 +139,8 @@ class _Story:
             ] = saves
             self._until("the job to start", 20, lambda: self._state([*jobs][-1]) == "RUNNING")
         self._say(
-            f"research: {_JOBS} training jobs of {_GPUS} GPUs (sbatch --queue=research --ckpt=auto): 16 GPUs of its own, 16 borrowed"
+            f"research: {_JOBS} training jobs of {_GPUS} GPUs "
+            "(sbatch --queue=research --ckpt=auto): 16 GPUs of its own, 16 borrowed"
         )
         self._until("the first checkpoints", 30, lambda: all(self._saved(job) for job, saves in jobs.items() if saves))
         self._show()

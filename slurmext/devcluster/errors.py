@@ -9,5 +9,5 @@ class DevclusterError(SlurmextError):
     """A devcluster could not be booted, reached or stopped; the message names the log to read."""
 
 
-class BadSpec(UsageError):  # noqa: N818  named as UsageError's siblings are
+class BadSpec(UsageError):
     """The asked-for cluster is not possible; the message names the value and what is."""

@@ -123,7 +123,7 @@ _NAMES = {
 }
 
 
-def _type(annotation: object) -> str:  # noqa: PLR0911  a table of cases
+def _type(annotation: object) -> str:
     if annotation in _NAMES:
         return _NAMES[annotation]  # pyright: ignore[reportArgumentType]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

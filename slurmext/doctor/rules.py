@@ -39,7 +39,7 @@ class Finding:
     file: str = ""
 
 
-def _conf(facts: Facts, code: str, severity: Severity, found: str, effect: str, line: str) -> Finding:  # noqa: PLR0917  read in this order everywhere
+def _conf(facts: Facts, code: str, severity: Severity, found: str, effect: str, line: str) -> Finding:
     return Finding(code=code, severity=severity, found=found, effect=effect, line=line, file=str(facts.slurm_conf))
 
 

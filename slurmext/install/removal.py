@@ -14,7 +14,16 @@ from slurmext.install import conf_edit, manifest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_RUN_FILES = ("heartbeat", "queues.tsv", "wake", "agent-*.sock", "agent-*.pid", "agent-*.notes/*", "agent-*.notes", "hooks.log*")
+_RUN_FILES = (
+    "heartbeat",
+    "queues.tsv",
+    "wake",
+    "agent-*.sock",
+    "agent-*.pid",
+    "agent-*.notes/*",
+    "agent-*.notes",
+    "hooks.log*",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,8 @@ class Annotation:
 class JobRecord:
     """One job or array task of Slurm. Times are Unix seconds; None = not known or not set.
 
-    `slurm_id` is what Slurm's commands take (`12`, `12_4`); `raw_id` is SLURM_JOB_ID inside the job; `reason` is Slurm's own pending reason; `batch` is False
+    `slurm_id` is what Slurm's commands take (`12`, `12_4`); `raw_id` is SLURM_JOB_ID inside the job;
+    `reason` is Slurm's own pending reason; `batch` is False
     for srun and salloc, which cannot be requeued; `het` marks a component of a heterogeneous job.
     """
 
@@ -71,7 +72,9 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterView:
-    """One batched read. `read_s` is when it was asked for (Unix seconds); `ended` are jobs Slurm still remembers; `rpcs` counts Slurm commands spent on it."""
+    """One batched read. `read_s` is when it was asked for (Unix seconds); `ended` are jobs Slurm still remembers;
+    `rpcs` counts Slurm commands spent on it.
+    """
 
     read_s: float
     nodes: tuple[Node, ...] = ()

@@ -56,7 +56,7 @@ class Applier:
 
     # what a plan asks for
 
-    def start(self, token: int, plan: Plan, observation: Observation, policy: Policy, messages: Mapping[str, str]) -> int:
+    def start(self, token: int, plan: Plan, observation: Observation, policy: Policy) -> int:
         """Write the intents of a plan and begin each. Returns how many actions were begun."""
         now = self._clock.now()
         open_actions = self._store.open_actions()
@@ -95,7 +95,10 @@ class Applier:
         going = {action.job for action in open_actions if action.kind is ActionKind.EVICT}
         sets = dict[str, list[Intent]]()
         leaving = [
-            *((e.job, e.beneficiary, e.reason, e.lost_gpu_s, f"makes room for job {e.beneficiary}") for e in plan.evict),
+            *(
+                (e.job, e.beneficiary, e.reason, e.lost_gpu_s, f"makes room for job {e.beneficiary}")
+                for e in plan.evict
+            ),
             *((m.job, m.beneficiary, m.reason, 0.0, f"moves so that job {m.beneficiary} fits") for m in plan.move),
         ]
         for job, beneficiary, reason, lost, message in leaving:
@@ -103,7 +106,9 @@ class Applier:
             if known.key not in going:
                 to_queue = observation.known[beneficiary].queue or ""
                 detail = _leave(known, beneficiary, to_queue, float(lost), float(policy.settings.grace_s))
-                intent = Intent(kind=ActionKind.EVICT, job=known.key, reason=reason.value, message=message, detail=detail)
+                intent = Intent(
+                    kind=ActionKind.EVICT, job=known.key, reason=reason.value, message=message, detail=detail
+                )
                 sets.setdefault(beneficiary, []).append(intent)
         left = policy.max_requeues_per_cycle
         if policy.max_requeues_per_hour is not None:
@@ -218,11 +223,20 @@ class Applier:
                 )
 
     def _follow_eviction(
-        self, token: int, action: ActionRecord, record: JobRecord | None, checkpoint: CheckpointRecord | None, now: float
+        self,
+        token: int,
+        action: ActionRecord,
+        record: JobRecord | None,
+        checkpoint: CheckpointRecord | None,
+        now: float,
     ) -> None:
         if action.state is ActionState.INTENT:
             # Begun by a daemon that died. A signal it may have sent costs the job one checkpoint; a requeue shows.
-            requeued = record is not None and record.start_s != action.detail.get("start_s") and record.state is not JobState.RUNNING
+            requeued = (
+                record is not None
+                and record.start_s != action.detail.get("start_s")
+                and record.state is not JobState.RUNNING
+            )
             if requeued and record is not None and not record.held:
                 self._hold_requeued(token, action)
             elif requeued:
@@ -234,7 +248,11 @@ class Applier:
             self._finish(token, action, "ended by itself", now)
         elif record.state is JobState.RUNNING and action.state is ActionState.SIGNALLED:
             signalled = _number(action, "signalled_s")
-            if checkpoint is not None and checkpoint.saved_s >= signalled - _SAVED_BEFORE_S and checkpoint.confirmed_s >= signalled:
+            if (
+                checkpoint is not None
+                and checkpoint.saved_s >= signalled - _SAVED_BEFORE_S
+                and checkpoint.confirmed_s >= signalled
+            ):
                 self._requeue(token, action, {"confirmed_s": checkpoint.confirmed_s, "step": checkpoint.step})
             elif now >= _number(action, "deadline_s"):
                 self._requeue(token, action)
@@ -311,7 +329,12 @@ class Applier:
             self._advance(token, action, done, message, detail)
 
     def _advance(
-        self, token: int, action: ActionRecord, state: ActionState, message: str = "", detail: Mapping[str, object] | None = None
+        self,
+        token: int,
+        action: ActionRecord,
+        state: ActionState,
+        message: str = "",
+        detail: Mapping[str, object] | None = None,
     ) -> None:
         log.info("action %d %s job %s: %s %s", action.id, action.kind, action.job.job_id, state, message)
         self._store.advance(token, action.id, state, self._clock.now(), message=message, detail=detail)

@@ -36,7 +36,9 @@ def slurm_runner(site: SiteConfig) -> SlurmRunner:
     return SlurmRunner(site.slurm.bin_dir, site.slurm.conf)
 
 
-def controller(site: SiteConfig, store: Store, *, on_policy: Callable[[SitePolicy], None] = lambda _policy: None) -> Controller:
+def controller(
+    site: SiteConfig, store: Store, *, on_policy: Callable[[SitePolicy], None] = lambda _policy: None
+) -> Controller:
     """The cycle over the site's real Slurm."""
     runner, clock = slurm_runner(site), SystemClock()
     reader = SlurmReader(runner, clock)

@@ -72,7 +72,7 @@ class Controller:
         said = messages(observation.snapshot, decided)
         began = 0
         if policy.version and not self._shadow:
-            began = self._applier.start(token, decided, observation, policy, said)
+            began = self._applier.start(token, decided, observation, policy)
         self._store.save_jobs(token, job_rows(observation, decided.reasons, said, view.read_s))
         self.last = observation, decided
         keys = frozenset(known.key for known in observation.known.values())

@@ -70,7 +70,9 @@ def checkpoint_signal(ckpt: str | None, grace_s: float) -> tuple[str, float] | N
 
 def observe(view: ClusterView, policy: Policy, memory: Memory, now_s: float) -> Observation:
     """The world as `plan()` shall see it."""
-    releases = {a.job: a for a in memory.open_actions if a.kind is ActionKind.RELEASE and a.state is ActionState.RELEASED}
+    releases = {
+        a.job: a for a in memory.open_actions if a.kind is ActionKind.RELEASE and a.state is ActionState.RELEASED
+    }
     evictions = {a.job: a for a in memory.open_actions if a.kind is ActionKind.EVICT}
     known = dict[str, Known]()
     jobs = list[Job]()
@@ -160,7 +162,9 @@ def _job(
         placement=placement,
         eligible_s=_eligible(record, wait, now_s) if state is JobState.PENDING else None,
         blocked=_blocked(record) if state is JobState.PENDING else None,
-        evicting_for=str(eviction.detail.get("beneficiary", "")) if eviction and state is not JobState.PENDING else None,
+        evicting_for=str(eviction.detail.get("beneficiary", ""))
+        if eviction and state is not JobState.PENDING
+        else None,
     )
 
 
@@ -215,7 +219,9 @@ def job_rows(
                 user=record.user,
                 account=record.account,
                 queue=known.queue or "",
-                state="released" if record.state is JobState.PENDING and job.state is JobState.RUNNING else record.state.value,
+                state="released"
+                if record.state is JobState.PENDING and job.state is JobState.RUNNING
+                else record.state.value,
                 gpus=job.gpus,
                 nodes=",".join(part.node for part in job.placement),
                 reason=reasons[job.id].value if job.id in reasons else "",

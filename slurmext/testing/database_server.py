@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 START_S = 60
 
 
-class ServerMissing(Exception):  # noqa: N818  a reason to skip
+class ServerMissing(Exception):
     """The server cannot be started here; the message says why."""
 
 

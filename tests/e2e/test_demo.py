@@ -18,7 +18,17 @@ import pytest
 def test_demo_holds_on_a_real_slurm(release: str) -> None:
     """`slurmext demo` ends with exit code 0: reclaim, checkpoint and resume are true by Slurm's own records."""
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "slurmext.cli.main", "demo", "--name", f"demo-test-{release}", "--release", release],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "slurmext.cli.main",
+            "demo",
+            "--name",
+            f"demo-test-{release}",
+            "--release",
+            release,
+        ],
         capture_output=True,
         text=True,
         check=False,

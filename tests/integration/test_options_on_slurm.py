@@ -31,7 +31,7 @@ USER = "nobody"
 class Site:
     """A devcluster without slurmext, into which `slurmext install` puts it; slurmextd is played by the test."""
 
-    def __init__(self, cluster, prefix: str = "") -> None:  # noqa: ANN001  Devcluster
+    def __init__(self, cluster, prefix: str = "") -> None:
         self.cluster = cluster
         self.run_dir = cluster.dir / "run" / "slurmext"
         self.site_config = cluster.dir / "etc" / "slurmext.yaml"
@@ -74,7 +74,7 @@ class Site:
         (self.run_dir / "queues.tsv").write_text(QUEUES)
         (self.run_dir / "heartbeat").write_text(str(int(time.time()) + 600 - 600))
 
-    def sbatch(self, *args: str, user: str | None = None, env: dict[str, str] | None = None, script: str = "sleep 300"):  # noqa: ANN201
+    def sbatch(self, *args: str, user: str | None = None, env: dict[str, str] | None = None, script: str = "sleep 300"):
         self.beat()
         arguments = ["sbatch", "--output=/dev/null", *args]
         text = script if script.startswith("#!") else f"#!/bin/sh\n{script}\n"
@@ -180,7 +180,7 @@ def test_ckpt_without_a_value_means_auto(site: Site) -> None:
     "option", [option for option in OPTIONS if option.argument is not Argument.NONE], ids=lambda o: o.name
 )
 @pytest.mark.parametrize("command", ["sbatch", "salloc", "srun"])
-def test_a_bad_value_is_refused_in_one_line(site: Site, command: str, option) -> None:  # noqa: ANN001
+def test_a_bad_value_is_refused_in_one_line(site: Site, command: str, option) -> None:
     """Before anything is submitted: value, rule, example."""
     bad = next(value for value in option.bad if value and "\n" not in value)
     program = "--wrap=true" if command == "sbatch" else "true"

@@ -334,7 +334,7 @@ CASES = [(option, value) for option in OPTIONS for value in (*option.good, *opti
 
 
 @pytest.mark.parametrize(("option", "value"), CASES, ids=lambda case: str(getattr(case, "name", case))[:20])
-def test_the_same_verdict_as_python(controller: Controller, option, value: str) -> None:  # noqa: ANN001
+def test_the_same_verdict_as_python(controller: Controller, option, value: str) -> None:
     """A bad value without the SPANK plugin is refused here, in one line with rule and example."""
     (controller.folder / "queues.tsv").unlink()
     outcome = controller.submit(options={option.env: value})

@@ -80,7 +80,7 @@ CASES = [(option, value) for option in OPTIONS for value in (*option.good, *opti
 
 
 @pytest.mark.parametrize(("option", "value"), CASES, ids=lambda case: str(getattr(case, "name", case))[:20])
-def test_the_plugin_and_python_agree(judge: Path, option, value: str) -> None:  # noqa: ANN001
+def test_the_plugin_and_python_agree(judge: Path, option, value: str) -> None:
     """The same verdict in C and in Python, and it is the one the table's row says."""
     expected = value in option.good
     assert is_valid(option, value) is expected
@@ -89,7 +89,7 @@ def test_the_plugin_and_python_agree(judge: Path, option, value: str) -> None:  
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
-def test_every_row_is_complete(option) -> None:  # noqa: ANN001
+def test_every_row_is_complete(option) -> None:
     """The example and the default follow the rule; names follow each other."""
     assert is_valid(option, option.example)
     assert not option.default or is_valid(option, option.default)

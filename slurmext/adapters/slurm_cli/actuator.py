@@ -27,14 +27,19 @@ class SlurmActuator:
             answer = self._runner.run("scontrol", ["release", ",".join(batch)])
             if answer.code == 0:
                 continue
-            named = {found["job"]: found["why"] for line in answer.stderr.splitlines() if (found := _REFUSED.match(line))}
-            refused |= named if named else dict.fromkeys(batch, answer.stderr.splitlines()[-1] if answer.stderr else "refused")
+            named = {
+                found["job"]: found["why"] for line in answer.stderr.splitlines() if (found := _REFUSED.match(line))
+            }
+            refused |= named or dict.fromkeys(batch, answer.stderr.splitlines()[-1] if answer.stderr else "refused")
         return refused
 
     def set_nodes(self, job_id: str, nodes: Sequence[str], *, count: int | None = None) -> None:
         """Require these nodes (empty: none) and, with `count`, give the job that many nodes."""
         resize = [] if count is None else [f"NumNodes={count}"]
-        self._runner.must("scontrol", ["update", f"JobId={job_id}", *resize, f"ReqNodeList={fields.host_list(nodes) if nodes else ''}"])
+        self._runner.must(
+            "scontrol",
+            ["update", f"JobId={job_id}", *resize, f"ReqNodeList={fields.host_list(nodes) if nodes else ''}"],
+        )
 
     def hold(self, job_id: str) -> None:
         """Hold as administrator."""

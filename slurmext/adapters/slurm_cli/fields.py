@@ -45,10 +45,53 @@ ENDED_STATES = frozenset(
         "TIMEOUT",
     }
 )
-_NOTHING = frozenset({"", "(null)", "N/A", "None", "Unknown", "NONE", "UNLIMITED", "Partition_Limit", "NOT_SET", "INVALID"})
-_DOWN = frozenset({"DOWN", "FAIL", "FUTURE", "POWERED_DOWN", "POWERING_DOWN", "POWER_DOWN", "NO_RESPOND", "NOT_RESPONDING", "INVAL", "INVALID_REG"})
-_DRAIN = frozenset({"DRAIN", "DRAINED", "DRAINING", "FAILING", "MAINT", "RESERVED", "REBOOT", "REBOOT_REQUESTED", "REBOOT_ISSUED", "PLANNED_DOWN", "BLOCKED"})
-_UP = frozenset({"IDLE", "ALLOCATED", "ALLOC", "MIXED", "COMPLETING", "PLANNED", "CLOUD", "DYNAMIC_NORM", "DYNAMIC_FUTURE", "PERFCTRS", "EXTERNAL"})
+_NOTHING = frozenset(
+    {"", "(null)", "N/A", "None", "Unknown", "NONE", "UNLIMITED", "Partition_Limit", "NOT_SET", "INVALID"}
+)
+_DOWN = frozenset(
+    {
+        "DOWN",
+        "FAIL",
+        "FUTURE",
+        "POWERED_DOWN",
+        "POWERING_DOWN",
+        "POWER_DOWN",
+        "NO_RESPOND",
+        "NOT_RESPONDING",
+        "INVAL",
+        "INVALID_REG",
+    }
+)
+_DRAIN = frozenset(
+    {
+        "DRAIN",
+        "DRAINED",
+        "DRAINING",
+        "FAILING",
+        "MAINT",
+        "RESERVED",
+        "REBOOT",
+        "REBOOT_REQUESTED",
+        "REBOOT_ISSUED",
+        "PLANNED_DOWN",
+        "BLOCKED",
+    }
+)
+_UP = frozenset(
+    {
+        "IDLE",
+        "ALLOCATED",
+        "ALLOC",
+        "MIXED",
+        "COMPLETING",
+        "PLANNED",
+        "CLOUD",
+        "DYNAMIC_NORM",
+        "DYNAMIC_FUTURE",
+        "PERFCTRS",
+        "EXTERNAL",
+    }
+)
 
 # `gres:gpu:h100:3` (22.05), `gres/gpu:h100:3` (24.11), `gpu:3(S:0)`, `gres/gpu:h100=3`
 _GPU = re.compile(r"^(?:gres[:/])?gpu(?::(?P<type>[A-Za-z_][\w.\-]*))?(?:[:=](?P<count>\d+))?(?:\(.*\))?$")

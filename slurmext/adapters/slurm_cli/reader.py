@@ -109,7 +109,14 @@ class SlurmReader:
 
     def _jobs(self, *only: str) -> Iterator[JobRecord]:
         mark = f"!{secrets.token_hex(8)}!"
-        spec = ",".join([f"{_FIELDS[0]}:0{mark}", *(f"{name}:0|" for name in _FIELDS[1:-2]), f"{_FIELDS[-2]}:0{mark}", f"{_FIELDS[-1]}:0"])
+        spec = ",".join(
+            [
+                f"{_FIELDS[0]}:0{mark}",
+                *(f"{name}:0|" for name in _FIELDS[1:-2]),
+                f"{_FIELDS[-2]}:0{mark}",
+                f"{_FIELDS[-1]}:0",
+            ]
+        )
         answer = self._runner.run("squeue", ["--noheader", "--array", "--all", "--states=all", *only, "-O", spec])
         # Asked for one job that it has purged, squeue fails; of several it leaves that one out.
         if answer.code != 0 and not (only and "Invalid job id" in answer.stderr):
@@ -212,5 +219,3 @@ def _even(nodes: list[str], total: int) -> Placement:
 
 def _number(text: str) -> int | None:
     return int(text) if text.isdigit() else None
-
-

@@ -69,7 +69,9 @@ class SlurmRunner:
         except subprocess.TimeoutExpired as late:
             raise SlurmUnavailable(f"{command} did not answer within {self._timeout_s:g} s; is slurmctld up?") from late
         except OSError as missing:
-            raise SlurmUnavailable(f"cannot run {path}: {missing.strerror}; set slurm.bin_dir in slurmext.yaml") from missing
+            raise SlurmUnavailable(
+                f"cannot run {path}: {missing.strerror}; set slurm.bin_dir in slurmext.yaml"
+            ) from missing
         answer = Answer(
             stdout=done.stdout.decode(errors="replace"),
             stderr=done.stderr.decode(errors="replace").strip(),

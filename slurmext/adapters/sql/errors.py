@@ -9,5 +9,5 @@ class SchemaMismatch(StoreUnavailable):
     """The database's tables are not those this slurmext knows: migrate the database, or upgrade slurmext."""
 
 
-class DatabaseRefused(UsageError):  # noqa: N818  named as SlurmRefused
+class DatabaseRefused(UsageError):
     """The database URL names a place where state must not be kept."""

@@ -80,5 +80,5 @@ class LeaseStore:
         return Lease(**row._mapping) if row is not None and row.holder else None  # noqa: SLF001  public by contract
 
 
-class _LostInsert(Exception):  # noqa: N818  a signal, not an error
+class _LostInsert(Exception):
     """Another process inserted the lease's first row."""

@@ -5,7 +5,7 @@ Times are Unix seconds. Every table but `models` carries the cluster, so that on
 
 from __future__ import annotations
 
-from collections.abc import Mapping  # noqa: TC003  SQLAlchemy reads the annotations
+from collections.abc import Mapping
 
 from sqlalchemy import BigInteger, ForeignKey, Index, Integer, MetaData, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column

@@ -73,5 +73,5 @@ class PolicyStore:
         }
 
 
-class _VersionTaken(Exception):  # noqa: N818  a signal, not an error
+class _VersionTaken(Exception):
     """Another process inserted the same version."""

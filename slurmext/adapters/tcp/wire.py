@@ -2,7 +2,7 @@
 
     server: {"slurmext": 1, "nonce": "<hex>"}
     agent:  {"node": "n1", "nonce": "<hex>", "credential": "MUNGE:…"}     over b"slurmext-agent/1 n1 <server's> <own>"
-    server: {"ok": true, "credential": "MUNGE:…"}                         over b"slurmext-controller/1 n1 <server's> <agent's>"
+    server: {"ok": true, "credential": "MUNGE:…"}                  over b"slurmext-controller/1 n1 <server's> <agent's>"
     agent:  {"seq": 1, "boot": "<uuid>", "node": "n1", "event": "…", "at_s": 1.0, …}
     server: {"ack": 1}
 
@@ -32,6 +32,9 @@ class WireError(SlurmextError):
     """The other end said something that does not belong here; the connection is closed and tried again."""
 
 
+_BOOT = 64
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentEvent:
     """Something that happened on a node. (node, boot, seq) is unique; the same event may arrive more than once.
@@ -56,7 +59,8 @@ def parse_event(line: Mapping[str, Any], node: str) -> AgentEvent:
     seq, boot, event, at_s = (rest.pop(key, None) for key in ("seq", "boot", "event", "at_s"))
     claimed, job_id, uid = rest.pop("node", None), rest.pop("job_id", None), rest.pop("uid", None)
     good = (
-        _count(seq) and isinstance(boot, str) and len(boot) <= 64 and isinstance(event, str) and EVENT.fullmatch(event)
+        _count(seq) and isinstance(boot, str) and len(boot) <= _BOOT
+        and isinstance(event, str) and EVENT.fullmatch(event)
         and isinstance(at_s, int | float) and claimed == node and (job_id is None or _count(job_id))
         and (uid is None or _count(uid))
     )  # fmt: skip

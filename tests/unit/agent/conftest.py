@@ -61,7 +61,14 @@ def hook(op: str, job_id: int, *, uid: int, node: str = "n1", **env: str) -> dic
 
 def confirmation(job_id: int, **changes: object) -> dict[str, Any]:
     """A job's confirmation of step 300."""
-    return {"op": "ckpt_confirm", "job_id": job_id, "step": 300, "path": "/s/c", "size_bytes": 9, "saved_at_s": 1.7e9} | changes
+    return {
+        "op": "ckpt_confirm",
+        "job_id": job_id,
+        "step": 300,
+        "path": "/s/c",
+        "size_bytes": 9,
+        "saved_at_s": 1.7e9,
+    } | changes
 
 
 @pytest.fixture

@@ -37,7 +37,9 @@ def test_a_job_is_known_from_prolog_to_epilog(new_agent, site):
     """The prolog makes a job known and the epilog forgets it; both become events for the controller."""
     agent = new_agent()
     path = site.run_dir / "agent-n1.root.sock"
-    assert ask(path, hook("prolog", 7, uid=NOBODY, SPANK_SLURMEXT_QUEUE="prod/chat", SLURM_JOB_GPUS="0,1")) == {"ok": True}
+    assert ask(path, hook("prolog", 7, uid=NOBODY, SPANK_SLURMEXT_QUEUE="prod/chat", SLURM_JOB_GPUS="0,1")) == {
+        "ok": True
+    }
     job = agent.node.jobs.get(7)
     assert job and (job.uid, job.queue, job.gpus) == (NOBODY, "prod/chat", "0,1")
     assert ask(path, hook("epilog", 7, uid=NOBODY)) == {"ok": True}
@@ -196,6 +198,7 @@ def test_jobs_that_ended_unseen_are_forgotten_at_start(new_agent):
 
 def test_jobs_are_found_by_their_slurmstepd(tmp_path):
     """Job and user of a process come from the root-owned slurmstepd above it; a user's look-alike is not believed."""
+
     def process(pid: int, parent: int, title: bytes, uid: int) -> None:
         place = tmp_path / str(pid)
         place.mkdir()

@@ -56,7 +56,9 @@ def connect(spool):
     forwarders = []
 
     def start(port: int, munge=None, uids=(0,)):
-        forwarder = Forwarder(spool, node="n1", address=f"127.0.0.1:{port}", munge=munge or KeyedMunge(), controller_uids=uids)
+        forwarder = Forwarder(
+            spool, node="n1", address=f"127.0.0.1:{port}", munge=munge or KeyedMunge(), controller_uids=uids
+        )
         forwarder.start()
         forwarders.append(forwarder)
         return forwarder

@@ -44,7 +44,12 @@ def outside_slurm(monkeypatch):
 
 
 def new_state(value: float = 0.0) -> dict:
-    return {"w": np.full((64, 32), value, np.float32), "opt": {"m": np.full(7, value)}, "rng": np.random.default_rng(3), "epoch": value}
+    return {
+        "w": np.full((64, 32), value, np.float32),
+        "opt": {"m": np.full(7, value)},
+        "rng": np.random.default_rng(3),
+        "epoch": value,
+    }
 
 
 def save_steps(folder: Path, *steps: int, keep: int = 2) -> None:
@@ -162,21 +167,33 @@ def corrupt(saved: Path, how: str) -> None:
     data, manifest = saved / "rank-00000.bin", saved / "manifest.json"
     content = manifest.read_bytes()
     match how:
-        case "bit flip in data": flip(data, 3000)
-        case "bit flip in padding": flip(data, data.stat().st_size - 1)
-        case "truncated data": os.truncate(data, 100)
-        case "longer data": data.write_bytes(data.read_bytes() + b"x")
-        case "empty data": data.write_bytes(b"")
-        case "data gone": data.unlink()
-        case "bit flip in manifest": flip(manifest, len(content) // 2)
-        case "bit flip in manifest head": flip(manifest, 2)
-        case "truncated manifest": manifest.write_bytes(content[:-20])
-        case "empty manifest": manifest.write_bytes(b"")
-        case "manifest gone": manifest.unlink()
+        case "bit flip in data":
+            flip(data, 3000)
+        case "bit flip in padding":
+            flip(data, data.stat().st_size - 1)
+        case "truncated data":
+            os.truncate(data, 100)
+        case "longer data":
+            data.write_bytes(data.read_bytes() + b"x")
+        case "empty data":
+            data.write_bytes(b"")
+        case "data gone":
+            data.unlink()
+        case "bit flip in manifest":
+            flip(manifest, len(content) // 2)
+        case "bit flip in manifest head":
+            flip(manifest, 2)
+        case "truncated manifest":
+            manifest.write_bytes(content[:-20])
+        case "empty manifest":
+            manifest.write_bytes(b"")
+        case "manifest gone":
+            manifest.unlink()
         case "manifest a directory":
             manifest.unlink()
             manifest.mkdir()
-        case "manifest of zeros": manifest.write_bytes(b"\0" * len(content))
+        case "manifest of zeros":
+            manifest.write_bytes(b"\0" * len(content))
         case "manifest that means nothing":
             body = b'{"step": 20, "serial": 2, "files": [], "state": 5}'
             manifest.write_bytes(f"{directory.FORMAT} {digest.BEST} {digest.digest(body)}\n".encode() + body)
@@ -186,7 +203,6 @@ def corrupt(saved: Path, how: str) -> None:
         case "data a pipe":
             data.unlink()
             os.mkfifo(data)
-    # fmt: skip
 
 
 DAMAGE = ["bit flip in data", "bit flip in padding", "truncated data", "longer data", "empty data", "data gone", "bit flip in manifest",
@@ -238,7 +254,13 @@ def test_leftovers_and_strange_names(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "save-00000009-step-90").write_text("a file")
     assert restored(tmp_path) == (10, 10.0)
-    assert sorted(os.listdir(tmp_path)) == [".lock", "notes.txt", "save-00000001-step-10", "save-00000009-step-90", "save-x-step-9"]
+    assert sorted(os.listdir(tmp_path)) == [
+        ".lock",
+        "notes.txt",
+        "save-00000001-step-10",
+        "save-00000009-step-90",
+        "save-x-step-9",
+    ]
 
 
 WRITER = """
@@ -296,7 +318,10 @@ def test_disk_full(tmp_path):
     try:
         save_steps(place, 10)
         big = {"w": np.zeros(100_000)}
-        with Checkpointer(big, place, signals=False) as ckpt, pytest.raises(CheckpointError, match=r"small: no space left; .*--ckpt-dir"):
+        with (
+            Checkpointer(big, place, signals=False) as ckpt,
+            pytest.raises(CheckpointError, match=r"small: no space left; .*--ckpt-dir"),
+        ):
             ckpt.save(20)
         assert sorted(os.listdir(place)) == [".lock", "save-00000001-step-10"]
         assert restored(place) == (10, 10.0)
@@ -376,7 +401,10 @@ def test_another_model_s_checkpoint(tmp_path, state, words):
 @pytest.mark.parametrize("value", [object(), {1, 2}, np.array([object()]), {(1, 2): 3}, lambda: 1])
 def test_what_cannot_be_saved_is_named(tmp_path, value):
     """A value without an exact form is refused with its name, and nothing is written."""
-    with Checkpointer({"a": [1, {"b": value}]}, tmp_path) as ckpt, pytest.raises(CheckpointError, match=r"state\['a'\]\[1\]\['b'\]"):
+    with (
+        Checkpointer({"a": [1, {"b": value}]}, tmp_path) as ckpt,
+        pytest.raises(CheckpointError, match=r"state\['a'\]\[1\]\['b'\]"),
+    ):
         ckpt.save(1)
     assert os.listdir(tmp_path) == [".lock"]
 
@@ -397,7 +425,10 @@ def test_due_on_the_signal_until_saved(tmp_path, monkeypatch):
 
 def test_due_after_a_while(tmp_path):
     """Without a signal a save is due after `every_s`; None leaves it to signals."""
-    with Checkpointer({}, tmp_path / "a", every_s=0.05) as ckpt, Checkpointer({}, tmp_path / "b", every_s=None) as never:
+    with (
+        Checkpointer({}, tmp_path / "a", every_s=0.05) as ckpt,
+        Checkpointer({}, tmp_path / "b", every_s=None) as never,
+    ):
         assert not ckpt.due(1)
         time.sleep(0.06)
         assert ckpt.due(2) and not never.due(2)
@@ -453,7 +484,9 @@ def serve(path: Path, reply: bytes | None, requests: list[dict]) -> socket.socke
     return listener
 
 
-@pytest.mark.parametrize("reply", [b'{"ok": true}\n', b'{"ok": false, "error": "not yours"}\n', b"\xff\n", b"[]\n", b"", None])
+@pytest.mark.parametrize(
+    "reply", [b'{"ok": true}\n', b'{"ok": false, "error": "not yours"}\n', b"\xff\n", b"[]\n", b"", None]
+)
 def test_a_save_is_confirmed_and_never_fails_for_it(tmp_path, monkeypatch, capsys, reply):
     """After a save on the signal the agent is told; one that refuses, dies or hangs costs one line and two seconds."""
     requests: list[dict] = []
@@ -493,7 +526,9 @@ def test_the_folder_works_alone(tmp_path):
     (tmp_path / "slurmext" / "__init__.py").touch()
     (tmp_path / "slurmext" / "checkpoint").symlink_to(ROOT / "slurmext" / "checkpoint")
     code = "from slurmext.checkpoint import Checkpointer; import sys; c=Checkpointer({'a': 1}, sys.argv[1]); c.save(1); assert 'numpy' not in sys.modules"
-    done = subprocess.run([sys.executable, "-S", "-c", code, str(tmp_path / "c")], env={"PYTHONPATH": str(tmp_path)}, check=False)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code, str(tmp_path / "c")], env={"PYTHONPATH": str(tmp_path)}, check=False
+    )
     assert done.returncode == 0
 
 
@@ -505,7 +540,9 @@ def train(folder: Path, *options: str) -> subprocess.Popen:
 def test_an_interrupted_training_run_ends_the_same(tmp_path):
     """The example, signalled and killed twice, ends with the same loss, to the last bit, as one left alone."""
     wanted = train(tmp_path / "a").communicate(timeout=60)[0].splitlines()[-1]
-    assert wanted.startswith("final loss 0.") or wanted.startswith("final loss 1.") or wanted.startswith("final loss 2.")
+    assert (
+        wanted.startswith("final loss 0.") or wanted.startswith("final loss 1.") or wanted.startswith("final loss 2.")
+    )
     resumed = 0
     for _ in range(2):
         program = train(tmp_path / "b", "--step-time=0.05")

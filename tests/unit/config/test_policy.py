@@ -277,7 +277,7 @@ def test_a_queue_can_be_added_under_one_that_is_there() -> None:
         ("a", {"max": "{"}, False, "not valid YAML"),
     ],
 )
-def test_a_wrong_change_is_refused(path: str, changes: dict[str, str], create: bool, message: str) -> None:  # noqa: FBT001
+def test_a_wrong_change_is_refused(path: str, changes: dict[str, str], create: bool, message: str) -> None:
     """Unknown queue, unknown key, a policy that would not add up."""
     with pytest.raises((UsageError, ConfigError)) as caught:
         set_queue(EDITED, path, parse_changes(changes), create=create)

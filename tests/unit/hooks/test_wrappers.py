@@ -36,7 +36,12 @@ class Hooks:
         self.run_dir.mkdir(exist_ok=True)
         self.paths: dict[str, Path] = {}
         for key, relative in SOURCES.items():
-            values = {"PYTHON": python, "RUN_DIR": str(self.run_dir), "DEADLINE_S": f"{deadline_s:g}", "PACKAGE_DIR": str(PACKAGE)}
+            values = {
+                "PYTHON": python,
+                "RUN_DIR": str(self.run_dir),
+                "DEADLINE_S": f"{deadline_s:g}",
+                "PACKAGE_DIR": str(PACKAGE),
+            }
             path = folder / relative.name
             path.write_text(wrapper_text(PACKAGE.parent / relative, values))
             path.chmod(0o755)
@@ -45,7 +50,9 @@ class Hooks:
     def run(self, key: str, **environment: str) -> tuple[int, str, float]:
         """Exit status, output and seconds; with no PATH, as slurmd runs a prolog."""
         started = time.monotonic()
-        done = subprocess.run([self.paths[key]], env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            [self.paths[key]], env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=30, check=False
+        )
         assert done.stderr == ""
         return done.returncode, done.stdout, time.monotonic() - started
 
@@ -282,10 +289,19 @@ def test_the_client_stands_alone(tmp_path):
 
 
 def test_a_blocked_alarm_is_unblocked(folder, agent):
-    """slurmd may hand down a mask that blocks SIGALRM (not every sh clears it); the deadline holds all the same."""
+    """Slurmd may hand down a mask that blocks SIGALRM (not every sh clears it); the deadline holds all the same."""
     hooks = Hooks(folder)
     agent(dribble)
-    arguments = [PYTHON, "-I", "-S", client.__file__, "prolog", str(hooks.run_dir / "agent-n1.root.sock"), "1", str(folder / "log")]
+    arguments = [
+        PYTHON,
+        "-I",
+        "-S",
+        client.__file__,
+        "prolog",
+        str(hooks.run_dir / "agent-n1.root.sock"),
+        "1",
+        str(folder / "log"),
+    ]
     code = f"import os, signal; signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGALRM}}); os.execv({PYTHON!r}, {arguments!r})"
     started = time.monotonic()
     assert subprocess.run([PYTHON, "-c", code], env=ENVIRONMENT, check=False, timeout=30).returncode == 0
