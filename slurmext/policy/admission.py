@@ -225,7 +225,7 @@ class Admission:
 
     def grow(self) -> None:
         """Give elastic jobs that start now what nobody else could use."""
-        grown: dict[str, list[NodePart]] = {}
+        grown: dict[str, Release] = {}
         for leaf, job, parts, mask in self._growing:
             if self.supply.now.capacity(job.gpus_per_task, mask, job.tasks_per_node, 1) == 0:
                 continue
@@ -235,23 +235,14 @@ class Admission:
             gpu_type = next(iter(by_type)) if self.tree.typed else None
             allowed, _ = self.tasks_allowed(self.ledger.held, leaf, job, gpu_type)
             more, _ = self._idle_place(leaf, job, allowed, mask, ())
-            if more is None or sum(gpus for _, gpus in more) <= sum(gpus for _, gpus in parts):
-                more = parts
-            self.supply.take_now(more)
-            self.ledger.start(leaf, job.user, self.nodes.by_type(more))
-            grown[job.id] = more
-        for position, release in enumerate(self.release):
-            if release.job in grown:
-                parts = grown[release.job]
-                leaf = self.tree.leaf_of[self.pending[release.job].queue]
-                node, by_type = self.own_queue(leaf), self.nodes.by_type(parts)
-                self.ledger.stop(leaf, self.pending[release.job].user, by_type)
-                own = self.ledger.held.within_guarantee(node, by_type)
-                self.ledger.start(leaf, self.pending[release.job].user, by_type)
-                usage = release.queue_usage if own else QueueUsage.BORROWED
-                self.release[position] = Release(
-                    job=release.job, placement=self.placement(parts), queue_usage=usage
-                )
+            if more is not None and sum(gpus for _, gpus in more) > sum(gpus for _, gpus in parts):
+                own = self.ledger.held.within_guarantee(self.own_queue(leaf), self.nodes.by_type(more))
+                usage = QueueUsage.GUARANTEED if own else QueueUsage.BORROWED
+                grown[job.id] = Release(job=job.id, placement=self.placement(more), queue_usage=usage)
+                parts = more  # noqa: PLW2901
+            self.supply.take_now(parts)
+            self.ledger.start(leaf, job.user, self.nodes.by_type(parts))
+        self.release = [grown.get(release.job, release) for release in self.release]
 
     def promised(self, job: Job) -> bool:
         """Credit what is already being evicted for the job; True when there is any."""
@@ -276,12 +267,11 @@ class Admission:
                 parts = asked or place(free, tasks, size, mask, job.tasks_per_node)
                 if parts is None:
                     continue
-                take = self.supply.take_soon if free is self.supply.soon else self.supply.take_near
-                idle = take(parts)
+                near = free is self.supply.near
+                idle = self.supply.take_near(parts) if near else self.supply.take_soon(parts)
                 self.ledger.start(leaf, job.user, self.nodes.by_type(parts))
-                # Only what is idle needs keeping from others; what is still held is nobody's to take. An eviction
-                # under way keeps its whole fence, so that nobody gets in while its victims exit one by one.
-                self._keep(job, parts if evicting else idle)
+                # What a running job holds until its near end cannot be fenced; only what is idle needs keeping then.
+                self._keep(job, idle if near else parts)
                 self.reasons[job.id] = Reason.RECLAIMING if evicting else Reason.WAITING_NEAR_END
                 return True
         return False
@@ -511,7 +501,7 @@ class Admission:
     def write_promises(self) -> None:
         """Put evictions and their fences into the plan."""
         for promise in self._promises:
-            self._keep(promise.job, promise.parts if promise.victims else promise.idle)
+            self._keep(promise.job, promise.parts)
             if not promise.victims:
                 self.reasons[promise.job.id] = Reason.WAITING_NEAR_END
             for job_id, taking in sorted(promise.victims.items()):

@@ -117,7 +117,9 @@ class _Case:
                 by_type = {"": job.gpus}
             ledger.held.add(leaf, job.user, by_type)
             if job.state is JobState.RUNNING and job.evicting_for is None:
-                ledger.solid.add(leaf, job.user, by_type)
+                known = self.table.known
+                sure = [part for part in self.table.parts(job.placement) if known >> part[0] & 1]
+                ledger.solid.add(leaf, job.user, self.table.by_type(sure))
         placements = {release.job: release.placement for release in self.plan.release}
         if promised:
             placements |= {
@@ -293,6 +295,12 @@ def _takers_have_a_claim(case: _Case) -> Iterator[str]:
         if not outside:
             continue
         ledger = case.ledger(promised=True)
+        # Borrowers that start beside it, and jobs that wait for what is left over, came after it.
+        later = {r.job: r.placement for r in case.plan.release if r.queue_usage is QueueUsage.BORROWED}
+        later |= {f.beneficiary: f.placement for f in case.plan.fence if f.beneficiary not in case.victims}
+        for other, placement in later.items():
+            parts = case.by_type((part.node, part.gpus) for part in placement)
+            ledger.held.add(case.tree.leaf_of[case.jobs[other].queue], case.jobs[other].user, parts, sign=-1)
         for evict in case.plan.evict:
             victim = case.jobs[evict.job]
             ledger.held.add(
@@ -465,6 +473,13 @@ def _guaranteed_demand_is_served(case: _Case) -> Iterator[str]:
         for part in fence.placement:
             idle[part.node] = max(0, idle.get(part.node, 0) - part.gpus)
     gone = {evict.job for evict in case.plan.evict}
+    gave = {
+        level
+        for evict in case.plan.evict
+        for taker, giver in [(case.tree.leaf_of[evict.to_queue], case.tree.leaf_of[evict.from_queue])]
+        if taker != giver
+        for level in case.tree.below(giver, case.tree.common_ancestor(taker, giver))
+    }
     stuck = {Reason.NO_FREE_GPUS, Reason.FRAGMENTED, Reason.BEHIND_IN_QUEUE, Reason.NO_NODE_FITS}
     for job in case.snapshot.jobs:
         if job.state is not JobState.PENDING or case.plan.reasons.get(job.id) not in stuck or case.tree.typed:
@@ -484,7 +499,8 @@ def _guaranteed_demand_is_served(case: _Case) -> Iterator[str]:
             if case.tree.below(leaf, ancestor)[-1] not in claims:
                 continue
             lost = case.by_type((part.node, part.gpus) for part in victim.placement)
-            if not all(solid.can_give(case.tree.nodes[i], lost) for i in case.tree.below(other, ancestor)):
+            levels = {*case.tree.below(other, ancestor), *(gave & set(case.tree.nodes[other].lineage))}
+            if not all(solid.can_give(case.tree.nodes[index], lost) for index in levels):
                 continue
             free = dict(idle)
             for part in victim.placement:

@@ -35,9 +35,8 @@ def plan(snapshot: Snapshot) -> Plan:
     """
     barred: set[str] = set()
     for _ in range(PROMISE_ROUNDS):
-        may_disrupt = _all_but(frozenset(barred))
-        made = _round(snapshot, may_disrupt)
-        broken = _broken_promises(snapshot, made, may_disrupt)
+        made = _round(snapshot, _all_but(frozenset(barred)))
+        broken = _broken_promises(snapshot, made)
         if not broken:
             return made
         barred |= broken
@@ -48,11 +47,11 @@ def _all_but(barred: frozenset[str]) -> Callable[[str], bool]:
     return lambda job_id: job_id not in barred
 
 
-def _broken_promises(snapshot: Snapshot, made: Plan, may_disrupt: Callable[[str], bool]) -> set[str]:
+def _broken_promises(snapshot: Snapshot, made: Plan) -> set[str]:
     """Beneficiaries that would not start although their victims are gone."""
     if not made.evict and not made.move:
         return set()
-    after = _round(aftermath(snapshot, made), may_disrupt)
+    after = _round(aftermath(snapshot, made), _all_but(frozenset()))
     started = {release.job for release in after.release}
     named = {evict.beneficiary for evict in made.evict} | {move.beneficiary for move in made.move}
     return named - started
@@ -100,7 +99,8 @@ def aftermath(snapshot: Snapshot, made: Plan) -> Snapshot:
 
 def shrunk(job: Job, tasks: int, wanted: Iterable[Mapping[str, int]]) -> Placement:
     """What an elastic job keeps after losing `tasks` tasks: it first leaves what beneficiaries wait for (`wanted`,
-    GPUs per node), then the last nodes it was given, because the first one runs its batch script."""
+    GPUs per node), then the last nodes it was given, because the first one runs its batch script.
+    """
     needed: dict[str, int] = {}
     for nodes in wanted:
         for node, gpus in nodes.items():
