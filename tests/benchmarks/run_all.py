@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -22,7 +22,7 @@ def main() -> int:
         "Made by `make bench`. Compare ratios, which are measured side by side in one run, rather than seconds.",
         "",
         (
-            f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}, {os.cpu_count()} cores, {platform.machine()},"
+            f"{dt.datetime.now(tz=dt.UTC):%Y-%m-%d}, {os.cpu_count()} cores, {platform.machine()},"
             f" Linux {platform.release()}, Python {platform.python_version()}."
         ),
     ]
