@@ -246,6 +246,8 @@ class Applier:
             return
         if record is None:
             self._finish(token, action, "ended by itself", now)
+        elif record.state is JobState.RUNNING and record.start_s != action.detail.get("start_s"):
+            self._finish(token, action, "requeued, and started again", now)
         elif record.state is JobState.RUNNING and action.state is ActionState.SIGNALLED:
             signalled = _number(action, "signalled_s")
             if (

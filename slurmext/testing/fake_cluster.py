@@ -1,0 +1,167 @@
+"""A small Slurm in memory: ClusterReader, Actuator and Clock over jobs that are held, released, signalled, requeued."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+
+from slurmext.errors import SlurmRefused, SlurmUnavailable
+from slurmext.model.cluster import Annotation, ClusterView, JobRecord
+from slurmext.model.job import JobState, NodeGpus
+from slurmext.model.node import Node
+
+_HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING})
+
+
+class FakeCluster:
+    """Jobs are placed first fit when `tick` runs Slurm's scheduler. `log` has every act; `down` makes Slurm mute;
+    `stuck` jobs are never started, `refuse` names jobs whose release Slurm refuses; `interrupt` is called in the middle
+    of a requeue, between Slurm's two commands.
+    """
+
+    def __init__(self, nodes: int = 4, gpus: int = 8) -> None:
+        self.nodes = tuple(Node(name=f"n{i}", gpus=gpus, gpu_type="h100") for i in range(1, nodes + 1))
+        self.records: dict[str, JobRecord] = {}
+        self.now_s = 1000.0
+        self.log: list[tuple[str, str]] = []
+        self.down = False
+        self.stuck: set[str] = set()
+        self.refuse: set[str] = set()
+        self.interrupt: Callable[[str], None] = lambda _where: None
+        self._next = 1
+
+    # Clock
+
+    def now(self) -> float:
+        """The fake's time."""
+        return self.now_s
+
+    # what users do
+
+    def submit(self, queue: str | None, gpus: int = 8, tasks: int = 1, *, managed: bool = True, **more: object) -> str:
+        """Submit a job; a managed one is held as job_submit does. `more` overrides fields of record or annotation."""
+        job_id = str(self._next)
+        self._next += 1
+        given = dict(more)
+        noted = {
+            key: given.pop(key) for key in ("ckpt", "preemptible", "held", "user_hold", "gang_min") if key in given
+        }
+        annotation = Annotation(queue=queue, **noted) if managed else None  # type: ignore[arg-type]
+        held = annotation is not None and annotation.held
+        record = JobRecord(
+            slurm_id=job_id, raw_id=job_id, user="alice", partition="main", state=JobState.PENDING,
+            slurm_state="PENDING", priority=0 if held else 100, gpus_per_task=gpus, tasks=tasks,
+            tasks_per_node=1 if tasks > 1 else None, submit_s=int(self.now_s), annotation=annotation,
+        )  # fmt: skip
+        self.records[job_id] = replace(record, **given)  # type: ignore[arg-type]
+        return job_id
+
+    def end(self, job_id: str, state: str = "COMPLETED") -> None:
+        """The job ends."""
+        record = self.records[job_id]
+        self.records[job_id] = replace(record, slurm_state=state, end_s=int(self.now_s), placement=())
+
+    def tick(self, seconds: float = 1.0) -> None:
+        """Time passes: completing jobs are gone from their nodes, released ones start where they fit."""
+        self.now_s += seconds
+        for job_id, record in list(self.records.items()):
+            if record.state is JobState.COMPLETING:
+                self.records[job_id] = replace(record, state=JobState.PENDING, slurm_state="PENDING", placement=())
+        for job_id, record in sorted(self.records.items(), key=lambda item: int(item[0])):
+            ready = record.state is JobState.PENDING and record.slurm_state == "PENDING" and record.priority
+            if ready and job_id not in self.stuck and not record.dependency and (record.eligible_s or 0) <= self.now_s:
+                self._start(job_id)
+
+    def _start(self, job_id: str) -> None:
+        record = self.records[job_id]
+        free = {node.name: node.gpus for node in self.nodes}
+        for other in self.records.values():
+            if other.state in _HOLDING and other.slurm_state not in {"COMPLETED", "CANCELLED"}:
+                for part in other.placement:
+                    free[part.node] -= part.gpus
+        wanted = record.required_nodes.split(",") if record.required_nodes else list(free)
+        taken = dict.fromkeys(wanted, 0)
+        for _ in range(record.tasks):
+            node = next((name for name in wanted if free[name] >= record.gpus_per_task), None)
+            if node is None:
+                return
+            free[node] -= record.gpus_per_task
+            taken[node] += record.gpus_per_task
+        placement = tuple(NodeGpus(node=node, gpus=gpus) for node, gpus in taken.items() if gpus)
+        self.records[job_id] = replace(
+            record, state=JobState.RUNNING, slurm_state="RUNNING", start_s=int(self.now_s), placement=placement
+        )
+
+    # ClusterReader
+
+    def read(self) -> ClusterView:
+        """Everything."""
+        self._require_up()
+        ended = [record for record in self.records.values() if record.slurm_state in {"COMPLETED", "CANCELLED"}]
+        active = [record for record in self.records.values() if record not in ended]
+        return ClusterView(read_s=self.now_s, nodes=self.nodes, jobs=tuple(active), ended=tuple(ended), rpcs=2)
+
+    def find(self, job_ids: Collection[str]) -> Mapping[str, JobRecord]:
+        """These jobs."""
+        self._require_up()
+        return {job_id: self.records[job_id] for job_id in job_ids if job_id in self.records}
+
+    # Actuator
+
+    def release(self, job_ids: Sequence[str]) -> Mapping[str, str]:
+        """Give each its priority back."""
+        self._require_up()
+        refused = {job_id: "Access denied" for job_id in job_ids if job_id in self.refuse}
+        for job_id in job_ids:
+            if job_id not in refused:
+                self._act("release", job_id, priority=100)
+        return refused
+
+    def set_nodes(self, job_id: str, nodes: Sequence[str], *, count: int | None = None) -> None:
+        """Require nodes; `count` shrinks the job."""
+        self._require_up()
+        size = {} if count is None else {"tasks": count}
+        self._act("set_nodes", job_id, required_nodes=",".join(nodes), **size)
+
+    def hold(self, job_id: str) -> None:
+        """Priority zero."""
+        self._require_up()
+        self._act("hold", job_id, priority=0)
+
+    def signal(self, job_id: str, signal: str) -> None:
+        """Only noted: what the job does is the test's business."""
+        self._require_up()
+        if self.records[job_id].state is not JobState.RUNNING:
+            raise SlurmRefused(f"scancel {job_id}: job is not running")
+        self.log.append((f"signal {signal}", job_id))
+
+    def requeue(self, job_id: str) -> None:
+        """Completing, then pending; Slurm gives it a new submit time and its priority back, then we hold it."""
+        self._require_up()
+        record = self.records[job_id]
+        if record.state is not JobState.RUNNING:
+            raise SlurmRefused(f"scontrol requeue {job_id}: job is not running")
+        self._act(
+            "requeue", job_id, state=JobState.COMPLETING, slurm_state="COMPLETING", priority=100,
+            restarts=record.restarts + 1, submit_s=int(self.now_s), start_s=None, eligible_s=int(self.now_s) + 6,
+        )  # fmt: skip
+        self.interrupt("between requeue and hold")
+        self.hold_requeued(job_id)
+
+    def hold_requeued(self, job_id: str) -> None:
+        """Held, and without nodes it was asked to run on."""
+        self._require_up()
+        self._act("hold_requeued", job_id, priority=0, required_nodes="", eligible_s=int(self.now_s))
+
+    def cancel(self, job_id: str) -> None:
+        """Ends it."""
+        self._require_up()
+        self.end(job_id, "CANCELLED")
+
+    def _act(self, what: str, job_id: str, **changes: object) -> None:
+        self.log.append((what, job_id))
+        self.records[job_id] = replace(self.records[job_id], **changes)  # type: ignore[arg-type]
+
+    def _require_up(self) -> None:
+        if self.down:
+            raise SlurmUnavailable("Unable to contact slurm controller")
