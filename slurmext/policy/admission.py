@@ -17,7 +17,7 @@ from slurmext.policy.ledger import GpusByType, Ledger, Usage
 from slurmext.policy.placement import flavors, place
 from slurmext.policy.supply import FreeIndex, NodePart, NodeTable, Supply
 from slurmext.policy.tree import HIDDEN_LEAF, QueueNode, QueueTree, queue_tree
-from slurmext.policy.victims import candidate, ends_within, lost_seconds
+from slurmext.policy.victims import Taking, candidate, ends_within, lost_seconds
 
 HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING, JobState.SUSPENDED, JobState.UNKNOWN})
 """States in which a job's placement is not free."""
@@ -104,6 +104,7 @@ class Admission:
         if unlisted:
             by_type[""] = unlisted
         self.ledger.held.add(leaf, job.user, by_type)
+        self.ledger.expected.add(leaf, job.user, by_type)
         if job.state is JobState.COMPLETING or job.evicting_for is not None:
             return
         self.ledger.lasting.add(leaf, job.user, by_type)
@@ -362,7 +363,7 @@ class Admission:
         """(queue, GPUs) its own members must give before the queue may reclaim the rest from outside."""
         total = sum(gpus.values())
         return tuple(
-            (index, total - min(self.ledger.held.guarantee_room(self.tree.nodes[index], t) for t in gpus))
+            (index, total - min(self.ledger.expected.guarantee_room(self.tree.nodes[index], t) for t in gpus))
             for index in self.tree.nodes[leaf].lineage
             if index not in claims
         )
@@ -396,13 +397,13 @@ class Admission:
                 for index in self.tree.nodes[leaf].lineage
                 if index not in claims and any(index not in t.victim.lineage for t in victims.values())
             ]
-            held, lasting = self.ledger.held, self.ledger.lasting
-            with_out = _Without(victims, held, lasting)
+            expected, lasting = self.ledger.expected, self.ledger.lasting
+            without = _Without(victims, expected, lasting)
             try:
-                covered = all(held.within_guarantee(self.tree.nodes[index], gpus) for index in outside)
+                covered = all(expected.within_guarantee(self.tree.nodes[index], gpus) for index in outside)
                 return covered and self.ledger.over_limit(lasting, leaf, job.user, gpus) is None
             finally:
-                with_out.undo()
+                without.undo()
 
         def at_once(victims: Victims) -> bool:
             del victims
@@ -466,37 +467,55 @@ class Admission:
 
         Whoever was asked first may have told a small job to go before somebody else needed a whole gang to leave.
         """
-        dropped = False
         if all(later <= now for later, now in zip(self.supply.soon.free, self.supply.now.free, strict=True)):
             return False
-        for promise in self._promises:
-            dropped |= self._let_off(promise)
-        if dropped:
+        dropped = [self._let_off(promise) for promise in self._promises if promise.victims]
+        if any(dropped):
             self._unfit.clear()
-        return dropped
+            self._hopeless.clear()
+        return any(dropped)
 
     def _let_off(self, promise: _Promise) -> bool:
-        need, soon, before = promise.need, self.supply.soon, len(promise.victims)
+        need, soon, before = promise.need, self.supply.soon, promise.victims
         self.supply.break_promise(promise.parts, promise.idle)
         self.ledger.stop(promise.leaf, promise.job.user, self.nodes.by_type(promise.parts))
-        for job_id, taking in sorted(promise.victims.items(), key=lambda item: (item[1].cost, item[0]), reverse=True):
+        ordered = sorted(promise.victims.items(), key=lambda item: (item[1].cost, item[0]), reverse=True)
+        for job_id, taking in ordered:
             smaller = {other: kept for other, kept in promise.victims.items() if other != job_id}
-            clear = all(
-                soon.free[index] >= gpus for index, gpus in taking.parts if self.nodes.usable >> index & 1
-            )  # somebody else may have been promised a share of what this victim leaves
-            if not clear:
-                continue
-            self.hunt.let_off(taking)
-            inside = all(freed_inside(smaller, queue) >= gpus for queue, gpus in need.inside)
-            fits = soon.capacity(need.size, need.mask, need.per_node, need.tasks) >= need.tasks
-            if inside and fits and promise.accept(smaller):
+            if self._does_without(promise, taking, None, smaller):
                 promise.victims = smaller
-            else:
-                self.hunt.take_back(taking)
+                continue
+            while not taking.whole and taking.tasks > 1:
+                fewer = self.hunt.one_task_less(taking)
+                if not self._does_without(promise, taking, fewer, {**smaller, job_id: fewer}):
+                    break
+                promise.victims = {**smaller, job_id: fewer}
+                taking = fewer  # noqa: PLW2901
         promise.parts = place(soon, need.tasks, need.size, need.mask, need.per_node) or promise.parts
         promise.idle = self.supply.take_soon(promise.parts)
         self.ledger.start(promise.leaf, promise.job.user, self.nodes.by_type(promise.parts))
-        return len(promise.victims) < before
+        return promise.victims is not before
+
+    def _does_without(self, promise: _Promise, taking: Taking, instead: Taking | None, smaller: Victims) -> bool:
+        """Let `taking` off (or take `instead`); undone and False when the beneficiary would not fit then."""
+        need, soon = promise.need, self.supply.soon
+        back = dict(taking.parts)
+        for index, gpus in () if instead is None else instead.parts:
+            back[index] = back.get(index, 0) - gpus
+        # Somebody else may have been promised a share of what this victim leaves.
+        if any(soon.free[index] < gpus for index, gpus in back.items() if self.nodes.usable >> index & 1):
+            return False
+        self.hunt.let_off(taking)
+        if instead is not None:
+            self.hunt.take_back(instead)
+        inside = all(freed_inside(smaller, queue) >= gpus for queue, gpus in need.inside)
+        fits = soon.capacity(need.size, need.mask, need.per_node, need.tasks) >= need.tasks
+        if inside and fits and promise.accept(smaller):
+            return True
+        if instead is not None:
+            self.hunt.let_off(instead)
+        self.hunt.take_back(taking)
+        return False
 
     def write_promises(self) -> None:
         """Put evictions and their fences into the plan."""

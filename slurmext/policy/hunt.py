@@ -139,6 +139,13 @@ class Hunt:
         self.ledger.stay(taking.victim.leaf, taking.victim.job.user, taking.by_type)
         self.changed(index for index, _ in taking.victim.parts)
 
+    def one_task_less(self, taking: Taking) -> Taking:
+        """The same share of a shrinking job without one task, on the first node it would have left."""
+        size = taking.victim.task_gpus
+        on_node = {index: gpus // size for index, gpus in taking.parts}
+        first = min(index for index, tasks in on_node.items() if tasks)
+        return take_tasks(taking.victim, {**on_node, first: on_node[first] - 1}, self.nodes)
+
     def find(self, need: Need, givers: Givers, accept: Callable[[Victims], bool]) -> Victims | None:
         """The victims to take, or None when no allowed set makes room. Nothing is changed by searching.
 

@@ -116,6 +116,7 @@ class _Case:
             if not job.placement and job.state is not JobState.UNKNOWN:
                 by_type = {"": job.gpus}
             ledger.held.add(leaf, job.user, by_type)
+            ledger.expected.add(leaf, job.user, by_type)
             if job.state is JobState.RUNNING and job.evicting_for is None:
                 known = self.table.known
                 sure = [part for part in self.table.parts(job.placement) if known >> part[0] & 1]
@@ -129,7 +130,7 @@ class _Case:
             job = self.jobs[job_id]
             leaf = self.tree.leaf_of.get(job.queue)
             if leaf is not None:
-                ledger.held.add(leaf, job.user, self.by_type((part.node, part.gpus) for part in placement))
+                ledger.start(leaf, job.user, self.by_type((part.node, part.gpus) for part in placement))
         for leaf in set(self.tree.leaf_of.values()):
             ledger.recount(leaf)
         return ledger
@@ -467,7 +468,7 @@ def _guaranteed_demand_is_served(case: _Case) -> Iterator[str]:
     solid = ledger.solid
     for evict in case.plan.evict:
         victim = case.jobs[evict.job]
-        solid.add(case.tree.leaf_of[victim.queue], victim.user, case.by_type(case.freed([evict]).items()), sign=-1)
+        ledger.leave(case.tree.leaf_of[victim.queue], victim.user, case.by_type(case.freed([evict]).items()))
     idle = case.idle()
     for fence in case.plan.fence:
         for part in fence.placement:

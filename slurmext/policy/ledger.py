@@ -1,17 +1,18 @@
 """Who uses how much, at every level of the tree, and what may be added or taken.
 
-Three counts are kept because a GPU in transition must be counted against whoever it would help:
+Four counts are kept because a GPU in transition must be counted against whoever it would help:
 
 * `held`: every GPU a job has now, completing, suspended and unknown jobs included. Limits and guarantees are tested
   against it before anything starts.
-* `lasting`: `held` without what is already on its way out. A job that only has to wait is tested against it.
+* `expected`: `held` without the victims of this plan. Whether a queue may reclaim is tested against it.
+* `lasting`: that without what else is on its way out. A job that only has to wait is tested against it.
 * `solid`: running jobs that are known and stay. A queue gives only what it has above its guarantee in this count, so
   an uncertain or a leaving job never makes room for one eviction too many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from slurmext.model.plan import Reason
 from slurmext.policy.tree import ROOT, QueueNode, QueueTree
@@ -149,38 +150,38 @@ class Kept:
 
 
 class Ledger:
-    """The three usages and the limits tested against them."""
+    """The four usages and the limits tested against them."""
 
-    __slots__ = ("_type_kept", "held", "kept", "lasting", "solid", "tree")
+    __slots__ = ("_type_kept", "expected", "held", "kept", "lasting", "solid", "tree")
 
     def __init__(self, tree: QueueTree) -> None:
         self.tree = tree
-        self.held, self.lasting, self.solid = Usage(tree), Usage(tree), Usage(tree)
+        self.held, self.expected, self.lasting, self.solid = Usage(tree), Usage(tree), Usage(tree), Usage(tree)
         self.kept = Kept(tree)
         types = sorted({gpu_type for node in tree.nodes for gpu_type in node.type_kept})
         self._type_kept = {gpu_type: Kept(tree, gpu_type) for gpu_type in types}
 
     def start(self, leaf: int, user: str, gpus: GpusByType) -> None:
         """A job starts, or is promised its GPUs."""
-        self.held.add(leaf, user, gpus)
-        self.lasting.add(leaf, user, gpus)
+        for usage in (self.held, self.expected, self.lasting):
+            usage.add(leaf, user, gpus)
         self.recount(leaf)
 
     def leave(self, leaf: int, user: str, gpus: GpusByType) -> None:
         """A running job is told to go: its GPUs are still held, but neither lasting nor there to be given."""
-        self.lasting.add(leaf, user, gpus, sign=-1)
-        self.solid.add(leaf, user, gpus, sign=-1)
+        for usage in (self.expected, self.lasting, self.solid):
+            usage.add(leaf, user, gpus, sign=-1)
 
     def stop(self, leaf: int, user: str, gpus: GpusByType) -> None:
         """Undo `start`."""
-        self.held.add(leaf, user, gpus, sign=-1)
-        self.lasting.add(leaf, user, gpus, sign=-1)
+        for usage in (self.held, self.expected, self.lasting):
+            usage.add(leaf, user, gpus, sign=-1)
         self.recount(leaf)
 
     def stay(self, leaf: int, user: str, gpus: GpusByType) -> None:
         """Undo `leave`."""
-        self.lasting.add(leaf, user, gpus)
-        self.solid.add(leaf, user, gpus)
+        for usage in (self.expected, self.lasting, self.solid):
+            usage.add(leaf, user, gpus)
 
     def recount(self, leaf: int) -> None:
         """Bring what is kept idle up to date after usage changed."""
@@ -253,14 +254,10 @@ class Ledger:
                 return False
         return True
 
-    def claims(self, leaf: int, gpus: GpusByType, net: Iterable[int] = ()) -> tuple[int, ...]:
+    def claims(self, leaf: int, gpus: GpusByType) -> tuple[int, ...]:
         """The levels of the leaf's lineage at which `gpus` more are within the guarantee.
 
-        At such a level the demand may be reclaimed from that queue's siblings. `net` lists levels to take as within.
+        At such a level the demand may be reclaimed from that queue's siblings.
         """
-        extra = set(net)
-        return tuple(
-            index
-            for index in self.tree.nodes[leaf].lineage
-            if index in extra or self.held.within_guarantee(self.tree.nodes[index], gpus)
-        )
+        nodes = self.tree.nodes
+        return tuple(i for i in nodes[leaf].lineage if self.expected.within_guarantee(nodes[i], gpus))

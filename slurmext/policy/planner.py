@@ -127,8 +127,12 @@ def _round(snapshot: Snapshot, may_disrupt: Callable[[str], bool]) -> Plan:
     )
     for standing, rank in ranks:
         waiting = _ask_all(state, waiting, standing, rank)
-    if state.drop_spare_victims():
-        _fill_up(state, ranks)
+    for _ in range(PROMISE_ROUNDS):
+        if not state.drop_spare_victims():
+            break
+        _ask_again(state, ranks)
+    else:
+        state.drop_spare_victims()
     state.grow()
     state.write_promises()
     for job_id, job in state.pending.items():
@@ -195,22 +199,14 @@ def _ask_all(state: Admission, waiting: dict[int, list[Job]], standing: Standing
     return weaker
 
 
-def _fill_up(state: Admission, ranks: tuple[tuple[Standing, RankOf], ...]) -> None:
-    """Start who fits now that victims were let off and what was kept idle with them is free again."""
+def _ask_again(state: Admission, ranks: tuple[tuple[Standing, RankOf], ...]) -> None:
+    """Ask who has nothing yet, now that victims were let off: their queues may give again, kept GPUs are idle."""
     settled = {release.job for release in state.release} | state.waits_for_gpus()
     waiting = {
         leaf: [job for job in jobs if job.id not in settled] for leaf, jobs in _eligible(state, tell=False).items()
     }
     for standing, rank in ranks:
-        weaker: dict[int, list[Job]] = {}
-        tournament = Tournament(state.tree, waiting, rank)
-        while (found := tournament.next()) is not None:
-            leaf, job = found
-            if standing is not Standing.BORROW and state.standing(leaf, job) > standing:
-                weaker.setdefault(leaf, []).append(job)
-            elif state.start(leaf, job, standing) is None:
-                tournament.moved(leaf)
-        waiting = weaker
+        waiting = _ask_all(state, waiting, standing, rank)
 
 
 def _ask(state: Admission, leaf: int, job: Job, standing: Standing, wanted: Placement = ()) -> bool:
