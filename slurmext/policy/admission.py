@@ -15,7 +15,7 @@ from slurmext.model.snapshot import Fence, Snapshot
 from slurmext.policy.hunt import Givers, Hunt, Need, Victims, freed_inside
 from slurmext.policy.ledger import GpusByType, Ledger, Usage
 from slurmext.policy.placement import flavors, place
-from slurmext.policy.supply import FreeIndex, NodePart, NodeTable, Supply
+from slurmext.policy.supply import FreeIndex, NodePart, NodeTable, Supply, mask_of
 from slurmext.policy.tree import HIDDEN_LEAF, QueueNode, QueueTree, queue_tree
 from slurmext.policy.victims import Taking, candidate, ends_within, lost_seconds
 
@@ -449,7 +449,7 @@ class Admission:
             self._hopeless[key] = self._evictions
             return False
         self.hunt.take(victims, givers)
-        parts = place(self.supply.soon, need.tasks, need.size, need.mask, need.per_node)
+        parts = self._promised_place(need, victims)
         assert parts is not None, "victims were checked to make room"  # noqa: S101
         idle = self.supply.take_soon(parts)
         self.ledger.start(leaf, job.user, self.nodes.by_type(parts))
@@ -461,6 +461,13 @@ class Admission:
         self._evictions += len(victims)
         self.reasons[job.id] = Reason.RECLAIMING if reason is Reason.RECLAIM_GUARANTEE else Reason.PREEMPTING
         return True
+
+    def _promised_place(self, need: Need, victims: Victims) -> list[NodePart] | None:
+        """Where the beneficiary goes: where its own victims leave, so that others' promises stay independent."""
+        own = mask_of({index for taking in victims.values() for index, _ in taking.parts}) & need.mask
+        return place(self.supply.soon, need.tasks, need.size, own, need.per_node) or place(
+            self.supply.soon, need.tasks, need.size, need.mask, need.per_node
+        )
 
     def drop_spare_victims(self) -> bool:
         """Let off victims whose beneficiary fits into what later victims leave over. True when there were any.
@@ -491,7 +498,7 @@ class Admission:
                     break
                 promise.victims = {**smaller, job_id: fewer}
                 taking = fewer  # noqa: PLW2901
-        promise.parts = place(soon, need.tasks, need.size, need.mask, need.per_node) or promise.parts
+        promise.parts = self._promised_place(need, promise.victims) or promise.parts
         promise.idle = self.supply.take_soon(promise.parts)
         self.ledger.start(promise.leaf, promise.job.user, self.nodes.by_type(promise.parts))
         return promise.victims is not before

@@ -463,24 +463,14 @@ def _work_conserving(case: _Case) -> Iterator[str]:
 
 
 def _guaranteed_demand_is_served(case: _Case) -> Iterator[str]:
-    """No job within its own guarantee keeps waiting where one single borrower's leaving would let it start."""
+    """Where nobody is told to go, no job within its own guarantee waits that one borrower's leaving would start."""
+    if case.plan.evict or case.plan.move:
+        return  # one thing at a time: the next plan sees what these leave behind
     ledger = case.ledger(promised=True)
-    solid = ledger.solid
-    for evict in case.plan.evict:
-        victim = case.jobs[evict.job]
-        ledger.leave(case.tree.leaf_of[victim.queue], victim.user, case.by_type(case.freed([evict]).items()))
-    idle = case.idle()
+    solid, idle = ledger.solid, case.idle()
     for fence in case.plan.fence:
         for part in fence.placement:
             idle[part.node] = max(0, idle.get(part.node, 0) - part.gpus)
-    gone = {evict.job for evict in case.plan.evict}
-    gave = {
-        level
-        for evict in case.plan.evict
-        for taker, giver in [(case.tree.leaf_of[evict.to_queue], case.tree.leaf_of[evict.from_queue])]
-        if taker != giver
-        for level in case.tree.below(giver, case.tree.common_ancestor(taker, giver))
-    }
     stuck = {Reason.NO_FREE_GPUS, Reason.FRAGMENTED, Reason.BEHIND_IN_QUEUE, Reason.NO_NODE_FITS}
     for job in case.snapshot.jobs:
         if job.state is not JobState.PENDING or case.plan.reasons.get(job.id) not in stuck or case.tree.typed:
@@ -494,14 +484,13 @@ def _guaranteed_demand_is_served(case: _Case) -> Iterator[str]:
             continue
         for victim in case.snapshot.jobs:
             other = case.tree.leaf_of.get(victim.queue, ROOT)
-            if victim.id in gone or other in {ROOT, leaf} or any(_spared_jobs_untouched(_only(case, victim))):
+            if other in {ROOT, leaf} or any(_spared_jobs_untouched(_only(case, victim))):
                 continue
             ancestor = case.tree.common_ancestor(leaf, other)
             if case.tree.below(leaf, ancestor)[-1] not in claims:
                 continue
             lost = case.by_type((part.node, part.gpus) for part in victim.placement)
-            levels = {*case.tree.below(other, ancestor), *(gave & set(case.tree.nodes[other].lineage))}
-            if not all(solid.can_give(case.tree.nodes[index], lost) for index in levels):
+            if not all(solid.can_give(case.tree.nodes[i], lost) for i in case.tree.below(other, ancestor)):
                 continue
             free = dict(idle)
             for part in victim.placement:
