@@ -89,7 +89,7 @@ class Agent:
         self._notes.start()
         self.forwarder.start()
         # From now on hooks leave notes instead of asking.
-        replace_file(self._pid_file, f"{os.getpid()}\n".encode())
+        replace_file(self._pid_file, f"{os.getpid()} {_start_ticks()}\n".encode())
 
     def stop(self) -> None:
         """Stop; events that were not acknowledged stay in the spool."""
@@ -108,6 +108,11 @@ class Agent:
     def _hello(self) -> dict[str, object]:
         jobs = [job.job_id for job in self.node.jobs.all()]
         return {"version": __version__, "jobs": jobs[:4000], "started_s": self.node.started_s}
+
+
+def _start_ticks() -> str:
+    """When this process started, as /proc shows it: with the pid it names one process for ever (proc(5), stat)."""
+    return Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
 
 
 def _slurm_uids(user: str) -> set[int]:

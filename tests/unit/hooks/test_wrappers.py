@@ -28,6 +28,10 @@ ENVIRONMENT = {"SLURM_JOB_ID": "12", "SLURM_JOB_UID": "1000", "SLURMD_NODENAME":
 OK = b'{"ok": true}\n'
 
 
+def start_ticks(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+
+
 class Hooks:
     """The three wrappers, filled in as `slurmext install` does, in a directory of their own."""
 
@@ -60,10 +64,10 @@ class Hooks:
     def notes(self) -> Path:
         return self.run_dir / "agent-n1.notes"
 
-    def alive(self, pid: object) -> None:
+    def alive(self, pid: object, ticks: str = "") -> None:
         """What an agent of this pid leaves while it runs."""
         self.notes.mkdir(exist_ok=True)
-        (self.run_dir / "agent-n1.pid").write_text(f"{pid}\n")
+        (self.run_dir / "agent-n1.pid").write_text(f"{pid} {ticks or start_ticks(os.getpid())}\n")
 
     @property
     def log(self) -> list[str]:
@@ -169,14 +173,21 @@ def test_a_living_agent_gets_a_note(folder, key):
 
 
 @pytest.mark.parametrize("key", HOOKS)
-@pytest.mark.parametrize("why", ["dead", "garbage", "no folder", "folder full"])
+@pytest.mark.parametrize("why", ["dead", "zombie", "another process", "garbage", "no folder", "folder full"])
 def test_when_no_note_can_be_left_the_agent_is_asked(folder, agent, key, why):
     """A dead agent's pid file, one that makes no sense, or a folder that cannot be written: the socket decides."""
     hooks = Hooks(folder)
     requests = agent(lambda c: c.sendall(OK))
-    gone = subprocess.Popen(["/bin/true"])
+    gone, zombie = subprocess.Popen(["/bin/true"]), subprocess.Popen(["/bin/true"])
     gone.wait()
-    hooks.alive({"dead": gone.pid, "garbage": "x; exit 1"}.get(why, os.getpid()))
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    match why:
+        case "dead": hooks.alive(gone.pid)
+        case "zombie": hooks.alive(zombie.pid, start_ticks(zombie.pid))
+        case "another process": hooks.alive(os.getppid())
+        case "garbage": hooks.alive("x; exit 1")
+        case _: hooks.alive(os.getpid())
+    # fmt: skip
     if why == "no folder":
         hooks.notes.rmdir()
     if why == "folder full":
@@ -184,6 +195,7 @@ def test_when_no_note_can_be_left_the_agent_is_asked(folder, agent, key, why):
     assert hooks.run(key)[:2] == (0, "")
     assert json.loads(requests[0])["op"] == key.lower()
     assert hooks.log == []
+    zombie.wait()
 
 
 @pytest.mark.parametrize("key", HOOKS)
