@@ -2,8 +2,9 @@
 
 Two real Slurm clusters of four nodes side by side, one with slurmext and one without, take turns in running the same
 jobs while the other one's daemons stand still. Then each hook is timed against an empty one, as slurmd runs them. The
-last line is JSON: throughput_ratio (jobs per second with slurmext ÷ without, median of the rounds), prolog_ms_p50,
-epilog_ms_p50, task_prolog_ms_p50, empty_hook_ms_p50.
+last line is JSON: throughput_ratio (jobs per second with slurmext ÷ without, median of the rounds, of the jobs that
+slurmext manages), throughput_ratio_cpu (of jobs it leaves alone; both cores are busy then, with four nodes and the
+controller on one small machine), prolog_ms_p50, epilog_ms_p50, task_prolog_ms_p50, empty_hook_ms_p50.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ def main() -> int:
     """Boot, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer jobs and rounds, in under a minute")
-    parser.add_argument("--jobs", type=int, help="jobs in a round [300; quick 60]")
+    parser.add_argument("--jobs", type=int, help="jobs in a round [300; quick 40]")
     parser.add_argument("--rounds", type=int, help="rounds of each cluster and workload [5; quick 2]")
     parser.add_argument("--job-s", type=float, default=1.0, help="seconds each job sleeps [1]")
     options = parser.parse_args()
-    jobs = options.jobs or (60 if options.quick else 300)
+    jobs = options.jobs or (40 if options.quick else 300)
     rounds = options.rounds or (2 if options.quick else 5)
     name = f"bench-{os.getpid()}"
     with (
@@ -72,7 +73,9 @@ def measure_rates(
         rate: dict[str, float] = {}
         for runs, rests in (pair[0], pair[1]) if number % 2 == 0 else (pair[1], pair[0]):
             with standing_still(rests):
-                rate["with" if runs is ours else "without"] = jobs_per_second(runs, flags, jobs // 3 if number == 0 else jobs, job_s)
+                rate["with" if runs is ours else "without"] = jobs_per_second(
+                    runs, flags, jobs // 3 if number == 0 else jobs, job_s
+                )
         print(f"  round {number or 'warm-up'}: without {rate['without']:6.2f}   with {rate['with']:6.2f}", flush=True)
         if number:
             rates.append((rate["without"], rate["with"]))
@@ -122,7 +125,12 @@ def measure_hooks(cluster: Devcluster, times: int) -> dict[str, float]:
         for number in range(times):
             for name, program in programs.items():
                 started = time.perf_counter()
-                subprocess.run([program], env=environment | {"SLURM_JOB_ID": str(900_000 + number)}, check=True, stdout=subprocess.DEVNULL)
+                subprocess.run(
+                    [program],
+                    env=environment | {"SLURM_JOB_ID": str(900_000 + number)},
+                    check=True,
+                    stdout=subprocess.DEVNULL,
+                )
                 taken[name].append((time.perf_counter() - started) * 1000)
     names = {"empty_hook": "empty_hook", "Prolog": "prolog", "Epilog": "epilog", "TaskProlog": "task_prolog"}
     print(f"\nhooks, {times} times each (ms)          p50     p95")

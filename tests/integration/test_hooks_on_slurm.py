@@ -87,7 +87,7 @@ def test_an_agent_back_from_the_dead_knows_its_jobs(cluster):
 
 
 def test_another_user_s_job(cluster):
-    """bob can neither confirm a checkpoint of alice's job nor see it at the agent."""
+    """Bob can neither confirm a checkpoint of alice's job nor see it at the agent."""
     job_id = submit(cluster, "sleep 60", "--gres=gpu:1", "--nodelist=n1")
     until(lambda: jobs_on(cluster, "n1") == [job_id])
     code = """if True:

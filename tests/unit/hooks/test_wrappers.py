@@ -182,12 +182,16 @@ def test_when_no_note_can_be_left_the_agent_is_asked(folder, agent, key, why):
     gone.wait()
     os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
     match why:
-        case "dead": hooks.alive(gone.pid)
-        case "zombie": hooks.alive(zombie.pid, start_ticks(zombie.pid))
-        case "another process": hooks.alive(os.getppid())
-        case "garbage": hooks.alive("x; exit 1")
-        case _: hooks.alive(os.getpid())
-    # fmt: skip
+        case "dead":
+            hooks.alive(gone.pid)
+        case "zombie":
+            hooks.alive(zombie.pid, start_ticks(zombie.pid))
+        case "another process":
+            hooks.alive(os.getppid())
+        case "garbage":
+            hooks.alive("x; exit 1")
+        case _:
+            hooks.alive(os.getpid())
     if why == "no folder":
         hooks.notes.rmdir()
     if why == "folder full":
