@@ -6,7 +6,7 @@ Each step either settles the job (it starts, or GPUs are promised to it) or leav
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from slurmext.model.job import Job, JobState, NodeGpus, Placement
@@ -26,11 +26,13 @@ HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING, JobState.SUSPENDED, 
 class Standing(IntEnum):
     """What a pending job may ask for, strongest first."""
 
-    OWN = 0
-    """Within the guarantee of its own queue."""
-    CLAIM = 1
-    """Beyond that, but within the guarantee of a queue above."""
-    BORROW = 2
+    FULL = 0
+    """Within the guarantee of its own queue and of every queue above: it may reclaim from anybody."""
+    OWN = 1
+    """Within the guarantee of its own queue, while a queue above is over its own: its siblings must give."""
+    CLAIM = 2
+    """Beyond its own queue's guarantee, but within that of a queue above."""
+    BORROW = 3
     """Beyond every guarantee: it takes what is idle."""
 
 
@@ -128,13 +130,15 @@ class Admission:
         least = job.least_tasks * job.gpus_per_task
         lower = self.hunt.lower_priority(leaf, job.priority)
         own = self.own_queue(leaf)
-        best = Standing.BORROW
+        best, nodes, lasting = Standing.BORROW, self.tree.nodes, self.ledger.lasting
         for _, gpu_type in self.flavors(job):
-            if self.ledger.lasting.guarantee_room(own, gpu_type) + lower >= least and own.index == leaf:
-                return Standing.OWN
-            for index in self.tree.nodes[leaf].lineage:
-                if self.ledger.lasting.guarantee_room(self.tree.nodes[index], gpu_type) >= least:
-                    best = Standing.CLAIM
+            above = [lasting.guarantee_room(nodes[i], gpu_type) >= least for i in nodes[leaf].lineage[1:]]
+            if own.index == leaf and lasting.guarantee_room(own, gpu_type) + lower >= least:
+                if all(above):
+                    return Standing.FULL
+                best = min(best, Standing.OWN)
+            elif any(above):
+                best = min(best, Standing.CLAIM)
         return best
 
     def tasks_allowed(self, usage: Usage, leaf: int, job: Job, gpu_type: str | None) -> tuple[int, Reason]:
@@ -272,7 +276,12 @@ class Admission:
                 idle = self.supply.take_near(parts) if near else self.supply.take_soon(parts)
                 self.ledger.start(leaf, job.user, self.nodes.by_type(parts))
                 # What a running job holds until its near end cannot be fenced; only what is idle needs keeping then.
-                self._keep(job, idle if near else parts)
+                if near:
+                    self._keep(job, idle)
+                else:
+                    self._promises.append(
+                        _Promise(leaf=leaf, job=job, need=self._need(job, mask, ()), parts=parts, idle=idle)
+                    )
                 self.reasons[job.id] = Reason.RECLAIMING if evicting else Reason.WAITING_NEAR_END
                 return True
         return False
@@ -449,7 +458,7 @@ class Admission:
             self._hopeless[key] = self._evictions
             return False
         self.hunt.take(victims, givers)
-        parts = self._promised_place(need, victims)
+        parts = self._promised_place(self.supply.soon, need, victims)
         assert parts is not None, "victims were checked to make room"  # noqa: S101
         idle = self.supply.take_soon(parts)
         self.ledger.start(leaf, job.user, self.nodes.by_type(parts))
@@ -462,11 +471,11 @@ class Admission:
         self.reasons[job.id] = Reason.RECLAIMING if reason is Reason.RECLAIM_GUARANTEE else Reason.PREEMPTING
         return True
 
-    def _promised_place(self, need: Need, victims: Victims) -> list[NodePart] | None:
+    def _promised_place(self, free: FreeIndex, need: Need, victims: Victims) -> list[NodePart] | None:
         """Where the beneficiary goes: where its own victims leave, so that others' promises stay independent."""
         own = mask_of({index for taking in victims.values() for index, _ in taking.parts}) & need.mask
-        return place(self.supply.soon, need.tasks, need.size, own, need.per_node) or place(
-            self.supply.soon, need.tasks, need.size, need.mask, need.per_node
+        return place(free, need.tasks, need.size, own, need.per_node) or place(
+            free, need.tasks, need.size, need.mask, need.per_node
         )
 
     def drop_spare_victims(self) -> bool:
@@ -483,52 +492,65 @@ class Admission:
         return any(dropped)
 
     def _let_off(self, promise: _Promise) -> bool:
-        need, soon, before = promise.need, self.supply.soon, promise.victims
-        self.supply.break_promise(promise.parts, promise.idle)
-        self.ledger.stop(promise.leaf, promise.job.user, self.nodes.by_type(promise.parts))
-        ordered = sorted(promise.victims.items(), key=lambda item: (item[1].cost, item[0]), reverse=True)
-        for job_id, taking in ordered:
+        before = promise.victims
+        for job_id, taking in sorted(before.items(), key=lambda item: (item[1].cost, item[0]), reverse=True):
             smaller = {other: kept for other, kept in promise.victims.items() if other != job_id}
             if self._does_without(promise, taking, None, smaller):
-                promise.victims = smaller
                 continue
             while not taking.whole and taking.tasks > 1:
                 fewer = self.hunt.one_task_less(taking)
                 if not self._does_without(promise, taking, fewer, {**smaller, job_id: fewer}):
                     break
-                promise.victims = {**smaller, job_id: fewer}
                 taking = fewer  # noqa: PLW2901
-        promise.parts = self._promised_place(need, promise.victims) or promise.parts
-        promise.idle = self.supply.take_soon(promise.parts)
-        self.ledger.start(promise.leaf, promise.job.user, self.nodes.by_type(promise.parts))
         return promise.victims is not before
 
     def _does_without(self, promise: _Promise, taking: Taking, instead: Taking | None, smaller: Victims) -> bool:
-        """Let `taking` off (or take `instead`); undone and False when the beneficiary would not fit then."""
-        need, soon = promise.need, self.supply.soon
+        """Let `taking` off (or take `instead`) if everybody who was promised GPUs still gets them; else False."""
+        if any(freed_inside(smaller, queue) < gpus for queue, gpus in promise.need.inside):
+            return False
+        moving = [promise, *(other for other in self._promises if not other.victims)]
+        scratch = self.supply.soon.copy()
+        for other in moving:
+            scratch.add(other.parts)
         back = dict(taking.parts)
         for index, gpus in () if instead is None else instead.parts:
             back[index] = back.get(index, 0) - gpus
-        # Somebody else may have been promised a share of what this victim leaves.
-        if any(soon.free[index] < gpus for index, gpus in back.items() if self.nodes.usable >> index & 1):
+        back = {index: gpus for index, gpus in back.items() if self.nodes.usable >> index & 1}
+        if any(scratch.free[index] < gpus for index, gpus in back.items()):
             return False
+        scratch.add(back.items(), sign=-1)
+        places: list[list[NodePart]] = []
+        for other in moving:
+            parts = self._promised_place(scratch, other.need, smaller if other is promise else {})
+            if parts is None:
+                return False
+            places.append(parts)
+            scratch.add(parts, sign=-1)
+        by_type = self.nodes.by_type(promise.parts)
+        self.ledger.stop(promise.leaf, promise.job.user, by_type)
+        for other in moving:
+            self.supply.break_promise(other.parts, other.idle)
         self.hunt.let_off(taking)
         if instead is not None:
             self.hunt.take_back(instead)
-        inside = all(freed_inside(smaller, queue) >= gpus for queue, gpus in need.inside)
-        fits = soon.capacity(need.size, need.mask, need.per_node, need.tasks) >= need.tasks
-        if inside and fits and promise.accept(smaller):
-            return True
-        if instead is not None:
-            self.hunt.let_off(instead)
-        self.hunt.take_back(taking)
-        return False
+        accepted = promise.accept(smaller)
+        if accepted:
+            promise.victims = smaller
+        else:
+            if instead is not None:
+                self.hunt.let_off(instead)
+            self.hunt.take_back(taking)
+        self.ledger.start(promise.leaf, promise.job.user, by_type)
+        for other, parts in zip(moving, places, strict=True):
+            other.parts = parts if accepted else other.parts
+            other.idle = self.supply.take_soon(other.parts)
+        return accepted
 
     def write_promises(self) -> None:
         """Put evictions and their fences into the plan."""
         for promise in self._promises:
             self._keep(promise.job, promise.parts)
-            if not promise.victims:
+            if not promise.victims and promise.reason is not Reason.WAITING_NEAR_END:
                 self.reasons[promise.job.id] = Reason.WAITING_NEAR_END
             for job_id, taking in sorted(promise.victims.items()):
                 victim = taking.victim.job
@@ -567,11 +589,11 @@ class _Promise:
     leaf: int
     job: Job
     need: Need
-    reason: Reason
-    accept: Callable[[Victims], bool]
-    victims: Victims
     parts: list[NodePart]
     idle: list[NodePart]
+    reason: Reason = Reason.WAITING_NEAR_END
+    accept: Callable[[Victims], bool] = bool
+    victims: Victims = field(default_factory=Victims)
 
 
 class _Without:

@@ -22,6 +22,9 @@ from slurmext.policy.victims import NO_COST, Candidate, Cost, Taking, take_tasks
 LAST_RESORT = 1e15
 """Added to the cost of victims that are taken only where the others do not suffice."""
 
+SECOND_TRIES = 4
+"""How many times one search starts, each time without the victim that came first before."""
+
 Victims = dict[str, Taking]
 """Job id -> what is taken of it."""
 
@@ -67,6 +70,7 @@ class _Trial:
     extra: dict[int, int] = field(default_factory=dict[int, int])
     used: dict[int, int] = field(default_factory=dict[int, int])
     touched: set[int] = field(default_factory=set[int])
+    barred: set[str] = field(default_factory=set[str])
 
 
 @dataclass(slots=True)
@@ -151,16 +155,19 @@ class Hunt:
 
         `accept` has the last word on a set, before and while it is made minimal.
         """
-        trial = _Trial()
-        try:
-            if not self._make_room(trial, need, givers) or not self._free_inside(trial, need, givers):
-                return None
-        finally:
+        barred: set[str] = set()
+        for _ in range(SECOND_TRIES):
+            trial = _Trial(barred=barred)
+            found = self._make_room(trial, need, givers) and self._free_inside(trial, need, givers)
             for taking in trial.taken.values():
                 self._count(taking, sign=1)
-        if not accept(trial.taken):
-            return None
-        return self._from_the_end(self._minimal(trial.taken, need, accept), need)
+            if found and accept(trial.taken):
+                return self._from_the_end(self._minimal(trial.taken, need, accept), need)
+            if not trial.taken:
+                return None
+            # The cheapest came first and may have used up what its queue can give: try once more without it.
+            barred.add(next(iter(trial.taken)))
+        return None
 
     def _count_priority(self, victim: Candidate, gpus: int) -> None:
         counts = self._by_priority.setdefault(victim.leaf, {})
@@ -311,7 +318,7 @@ class Hunt:
         return sum(gpus for other, gpus in self._by_priority.get(leaf, {}).items() if other < priority)
 
     def _may_give(self, trial: _Trial, victim: Candidate, givers: Givers) -> bool:
-        if victim.leaf not in givers.levels or victim.job.id in self.gone:
+        if victim.leaf not in givers.levels or victim.job.id in self.gone or victim.job.id in trial.barred:
             return False
         if givers.below_priority is not None and victim.job.priority >= givers.below_priority:
             return False

@@ -326,8 +326,8 @@ def _non_preemptible_within_guarantee(case: _Case) -> Iterator[str]:
                 yield f"{job.id} borrows"
     for release in case.plan.release:
         job = case.jobs[release.job]
-        node = case.own_queue(job)
-        if not job.preemptible and not case.tree.typed and held.total[node.index] > node.guaranteed:
+        node = case.tree.nodes[case.tree.leaf_of[job.queue]]
+        if not job.preemptible and not case.tree.typed and not node.key.endswith(HIDDEN_LEAF) and held.total[node.index] > node.guaranteed:
             yield f"{job.id}: {node.path} is over its guarantee"
 
 

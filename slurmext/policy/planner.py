@@ -121,6 +121,7 @@ def _round(snapshot: Snapshot, may_disrupt: Callable[[str], bool]) -> Plan:
     waiting = _fenced_first(state, waiting)
     lasting = state.ledger.lasting
     ranks: tuple[tuple[Standing, RankOf], ...] = (
+        (Standing.FULL, by_guarantee(lasting)),
         (Standing.OWN, by_guarantee(lasting)),
         (Standing.CLAIM, by_borrowing(lasting)),
         (Standing.BORROW, by_borrowing(lasting)),
