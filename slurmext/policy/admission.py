@@ -506,7 +506,8 @@ class Admission:
 
     def _does_without(self, promise: _Promise, taking: Taking, instead: Taking | None, smaller: Victims) -> bool:
         """Let `taking` off (or take `instead`) if everybody who was promised GPUs still gets them; else False."""
-        if any(freed_inside(smaller, queue) < gpus for queue, gpus in promise.need.inside):
+        # Where GPUs are kept idle a victim may be needed for the count alone, which `accept` does not see.
+        if self.tree.keeps and any(freed_inside(smaller, queue) < gpus for queue, gpus in promise.need.inside):
             return False
         moving = [promise, *(other for other in self._promises if not other.victims)]
         scratch = self.supply.soon.copy()
@@ -533,7 +534,11 @@ class Admission:
         self.hunt.let_off(taking)
         if instead is not None:
             self.hunt.take_back(instead)
+        for kept in smaller.values():  # `accept` takes the victims away itself
+            self.ledger.stay(kept.victim.leaf, kept.victim.job.user, kept.by_type)
         accepted = promise.accept(smaller)
+        for kept in smaller.values():
+            self.ledger.leave(kept.victim.leaf, kept.victim.job.user, kept.by_type)
         if accepted:
             promise.victims = smaller
         else:

@@ -267,7 +267,7 @@ class Hunt:
                 taking = take_tasks(victim, {index: count}, self.nodes)
             elif victim.job.id not in self.shrunk and _gain(trial, take_whole(victim), index) >= deficit:
                 taking = take_whole(victim)
-            if taking is None or not self._guarantees_kept(taking, givers):
+            if taking is None or not self._guarantees_kept(taking, givers, trial.taken.get(victim.job.id)):
                 continue
             cost = _cost(taking, givers)
             if best is None or cost < best[0]:
@@ -280,10 +280,11 @@ class Hunt:
         picks: Victims = {}
         freed, total = 0, NO_COST
         for taking in self._steps(trial, index, givers, shrinking=shrinking):
-            if not self._guarantees_kept(taking, givers):
+            job_id = taking.victim.job.id
+            before = trial.taken.get(job_id)
+            if not self._guarantees_kept(taking, givers, before):
                 continue
             self._count(taking, sign=-1)
-            job_id = taking.victim.job.id
             picks[job_id] = _joined(picks.get(job_id), taking, self.nodes)
             freed += _gain(trial, taking, index)
             cost = _cost(taking, givers)
@@ -335,12 +336,18 @@ class Hunt:
             here -= sum(gpus for node, gpus in taken.parts if node == index) // victim.task_gpus
         return max(0, min(left, here))
 
-    def _guarantees_kept(self, taking: Taking, givers: Givers) -> bool:
+    def _guarantees_kept(self, taking: Taking, givers: Givers, before: Taking | None = None) -> bool:
+        """Whether every level keeps its guarantee. `before` is a share of the same victim that counts as taken."""
         solid, queues = self.ledger.solid, self.ledger.tree.nodes
         levels = givers.levels[taking.victim.leaf]
         if self._gave:
-            levels = [*levels, *(index for index in taking.victim.lineage if index in self._gave and index not in levels)]
-        return all(solid.can_give(queues[level], taking.by_type) for level in levels)
+            levels = [*levels, *(i for i in taking.victim.lineage if i in self._gave and i not in levels)]
+        if before is not None and taking.whole:
+            self._count(before, sign=1)
+        kept = all(solid.can_give(queues[level], taking.by_type) for level in levels)
+        if before is not None and taking.whole:
+            self._count(before, sign=-1)
+        return kept
 
     def _count(self, taking: Taking, *, sign: int) -> None:
         self.ledger.solid.add(taking.victim.leaf, taking.victim.job.user, taking.by_type, sign=sign)
@@ -372,7 +379,7 @@ class Hunt:
             leaves = [leaf for leaf in sorted(self.of_leaf) if queue in self.ledger.tree.nodes[leaf].lineage]
             pool = [victim for leaf in leaves for victim in self.of_leaf[leaf] if self._may_give(trial, victim, givers)]
             for taking in self._cheapest_of(trial, pool, missing):
-                if self._guarantees_kept(taking, givers):
+                if self._guarantees_kept(taking, givers, trial.taken.get(taking.victim.job.id)):
                     self._adopt(trial, taking)
                 if freed_inside(trial.taken, queue) >= gpus:
                     break
