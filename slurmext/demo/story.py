@@ -7,14 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from subprocess import run as run_process
 
-import slurmext
 from slurmext.demo import records
 from slurmext.demo.checks import Check, Evidence, checks
 from slurmext.devcluster import ClusterSpec, Devcluster
 from slurmext.errors import SlurmextError
+from slurmext.share import SHARE
 
 STEPS, STEP_S, SEED = 420, 0.1, 7
 GRACE_S = 20
@@ -53,11 +52,10 @@ class Result:
 
 def play(spec: ClusterSpec, say: Say, *, keep: bool = False) -> Result:
     """The whole story. Raises SlurmextError when a step cannot be taken; the cluster is taken down unless `keep`."""
-    example = _example()
     say(f"booting a real Slurm: {spec.nodes} nodes with {spec.gpus} simulated GPUs each")
     cluster = Devcluster.up(spec, say)
     try:
-        return _Story(cluster, say, example).tell()
+        return _Story(cluster, say).tell()
     finally:
         if keep:
             say(f"the cluster stays: slurmext devcluster shell --name {spec.name}, then down --name {spec.name}")
@@ -65,19 +63,12 @@ def play(spec: ClusterSpec, say: Say, *, keep: bool = False) -> Result:
             cluster.down()
 
 
-def _example() -> Path:
-    example = Path(slurmext.__file__).parents[1] / "examples" / "train_numpy.py"
-    if not example.exists():
-        raise DemoFailed("the demo needs examples/train_numpy.py: run it from a checkout of slurmext (make demo)")
-    return example
-
-
 class _Story:
-    def __init__(self, cluster: Devcluster, say: Say, example: Path) -> None:
+    def __init__(self, cluster: Devcluster, say: Say) -> None:
         self._cluster, self._say = cluster, say
         self._home = cluster.home(USER)
         self._script = self._home / "train_numpy.py"
-        shutil.copyfile(example, self._script)
+        shutil.copyfile(SHARE / "examples" / "train_numpy.py", self._script)
         self._began = time.time()
 
     def tell(self) -> Result:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from slurmext.errors import SlurmextError
 
-ROOT = Path(__file__).parent.parent.parent
 SOURCES = {
     "Prolog": Path("prolog/slurmext-prolog"),
     "Epilog": Path("epilog/slurmext-epilog"),

@@ -12,6 +12,7 @@ from slurmext.errors import SlurmextError
 from slurmext.install import conf_edit, hooks, manifest, units
 from slurmext.install.changes import Directory, File, InstallPlan, Link
 from slurmext.options import PREFIX_RE
+from slurmext.share import SHARE
 from slurmext.spank.build import DEFAULT_INCLUDE, build, installed_release
 from slurmext.spank.job_submit import LuaSite, render
 
@@ -42,7 +43,7 @@ class InstallSpec:
     role: Role = Role.ALL
     system_files: bool = False
     hook_python: Path = field(default_factory=hooks.interpreter)
-    source_dir: Path = hooks.ROOT
+    source_dir: Path = SHARE
 
 
 def make_plan(spec: InstallSpec) -> InstallPlan:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from slurmext.share import SHARE
+
 UNIT_DIR = Path("/etc/systemd/system")
-ROOT = Path(__file__).parent.parent.parent
 TMPFILES = Path("/etc/tmpfiles.d/slurmext.conf")
 
 
@@ -59,5 +60,5 @@ def user_files() -> dict[Path, Path]:
     generated = Path(__file__).parent.parent / "spank" / "generated"
     return {
         generated / "completion.bash": Path("/etc/bash_completion.d/slurmext-options"),
-        ROOT / "docs" / "man" / "slurmext-options.7": Path("/usr/local/share/man/man7/slurmext-options.7"),
+        SHARE / "man" / "slurmext-options.7": Path("/usr/local/share/man/man7/slurmext-options.7"),
     }
