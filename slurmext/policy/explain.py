@@ -57,9 +57,7 @@ def explain(snapshot: Snapshot, plan: Plan, job_id: str) -> str:
         where = ", ".join(part.node for part in move.target)
         return f"Job {job_id} moves to {where} so that job {move.beneficiary} fits."
     if job_id not in plan.reasons:
-        return (
-            f"Job {job_id} is {job.state} in queue {job.queue} with {job.placed_gpus} GPUs and stays so."
-        )
+        return f"Job {job_id} is {job.state} in queue {job.queue} with {job.placed_gpus} GPUs and stays so."
     books = _books(snapshot, plan)
     reason = plan.reasons[job_id]
     start = _latest_start(books, job, reason)
@@ -83,8 +81,10 @@ def explain_queue(snapshot: Snapshot, plan: Plan, path: str) -> str:
     lines = [
         f"Queue {path} uses {used} GPUs: {min(used, own)} of {own} guaranteed, {max(0, used - own)} borrowed"
         + (f", at most {queue.max}." if queue is not None and queue.max is not None else ", without a limit."),
-        (f"Its fair share is {share:g} GPUs: its guarantee and {weights[path]:g}/{sum(weights.values()):g} of the"
-        f" {max(0, pot)} that {above or 'the cluster'} has beyond guarantees."),
+        (
+            f"Its fair share is {share:g} GPUs: its guarantee and {weights[path]:g}/{sum(weights.values()):g} of the"
+            f" {max(0, pot)} that {above or 'the cluster'} has beyond guarantees."
+        ),
         f"{len(waiting)} jobs wait for {sum(job.gpus for job in waiting)} GPUs"
         + (f": {', '.join(f'{count} {reason}' for reason, count in _reasons(plan, waiting))}." if waiting else "."),
     ]

@@ -11,11 +11,13 @@ queue gave all it could), so it is checked again when its node comes first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
+from slurmext.policy.herd import Givers, Herd, Need, Victims, freed_inside, rank
 from slurmext.policy.ledger import Ledger
+from slurmext.policy.minimal import from_the_end, minimal
 from slurmext.policy.supply import NodeTable, Supply, indices_of
 from slurmext.policy.victims import NO_COST, Candidate, Cost, Taking, take_tasks, take_whole
 
@@ -25,41 +27,11 @@ LAST_RESORT = 1e15
 SECOND_TRIES = 4
 """How many times one search starts, each time without the victim that came first before."""
 
-Victims = dict[str, Taking]
-"""Job id -> what is taken of it."""
-
 Offer = tuple[Cost, int, Victims]
 """(cost per task, tasks, victims) of one node."""
 
 Entry = tuple[Cost, int, int, int]
 """(cost per task, -tasks, node number, stamp)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
-    """What the beneficiary must get: `tasks` of `size` GPUs, at most `per_node` a node, on nodes of `mask`.
-
-    `inside` lists (queue, GPUs) that must come free within that queue, because it is at its max there.
-    """
-
-    tasks: int
-    size: int
-    mask: int
-    per_node: int | None
-    inside: tuple[tuple[int, int], ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Givers:
-    """Who may give: per leaf the levels that must keep their guarantee. `key` tells kinds of search apart.
-
-    `below_priority` limits the search to jobs of lower priority; leaves of `last` are a last resort.
-    """
-
-    key: Hashable
-    levels: Mapping[int, tuple[int, ...]]
-    below_priority: int | None = None
-    last: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -82,73 +54,12 @@ class _Prices:
     seen: int
 
 
-class Hunt:
-    """All possible victims of a snapshot and who of them is still there."""
+class Hunt(Herd):
+    """Searches among the victims that are still there."""
 
     def __init__(self, candidates: Iterable[Candidate], nodes: NodeTable, supply: Supply, ledger: Ledger) -> None:
-        self.nodes, self.supply, self.ledger = nodes, supply, ledger
-        self.of_job: dict[str, Candidate] = {}
-        self.on_node: list[list[Candidate]] = [[] for _ in nodes.names]
-        self.of_leaf: dict[int, list[Candidate]] = {}
-        for found in sorted(candidates, key=_rank):
-            self.of_job[found.job.id] = found
-            self.of_leaf.setdefault(found.leaf, []).append(found)
-            for index, _ in found.parts:
-                self.on_node[index].append(found)
-        self.gone: set[str] = set()
-        self._gave: set[int] = set()
-        self.shrunk: dict[str, dict[int, int]] = {}
-        self._by_priority: dict[int, dict[int, int]] = {}
-        for found in self.of_job.values():
-            self._count_priority(found, found.gpus)
+        super().__init__(candidates, nodes, supply, ledger)
         self._prices: dict[Hashable, _Prices] = {}
-        self._changed: list[int] = []
-
-    def changed(self, nodes: Iterable[int]) -> None:
-        """GPUs of these nodes were promised or came free: their prices are out of date."""
-        self._changed += nodes
-
-    def take(self, victims: Victims, givers: Givers) -> None:
-        """These victims are told to go: their GPUs come free soon."""
-        # A queue that gave to others in this plan may not be emptied further by its own members' swaps.
-        self._gave |= {level for taking in victims.values() for level in givers.levels[taking.victim.leaf]}
-        for taking in victims.values():
-            self.take_back(taking)
-
-    def take_back(self, taking: Taking) -> None:
-        """One victim is told to go (again, after `let_off`)."""
-        job_id = taking.victim.job.id
-        if taking.whole:
-            self.gone.add(job_id)
-        else:
-            before = self.shrunk.setdefault(job_id, {})
-            for index, gpus in taking.parts:
-                before[index] = before.get(index, 0) + gpus // taking.victim.task_gpus
-        self._count_priority(taking.victim, -taking.gpus)
-        self.supply.leaving(taking.parts, self.nodes.usable)
-        self.ledger.leave(taking.victim.leaf, taking.victim.job.user, taking.by_type)
-        self.changed(index for index, _ in taking.victim.parts)
-
-    def let_off(self, taking: Taking) -> None:
-        """Undo `take` for one victim."""
-        job_id = taking.victim.job.id
-        if taking.whole:
-            self.gone.discard(job_id)
-        else:
-            for index, gpus in taking.parts:
-                self.shrunk[job_id][index] -= gpus // taking.victim.task_gpus
-        self._count_priority(taking.victim, taking.gpus)
-        back = [(index, -gpus) for index, gpus in taking.parts]
-        self.supply.leaving(back, self.nodes.usable)
-        self.ledger.stay(taking.victim.leaf, taking.victim.job.user, taking.by_type)
-        self.changed(index for index, _ in taking.victim.parts)
-
-    def one_task_less(self, taking: Taking) -> Taking:
-        """The same share of a shrinking job without one task, on the first node it would have left."""
-        size = taking.victim.task_gpus
-        on_node = {index: gpus // size for index, gpus in taking.parts}
-        first = min(index for index, tasks in on_node.items() if tasks)
-        return take_tasks(taking.victim, {**on_node, first: on_node[first] - 1}, self.nodes)
 
     def find(self, need: Need, givers: Givers, accept: Callable[[Victims], bool]) -> Victims | None:
         """The victims to take, or None when no allowed set makes room. Nothing is changed by searching.
@@ -162,16 +73,12 @@ class Hunt:
             for taking in trial.taken.values():
                 self._count(taking, sign=1)
             if found and accept(trial.taken):
-                return self._from_the_end(self._minimal(trial.taken, need, accept), need)
+                return from_the_end(self, minimal(self, trial.taken, need, accept), need)
             if not trial.taken:
                 return None
             # The cheapest came first and may have used up what its queue can give: try once more without it.
             barred.add(next(iter(trial.taken)))
         return None
-
-    def _count_priority(self, victim: Candidate, gpus: int) -> None:
-        counts = self._by_priority.setdefault(victim.leaf, {})
-        counts[victim.job.priority] = counts.get(victim.job.priority, 0) + gpus
 
     # --- room on nodes ----------------------------------------------------------------------------------------------
 
@@ -214,8 +121,8 @@ class Hunt:
             prices = self._prices[key] = _Prices([], {}, 0)
             stale = list(indices_of(need.mask))
         else:
-            stale = sorted(set(self._changed[prices.seen :]))
-        prices.seen = len(self._changed)
+            stale = sorted(set(self.log[prices.seen :]))
+        prices.seen = len(self.log)
         empty, most = _Trial(), 1 if need.tasks == 1 else max(self.nodes.gpus, default=1)
         fresh: list[Entry] = []
         for index in stale:
@@ -274,7 +181,9 @@ class Hunt:
                 best = cost, 1, {victim.job.id: taking}
         return best
 
-    def _several(self, trial: _Trial, index: int, here: int, most: int, size: int, givers: Givers, *, shrinking: bool = True) -> Offer | None:
+    def _several(
+        self, trial: _Trial, index: int, here: int, most: int, size: int, givers: Givers, *, shrinking: bool = True
+    ) -> Offer | None:
         """Victims one after the other, elastic surplus first, as long as the cost per task falls."""
         best: Offer | None = None
         picks: Victims = {}
@@ -314,10 +223,6 @@ class Hunt:
             if victim.job.id not in self.shrunk and victim.job.id not in shrinks:
                 yield take_whole(victim)
 
-    def lower_priority(self, leaf: int, priority: int) -> int:
-        """GPUs that possible victims of lower priority hold in the queue."""
-        return sum(gpus for other, gpus in self._by_priority.get(leaf, {}).items() if other < priority)
-
     def _may_give(self, trial: _Trial, victim: Candidate, givers: Givers) -> bool:
         if victim.leaf not in givers.levels or victim.job.id in self.gone or victim.job.id in trial.barred:
             return False
@@ -340,8 +245,8 @@ class Hunt:
         """Whether every level keeps its guarantee. `before` is a share of the same victim that counts as taken."""
         solid, queues = self.ledger.solid, self.ledger.tree.nodes
         levels = givers.levels[taking.victim.leaf]
-        if self._gave:
-            levels = [*levels, *(i for i in taking.victim.lineage if i in self._gave and i not in levels)]
+        if self.gave:
+            levels = [*levels, *(i for i in taking.victim.lineage if i in self.gave and i not in levels)]
         if before is not None and taking.whole:
             self._count(before, sign=1)
         kept = all(solid.can_give(queues[level], taking.by_type) for level in levels)
@@ -393,79 +298,10 @@ class Hunt:
                 count = min(self._surplus(trial, victim, index), -(-missing // victim.task_gpus))
                 if count:
                     yield take_tasks(victim, {index: count}, self.nodes)
-        for victim in sorted(pool, key=_rank):
+        for victim in sorted(pool, key=rank):
             taken = trial.taken.get(victim.job.id)
             if victim.job.id not in self.shrunk and not (taken and taken.whole):
                 yield take_whole(victim)
-
-    # --- minimal ----------------------------------------------------------------------------------------------------
-
-    def _minimal(self, taken: Victims, need: Need, accept: Callable[[Victims], bool]) -> Victims:
-        """Leave out whoever can be left out, the most expensive first, then single tasks of shrinking jobs."""
-        if len(taken) == 1 and all(t.whole or t.tasks == 1 for t in taken.values()) and not need.inside:
-            return taken
-        free = self.supply.soon.copy()
-        for taking in taken.values():
-            free.add(self._usable(taking))
-
-        def enough(smaller: Victims) -> bool:
-            return (
-                free.capacity(need.size, need.mask, need.per_node, need.tasks) >= need.tasks
-                and all(freed_inside(smaller, queue) >= gpus for queue, gpus in need.inside)
-                and accept(smaller)
-            )
-
-        for job_id, taking in sorted(taken.items(), key=lambda item: (item[1].cost, item[0]), reverse=True):
-            free.add(self._usable(taking), sign=-1)
-            smaller = {other: kept for other, kept in taken.items() if other != job_id}
-            if enough(smaller):
-                taken = smaller
-            else:
-                free.add(self._usable(taking))
-        for job_id, taking in sorted(taken.items()):
-            if taking.whole:
-                continue
-            on_node = {index: gpus // taking.victim.task_gpus for index, gpus in taking.parts}
-            for index in sorted(on_node):
-                while on_node[index] and sum(on_node.values()) > 1:
-                    on_node[index] -= 1
-                    free.add([(index, -taking.victim.task_gpus)] if self.nodes.usable >> index & 1 else [])
-                    smaller = {**taken, job_id: take_tasks(taking.victim, on_node, self.nodes)}
-                    if not enough(smaller):
-                        on_node[index] += 1
-                        free.add([(index, taking.victim.task_gpus)] if self.nodes.usable >> index & 1 else [])
-                        break
-                    taken = smaller
-        return taken
-
-    def _from_the_end(self, taken: Victims, need: Need) -> Victims:
-        """Let shrinking jobs lose the tasks on the last nodes they were given, where that makes room as well.
-
-        The first node runs a batch job's script, and whoever reads a plan need not guess which nodes are left.
-        """
-        for job_id, taking in sorted(taken.items()):
-            if taking.whole:
-                continue
-            size, before, left = taking.victim.task_gpus, self.shrunk.get(job_id, {}), taking.tasks
-            last: dict[int, int] = {}
-            for index, gpus in reversed(taking.victim.parts):
-                last[index] = min(left, gpus // size - before.get(index, 0))
-                left -= last[index]
-            other = take_tasks(taking.victim, last, self.nodes)
-            free = self.supply.soon.copy()
-            for share in {**taken, job_id: other}.values():
-                free.add(self._usable(share))
-            if free.capacity(need.size, need.mask, need.per_node, need.tasks) >= need.tasks:
-                taken = {**taken, job_id: other}
-        return taken
-
-    def _usable(self, taking: Taking) -> list[tuple[int, int]]:
-        return [(index, gpus) for index, gpus in taking.parts if self.nodes.usable >> index & 1]
-
-
-def _rank(victim: Candidate) -> tuple[float, float, str]:
-    """Cheapest per GPU first, then the newest."""
-    return victim.whole[0] / victim.gpus, victim.whole[2] / victim.gpus, victim.job.id
 
 
 def _cost(taking: Taking, givers: Givers) -> Cost:
@@ -484,11 +320,6 @@ def _gain(trial: _Trial, taking: Taking, index: int) -> int:
     if taking.whole and before is not None:
         gpus -= sum(count for node, count in before.parts if node == index)
     return gpus
-
-
-def freed_inside(taken: Victims, queue: int) -> int:
-    """GPUs that these victims free within the queue."""
-    return sum(taking.gpus for taking in taken.values() if queue in taking.victim.lineage)
 
 
 def _joined(before: Taking | None, taking: Taking, nodes: NodeTable) -> Taking:

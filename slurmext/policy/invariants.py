@@ -56,9 +56,7 @@ class _Case:
 
     def held(self) -> Gpus:
         """GPUs per node that are not free now."""
-        return _summed(
-            (part.node, part.gpus) for job in self.snapshot.jobs if _holds(job) for part in job.placement
-        )
+        return _summed((part.node, part.gpus) for job in self.snapshot.jobs if _holds(job) for part in job.placement)
 
     def leaving(self) -> Gpus:
         """GPUs per node that come free without this plan doing anything."""
@@ -327,7 +325,12 @@ def _non_preemptible_within_guarantee(case: _Case) -> Iterator[str]:
     for release in case.plan.release:
         job = case.jobs[release.job]
         node = case.tree.nodes[case.tree.leaf_of[job.queue]]
-        if not job.preemptible and not case.tree.typed and not node.key.endswith(HIDDEN_LEAF) and held.total[node.index] > node.guaranteed:
+        if (
+            not job.preemptible
+            and not case.tree.typed
+            and not node.key.endswith(HIDDEN_LEAF)
+            and held.total[node.index] > node.guaranteed
+        ):
             yield f"{job.id}: {node.path} is over its guarantee"
 
 
@@ -407,7 +410,9 @@ def _allowed_with(case: _Case, job: Job, smaller: Sequence[Evict], evicts: Seque
     ledger = case.ledger(promised=True)
     for evict in [*(e for e in case.plan.evict if e not in evicts), *smaller]:
         victim = case.jobs[evict.job]
-        ledger.held.add(case.tree.leaf_of[victim.queue], victim.user, case.by_type(case.freed([evict]).items()), sign=-1)
+        ledger.held.add(
+            case.tree.leaf_of[victim.queue], victim.user, case.by_type(case.freed([evict]).items()), sign=-1
+        )
     leaf = case.tree.leaf_of[job.queue]
     for index in case.tree.nodes[leaf].lineage:
         node = case.tree.nodes[index]
@@ -495,7 +500,9 @@ def _guaranteed_demand_is_served(case: _Case) -> Iterator[str]:
             free = dict(idle)
             for part in victim.placement:
                 free[part.node] = free.get(part.node, 0) + part.gpus
-            if case.tasks_that_fit(job, free, case.accepted(job)) >= job.least_tasks and _would_start(case, job, victim):
+            if case.tasks_that_fit(job, free, case.accepted(job)) >= job.least_tasks and _would_start(
+                case, job, victim
+            ):
                 yield f"{job.id} waits ({case.plan.reasons[job.id]}) although {victim.id} of {victim.queue} could go"
                 break
 

@@ -19,8 +19,9 @@ from dataclasses import replace
 from slurmext.model.job import Job, JobState, Placement
 from slurmext.model.plan import EvictAction, Plan, Reason
 from slurmext.model.snapshot import Snapshot
-from slurmext.policy.admission import Admission, Standing, standing_fences
 from slurmext.policy.order import RankOf, Tournament, by_borrowing, by_guarantee, sorted_jobs
+from slurmext.policy.round import Standing
+from slurmext.policy.settlement import Settlement
 from slurmext.policy.waiting import reason_for
 
 PROMISE_ROUNDS = 4
@@ -99,7 +100,7 @@ def aftermath(snapshot: Snapshot, made: Plan) -> Snapshot:
 
 def shrunk(job: Job, tasks: int, wanted: Iterable[Mapping[str, int]]) -> Placement:
     """What an elastic job keeps after losing `tasks` tasks: it first leaves what beneficiaries wait for (`wanted`,
-    GPUs per node), then the last nodes it was given, because the first one runs its batch script.
+    GPUs per node), then its last nodes by name, because the first one runs its batch script.
     """
     needed: dict[str, int] = {}
     for nodes in wanted:
@@ -108,7 +109,7 @@ def shrunk(job: Job, tasks: int, wanted: Iterable[Mapping[str, int]]) -> Placeme
     size = job.gpus_per_task
     left = {part.node: part.gpus for part in job.placement}
     for most in (needed, left.copy()):
-        for part in reversed(job.placement):
+        for part in sorted(job.placement, key=lambda part: part.node, reverse=True):
             count = min(tasks, left[part.node] // size, -(-most.get(part.node, 0) // size))
             left[part.node] -= count * size
             tasks -= count
@@ -116,7 +117,7 @@ def shrunk(job: Job, tasks: int, wanted: Iterable[Mapping[str, int]]) -> Placeme
 
 
 def _round(snapshot: Snapshot, may_disrupt: Callable[[str], bool]) -> Plan:
-    state = Admission(snapshot, may_disrupt=may_disrupt)
+    state = Settlement(snapshot, may_disrupt=may_disrupt)
     waiting = _eligible(state)
     waiting = _fenced_first(state, waiting)
     lasting = state.ledger.lasting
@@ -150,7 +151,7 @@ def _round(snapshot: Snapshot, may_disrupt: Callable[[str], bool]) -> Plan:
     )
 
 
-def _eligible(state: Admission, *, tell: bool = True) -> dict[int, list[Job]]:
+def _eligible(state: Settlement, *, tell: bool = True) -> dict[int, list[Job]]:
     """Pending jobs per leaf in their queue's order; with `tell` those nobody can start get their reason."""
     by_leaf: dict[int, list[Job]] = {}
     now_s = state.snapshot.now_s
@@ -174,9 +175,9 @@ def _eligible(state: Admission, *, tell: bool = True) -> dict[int, list[Job]]:
     }
 
 
-def _fenced_first(state: Admission, waiting: dict[int, list[Job]]) -> dict[int, list[Job]]:
+def _fenced_first(state: Settlement, waiting: dict[int, list[Job]]) -> dict[int, list[Job]]:
     """Serve those with a standing fence or an eviction under way; returns everybody else."""
-    fences = standing_fences(state.snapshot, state.pending)
+    fences = {f.beneficiary: f.placement for f in state.snapshot.fences if f.beneficiary in state.pending}
     evicting = {job.evicting_for for job in state.snapshot.jobs if job.state is JobState.RUNNING}
     first = {job_id for job_id in (*fences, *evicting) if job_id is not None}
     if not first:
@@ -187,7 +188,9 @@ def _fenced_first(state: Admission, waiting: dict[int, list[Job]]) -> dict[int, 
     return {leaf: [job for job in jobs if job.id not in first] for leaf, jobs in waiting.items()}
 
 
-def _ask_all(state: Admission, waiting: dict[int, list[Job]], standing: Standing, rank: RankOf) -> dict[int, list[Job]]:
+def _ask_all(
+    state: Settlement, waiting: dict[int, list[Job]], standing: Standing, rank: RankOf
+) -> dict[int, list[Job]]:
     """Ask every waiting job of this standing; returns those of weaker standing."""
     weaker: dict[int, list[Job]] = {}
     tournament = Tournament(state.tree, waiting, rank)
@@ -200,7 +203,7 @@ def _ask_all(state: Admission, waiting: dict[int, list[Job]], standing: Standing
     return weaker
 
 
-def _ask_again(state: Admission, ranks: tuple[tuple[Standing, RankOf], ...]) -> None:
+def _ask_again(state: Settlement, ranks: tuple[tuple[Standing, RankOf], ...]) -> None:
     """Ask who has nothing yet, now that victims were let off: their queues may give again, kept GPUs are idle."""
     settled = {release.job for release in state.release} | state.waits_for_gpus()
     waiting = {
@@ -210,7 +213,7 @@ def _ask_again(state: Admission, ranks: tuple[tuple[Standing, RankOf], ...]) -> 
         waiting = _ask_all(state, waiting, standing, rank)
 
 
-def _ask(state: Admission, leaf: int, job: Job, standing: Standing, wanted: Placement = ()) -> bool:
+def _ask(state: Settlement, leaf: int, job: Job, standing: Standing, wanted: Placement = ()) -> bool:
     """Do for the job the gentlest thing that helps; True when it starts or is promised GPUs."""
     evicting = state.promised(job)
     why = state.start(leaf, job, standing, wanted)
@@ -223,6 +226,8 @@ def _ask(state: Admission, leaf: int, job: Job, standing: Standing, wanted: Plac
         return False
     if state.delayed(leaf, job):
         return False
+    if why is Reason.NO_FREE_GPUS and state.consolidate(leaf, job, standing):
+        return True
     if standing is not Standing.BORROW and state.reclaim(leaf, job):
         return True
     return state.preempt(leaf, job)

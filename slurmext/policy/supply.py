@@ -33,8 +33,16 @@ class NodeTable:
             self.of_type[gpu_type] = self.usable & mask_of(i for i, found in enumerate(self.types) if found == gpu_type)
 
     def parts(self, placement: Placement) -> list[NodePart]:
-        """The placement by node number; nodes the snapshot does not list are left out."""
-        return [(self.by_name[part.node], part.gpus) for part in placement if part.node in self.by_name]
+        """The placement in order of node, each node once; nodes the snapshot does not list are left out."""
+        if len(placement) == 1:
+            index = self.by_name.get(placement[0].node)
+            return [] if index is None else [(index, placement[0].gpus)]
+        found: dict[int, int] = {}
+        for part in placement:
+            index = self.by_name.get(part.node)
+            if index is not None:
+                found[index] = found.get(index, 0) + part.gpus
+        return sorted(found.items())
 
     def by_type(self, parts: Iterable[NodePart]) -> dict[str, int]:
         """GPUs per type."""

@@ -75,7 +75,7 @@ def candidate(job: Job, snapshot: Snapshot, tree: QueueTree, nodes: NodeTable) -
         return None
     leaf = tree.leaf_of.get(job.queue)
     parts = nodes.parts(job.placement)
-    if leaf is None or not parts or len(parts) != len(job.placement):
+    if leaf is None or not parts or any(part.node not in nodes.by_name for part in job.placement):
         return None
     if any(not nodes.known >> index & 1 for index, _ in parts):
         return None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from slurmext.model.job import Job
 from slurmext.model.plan import Reason
-from slurmext.policy.admission import Admission
+from slurmext.policy.round import Round
 
 
-def reason_for(state: Admission, job: Job) -> Reason:
+def reason_for(state: Round, job: Job) -> Reason:
     """Why the job has no GPUs although every limit lets it start.
 
     No node could ever hold it; or GPUs are idle but scattered; or somebody before it got what was idle; or all is
