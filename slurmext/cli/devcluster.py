@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from slurmext.cli.base import Command
+
 if TYPE_CHECKING:
     from slurmext.devcluster import Devcluster
 
@@ -46,16 +48,16 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[s
 
 @click.group("devcluster")
 def cli() -> None:
-    r"""A real Slurm on this machine: simulated nodes and GPUs, everything in a directory of its own.
-
-    \b
-      slurmext devcluster up --nodes 4 --gpus 8
-      slurmext devcluster shell
-      slurmext devcluster down
-    """
+    """A real Slurm on this machine: simulated nodes and GPUs, everything in a directory of its own."""
 
 
-@cli.command()
+@cli.command(
+    cls=Command,
+    examples=[
+        ("slurmext devcluster up --nodes 4 --gpus 8", "seconds later: 4 idle nodes; then `slurmext devcluster shell`"),
+        ("slurmext devcluster up --name new --release forky", "another beside it, of another Slurm"),
+    ],
+)
 @click.option("--name", default="dev", show_default=True, help="Clusters of other names run beside it.")
 @click.option("--dir", "directory", type=click.Path(path_type=Path), help="Directory.  [default: …/slurmext-dev/NAME]")
 @click.option("--nodes", default=4, show_default=True, help="Simulated nodes, n1 to nN.")

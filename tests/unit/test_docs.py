@@ -67,7 +67,7 @@ def test_schemas_name_every_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "guide",
-    sorted([*DOCS.glob("*.md"), *DOCS.glob("guides/*.md"), ROOT / "policies" / "README.md"]),
+    sorted([*DOCS.glob("*.md"), *DOCS.glob("guides/*.md"), ROOT / "policies" / "README.md", ROOT / "README.md"]),
     ids=lambda p: p.name,
 )
 def test_guides_name_only_commands_options_and_fields_that_exist(guide: Path) -> None:
