@@ -70,6 +70,8 @@ def snapshot_to_json(snapshot: Snapshot, *, indent: int | None = None) -> str:
                 del job[key]
     if not data["fences"]:
         del data["fences"]
+    if not data["settings"]["fences_stand"]:
+        del data["settings"]["fences_stand"]
     return json.dumps(data, indent=indent, ensure_ascii=False)
 
 

@@ -23,6 +23,7 @@ class Settings:
     preemption_budget: int | None = None
     near_end_s: Seconds = 0
     consolidate: bool = True
+    fences_stand: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,7 +61,7 @@ def _broken_promises(snapshot: Snapshot, made: Plan) -> set[str]:
 def aftermath(snapshot: Snapshot, made: Plan) -> Snapshot:
     """The world right after the plan: released jobs run, victims are back in their queues, nothing is completing.
 
-    Standing fences are forgotten on purpose: a promise must hold by order of admission alone.
+    Its fences are forgotten unless they are known to stand: a promise must hold by order of admission alone.
     """
     released = {release.job: release for release in made.release}
     taken: dict[str, int] = {}
@@ -95,7 +95,7 @@ def aftermath(snapshot: Snapshot, made: Plan) -> Snapshot:
             jobs.append(replace(job, placement=shrunk(job, taken[job.id], wanted)))
         elif job.state is not JobState.COMPLETING:
             jobs.append(job)
-    return replace(snapshot, jobs=tuple(jobs), fences=())
+    return replace(snapshot, jobs=tuple(jobs), fences=made.fence if snapshot.settings.fences_stand else ())
 
 
 def shrunk(job: Job, tasks: int, wanted: Iterable[Mapping[str, int]]) -> Placement:

@@ -103,7 +103,12 @@ def observe(view: ClusterView, policy: Policy, memory: Memory, now_s: float) -> 
         if fence.beneficiary.job_id in pending
     )
     snapshot = Snapshot(
-        now_s=now_s, settings=policy.settings, nodes=nodes, queues=policy.queues, jobs=tuple(jobs), fences=fences
+        now_s=now_s,
+        settings=replace(policy.settings, fences_stand=True),
+        nodes=nodes,
+        queues=policy.queues,
+        jobs=tuple(jobs),
+        fences=fences,
     )
     return Observation(snapshot=snapshot, known=known, ended=_ended(view, known, memory.rows, now_s))
 
