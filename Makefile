@@ -3,6 +3,10 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 BENCHES := $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/bench_*.py))
+# A Slurm that starts jobs as their users runs as root. Nothing root writes is left in a user's checkout.
+SUDO := $(shell [ "$$(id -u)" -eq 0 ] || command -v sudo)
+AS_ROOT := $(if $(SUDO),$(SUDO) env PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/slurmext-hypothesis)
+PYTEST := $(AS_ROOT) $(PY) -m pytest $(if $(SUDO),-p no:cacheprovider)
 
 .PHONY: help setup setup-test setup-all demo up down test test-all check generate docs bench clean $(addprefix bench-,$(BENCHES))
 
@@ -11,9 +15,12 @@ help:
 	@echo "make test        the tests that fit into minutes, on a real Slurm"
 	@echo "make test-all    all of them: three Slurm releases, PostgreSQL, MariaDB"
 	@echo "make check       style, types, architecture, generated files"
-	@echo "make up | down   a devcluster to play with: slurmext devcluster shell"
-	@echo "make bench       every benchmark: $(addprefix bench-,$(BENCHES))"
+	@echo "make up          a devcluster to play with: sudo .venv/bin/slurmext devcluster shell"
+	@echo "make down        ends it"
+	@echo "make bench       every benchmark, into docs/benchmarks.md; one alone: $(addprefix bench-,$(BENCHES))"
 	@echo "make docs        the documentation as a site in site/"
+	@echo "make generate    what is generated from options, commands, policy keys and database"
+	@echo "make clean       removes what these made here, .venv excepted"
 
 setup:
 	@scripts/bootstrap.sh demo
@@ -23,18 +30,17 @@ setup-all:
 	@scripts/bootstrap.sh all
 
 demo: setup
-	@if [ $$(id -u) -eq 0 ]; then .venv/bin/slurmext demo; else sudo .venv/bin/slurmext demo; fi
+	@$(AS_ROOT) .venv/bin/slurmext demo
 
 up: setup
-	@if [ $$(id -u) -eq 0 ]; then .venv/bin/slurmext devcluster up; else sudo .venv/bin/slurmext devcluster up; fi
+	@$(AS_ROOT) .venv/bin/slurmext devcluster up
 down:
-	@if [ $$(id -u) -eq 0 ]; then .venv/bin/slurmext devcluster down; else sudo .venv/bin/slurmext devcluster down; fi
+	@$(AS_ROOT) .venv/bin/slurmext devcluster down
 
-# Slurm starts jobs as their users, so the tests that use it need root; without it they are skipped and say so.
 test: setup-test
-	$(PY) -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 test-all: setup-all
-	$(PY) -m pytest
+	@$(PYTEST)
 
 check: setup-test
 	.venv/bin/ruff check .
@@ -55,9 +61,9 @@ docs: generate
 	.venv/bin/mkdocs build --strict
 
 bench: setup-all
-	$(PY) tests/benchmarks/run_all.py
+	$(AS_ROOT) $(PY) tests/benchmarks/run_all.py
 $(addprefix bench-,$(BENCHES)): bench-%: setup-all
-	$(PY) tests/benchmarks/bench_$*.py
+	$(AS_ROOT) $(PY) tests/benchmarks/bench_$*.py
 
 clean:
-	rm -rf site build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf site build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
