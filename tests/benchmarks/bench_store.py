@@ -1,8 +1,12 @@
-"""How long the state store takes for a large cluster: python tests/benchmarks/bench_store.py [URL]."""
+"""How long the state store takes for a large cluster: `python tests/benchmarks/bench_store.py [--quick] [URL]`.
+
+The last line is JSON: what was timed, in milliseconds.
+"""
 
 from __future__ import annotations
 
-import sys
+import argparse
+import json
 import tempfile
 import time
 from contextlib import contextmanager
@@ -18,7 +22,7 @@ from slurmext.model.state import ActionKind, ActionState, CheckpointRecord, Inte
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-JOBS = 100_000
+TIMINGS_MS: dict[str, float] = {}
 
 
 @contextmanager
@@ -26,7 +30,8 @@ def timed(what: str) -> Iterator[None]:
     """Print how long the block took."""
     start = time.perf_counter()
     yield
-    print(f"{what:<55}{(time.perf_counter() - start) * 1000:10.1f} ms", flush=True)
+    TIMINGS_MS[what] = round((time.perf_counter() - start) * 1000, 1)
+    print(f"{what:<55}{TIMINGS_MS[what]:10.1f} ms", flush=True)
 
 
 def fresh(row: JobRow, **changes: object) -> JobRow:
@@ -54,8 +59,8 @@ def fill(store: SqlStore, token: int, rows: list[JobRow]) -> None:
         )
 
 
-def main(url: str) -> None:
-    """Run all timings on one database."""
+def measure(url: str, many: int) -> None:
+    """Run all timings on one database with `many` jobs."""
     with timed("create the schema"):
         migrate(url)
     store = SqlStore(url, cluster="bench")
@@ -72,22 +77,22 @@ def main(url: str) -> None:
             reason="QUEUE_MAX",
             message="org/team is at its max of 64 GPUs",
         )
-        for n in range(JOBS)
+        for n in range(many)
     ]
-    with timed(f"save {JOBS:,} new jobs"):
+    with timed(f"save {many:,} new jobs"):
         store.save_jobs(token, rows)
     again = [fresh(row, updated_s=1.0) for row in rows]
-    with timed(f"save {JOBS:,} unchanged jobs"):
+    with timed(f"save {many:,} unchanged jobs"):
         store.save_jobs(token, again)
     again = [fresh(row, state="running") if n % 10 == 0 else fresh(row) for n, row in enumerate(rows)]
-    with timed(f"save {JOBS:,} jobs, {JOBS // 10:,} changed"):
+    with timed(f"save {many:,} jobs, {many // 10:,} changed"):
         store.save_jobs(token, again)
-    with timed(f"read {JOBS:,} jobs"):
-        assert len(store.jobs()) == JOBS
+    with timed(f"read {many:,} jobs"):
+        assert len(store.jobs()) == many
     with timed("read 1,000 jobs by id"):
         store.jobs(job_ids=[str(n) for n in range(1000)])
     other = SqlStore(url, cluster="bench")
-    with timed(f"save {JOBS:,} unchanged jobs, first cycle of a daemon"):
+    with timed(f"save {many:,} unchanged jobs, first cycle of a daemon"):
         other.save_jobs(token, again)
     intents = [Intent(kind=ActionKind.RELEASE, job=row.job, reason="", detail={"n": 1}) for row in rows[:1000]]
     with timed("write a plan of 1,000 intents"):
@@ -102,20 +107,27 @@ def main(url: str) -> None:
             store.record_checkpoint(
                 CheckpointRecord(job_id=str(n), step=n, path="/c", size_bytes=1, saved_s=n, confirmed_s=n, node="n1")
             )
-    with timed(f"read {JOBS:,} jobs as the controller"):
-        assert len(other.jobs()) == JOBS
+    with timed(f"read {many:,} jobs as the controller"):
+        assert len(other.jobs()) == many
     fill(store, token, rows)
-    with timed(f"newest checkpoints of {JOBS:,} jobs"):
+    with timed(f"newest checkpoints of {many:,} jobs"):
         store.last_checkpoints([row.job.job_id for row in rows])
-    with timed(f"preemption counts of {JOBS:,} jobs"):
+    with timed(f"preemption counts of {many:,} jobs"):
         store.preemption_counts([row.job for row in rows])
     store.close()
     other.close()
 
 
+def main() -> None:
+    """A database of its own unless a URL is given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url", nargs="?", help="an empty database [SQLite in a temporary directory]")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the jobs")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        measure(options.url or f"sqlite:///{directory}/state.db", 10_000 if options.quick else 100_000)
+    print(json.dumps(TIMINGS_MS))
+
+
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(sys.argv[1])
-    else:
-        with tempfile.TemporaryDirectory() as directory:
-            main(f"sqlite:///{directory}/state.db")
+    main()

@@ -1,4 +1,7 @@
-"""Runs every benchmark and writes docs/benchmarks.md: machine, versions, date, and each one's table and figures."""
+"""Runs every benchmark and writes docs/benchmarks.md: machine, versions, date, and each one's table and figures.
+
+`python tests/benchmarks/run_all.py [--quick]`; arguments are handed to each benchmark.
+"""
 
 from __future__ import annotations
 
@@ -10,43 +13,55 @@ import subprocess
 import sys
 from pathlib import Path
 
+import slurmext
+
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "benchmarks.md"
 
 
+def machine() -> str:
+    """What the figures were measured on."""
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    model = models[0].partition(":")[2].strip() if models else platform.machine()
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} cores ({model}), {memory_gib:.0f} GiB of memory, Linux {platform.release()}"
+
+
+def versions() -> str:
+    """What was measured."""
+    told = subprocess.run(["slurmctld", "-V"], check=False, capture_output=True, text=True).stdout.strip()
+    return f"slurmext {slurmext.__version__}, {told or 'no Slurm'}, Python {platform.python_version()}"
+
+
 def main() -> int:
-    """Run all, with the arguments given to each; exit code 1 when one could not measure."""
+    """Run all; exit code 1 when one could not measure or missed what it promises."""
     parts = [
         "# Benchmarks",
         "",
-        "Made by `make bench`. Compare ratios, which are measured side by side in one run, rather than seconds.",
-        "",
-        (
-            f"{dt.datetime.now(tz=dt.UTC):%Y-%m-%d}, {os.cpu_count()} cores, {platform.machine()},"
-            f" Linux {platform.release()}, Python {platform.python_version()}."
-        ),
+        f"Made by `{' '.join(['make bench', *sys.argv[1:]])}` on {dt.datetime.now(tz=dt.UTC):%Y-%m-%d}: {machine()};",
+        f"{versions()}. Compare ratios, which are measured side by side in one run, rather than seconds.",
     ]
-    failed = []
+    failed: list[str] = []
     for script in sorted(HERE.glob("bench_*.py")):
-        print(f"== {script.stem}", flush=True)
+        target = script.stem.replace("_", "-")
+        print(f"== {target}", flush=True)
         done = subprocess.run(
             [sys.executable, str(script), *sys.argv[1:]], stdout=subprocess.PIPE, text=True, check=False
         )
         print(done.stdout, flush=True)
         lines = done.stdout.rstrip().splitlines()
-        if done.returncode != 0 or not lines:
-            failed.append(script.stem)
-            continue
-        parts += ["", f"## {script.stem.replace('_', '-')}", "", "```text", *lines[:-1], "```"]
+        if done.returncode != 0:
+            failed.append(target)
         try:
-            figures = json.loads(lines[-1])
+            figures = json.loads(lines.pop()) if lines else {}
         except ValueError:
-            failed.append(script.stem)
+            failed.append(target)
             continue
-        parts += ["", *(f"- `{key}`: {value}" for key, value in figures.items())]
+        parts += ["", f"## {target}", "", "```text", *"\n".join(lines).strip("\n").splitlines(), "```", ""]
+        parts += [f"- `{key}`: {value}" for key, value in figures.items() if key not in done.stdout.partition("{")[0]]
     PAGE.write_text("\n".join(parts) + "\n", encoding="utf-8")
     if failed:
-        print(f"could not measure: {', '.join(failed)}", file=sys.stderr)
+        print(f"could not measure, or missed: {', '.join(dict.fromkeys(failed))}", file=sys.stderr)
     return 1 if failed else 0
 
 
