@@ -13,7 +13,8 @@ from slurmext.model.queue import Queue
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Site-wide planning knobs. `preemption_budget` is how often one job may be evicted (None = no limit);
-    a job ending within `near_end_s` is waited for rather than evicted.
+    a job ending within `near_end_s` is waited for rather than evicted. `fences_stand` says that whoever carries plans
+    out keeps their fences until the beneficiary starts; else a plan promises only what holds without them.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  read by pydantic, no field

@@ -17,6 +17,11 @@ from slurmext.policy.supply import FreeIndex, NodePart, mask_of
 class Admission(Round):
     """Start and wait."""
 
+    def start_on_own_type(self, leaf: int, job: Job) -> bool:
+        """Start the job on idle GPUs of a type that it is guaranteed; True when it starts."""
+        own = [flavor for flavor in self.flavors(job) if self.standing_on(leaf, job, flavor[1]) is Standing.FULL]
+        return job.gpus > 0 and self._start_on(own, leaf, job) is None
+
     def start(self, leaf: int, job: Job, standing: Standing, wanted: Placement = ()) -> Reason | None:
         """Start the job on GPUs that are idle now. Returns None when it starts, else the limit or NO_FREE_GPUS.
 
@@ -28,8 +33,16 @@ class Admission(Round):
         shape = self.shape(leaf, job, standing)
         if shape in self.unfit and not wanted:
             return self.unfit[shape]
+        why = self._start_on(self.flavors(job), leaf, job, wanted)
+        if why is not None:
+            self.unfit[shape] = why
+        return why
+
+    def _start_on(
+        self, flavors: list[tuple[int, str | None]], leaf: int, job: Job, wanted: Placement = ()
+    ) -> Reason | None:
         why: Reason | None = None
-        for mask, gpu_type in self.flavors(job):
+        for mask, gpu_type in flavors:
             allowed, limit = self.tasks_allowed(self.ledger.held, leaf, job, gpu_type)
             if allowed < job.least_tasks:
                 why = why or limit
@@ -40,9 +53,7 @@ class Admission(Round):
                 self._release(leaf, job, parts, mask)
                 return None
             why = limit if why in {None, Reason.NO_FREE_GPUS} or limit is Reason.NO_FREE_GPUS else why
-        why = why or Reason.NO_FREE_GPUS
-        self.unfit[shape] = why
-        return why
+        return why or Reason.NO_FREE_GPUS
 
     def _idle_place(
         self, leaf: int, job: Job, allowed: int, mask: int, wanted: Placement

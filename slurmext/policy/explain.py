@@ -180,7 +180,8 @@ def _latest_start(books: _Books, job: Job, reason: Reason) -> str:
     for end_s, gpus in ends:
         free += gpus
         if free >= job.gpus:
-            return f"Estimated start: in {max(0, end_s - books.snapshot.now_s):.0f} s if running jobs use their time limits."
+            wait_s = max(0, end_s - books.snapshot.now_s)
+            return f"Estimated start: in {wait_s:.0f} s if running jobs use their time limits."
     return ""
 
 

@@ -441,6 +441,12 @@ def _work_conserving(case: _Case) -> Iterator[str]:
     fenced = {fence.beneficiary for fence in case.plan.fence}
     settled = {*case.released, *case.victims, *fenced}
     waiting = {Reason.RECLAIMING, Reason.PREEMPTING, Reason.CONSOLIDATING, Reason.WAITING_NEAR_END}
+    kept = {fence.beneficiary: sum(part.gpus for part in fence.placement) for fence in case.plan.fence}
+    for job in case.snapshot.jobs:
+        # What somebody waits for counts against limits as a whole, also where it cannot be fenced yet.
+        missing = job.least_tasks * job.gpus_per_task - kept.get(job.id, 0)
+        if case.plan.reasons.get(job.id) in waiting and missing > 0 and job.queue in case.tree.leaf_of:
+            ledger.held.add(case.tree.leaf_of[job.queue], job.user, {"": missing})
     for job in case.snapshot.jobs:
         eligible = (
             job.state is JobState.PENDING

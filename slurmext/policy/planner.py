@@ -127,6 +127,8 @@ def _round(snapshot: Snapshot, may_disrupt: Callable[[str], bool]) -> Plan:
         (Standing.CLAIM, by_borrowing(lasting)),
         (Standing.BORROW, by_borrowing(lasting)),
     )
+    if state.tree.typed:
+        waiting = _own_types_first(state, waiting, by_guarantee(lasting))
     for standing, rank in ranks:
         waiting = _ask_all(state, waiting, standing, rank)
     for _ in range(PROMISE_ROUNDS):
@@ -186,6 +188,19 @@ def _fenced_first(state: Settlement, waiting: dict[int, list[Job]]) -> dict[int,
     for leaf, job in sorted(chosen, key=lambda pair: (state.standing(*pair), pair[1].submitted_s, pair[1].id)):
         _ask(state, leaf, job, state.standing(leaf, job), fences.get(job.id, ()))
     return {leaf: [job for job in jobs if job.id not in first] for leaf, jobs in waiting.items()}
+
+
+def _own_types_first(state: Settlement, waiting: dict[int, list[Job]], rank: RankOf) -> dict[int, list[Job]]:
+    """Start who fits on idle GPUs of a type it is guaranteed, before anybody falls back to a type of others."""
+    left: dict[int, list[Job]] = {}
+    tournament = Tournament(state.tree, waiting, rank)
+    while (found := tournament.next()) is not None:
+        leaf, job = found
+        if state.start_on_own_type(leaf, job):
+            tournament.moved(leaf)
+        else:
+            left.setdefault(leaf, []).append(job)
+    return left
 
 
 def _ask_all(

@@ -68,7 +68,7 @@ class Round:
         found = (candidate(job, snapshot, self.tree, self.nodes) for job in snapshot.jobs)
         self.hunt = Hunt((c for c in found if c is not None), self.nodes, self.supply, self.ledger)
         self.unfit: dict[tuple[object, ...], Reason | None] = {}
-        self.disruptions = 0
+        self.disruptions: int = 0
         self.hopeless: dict[tuple[object, ...], int] = {}
         self.release: list[Release] = []
         self.evict: list[Evict] = []
@@ -143,19 +143,19 @@ class Round:
 
     def standing(self, leaf: int, job: Job) -> Standing:
         """How strong the job's case is now. Running jobs of its queue that have lower priority do not weaken it."""
+        return min(
+            (self.standing_on(leaf, job, gpu_type) for _, gpu_type in self.flavors(job)), default=Standing.BORROW
+        )
+
+    def standing_on(self, leaf: int, job: Job, gpu_type: str | None) -> Standing:
+        """The same on GPUs of this type alone."""
         least = job.least_tasks * job.gpus_per_task
+        own, nodes, lasting = self.own_queue(leaf), self.tree.nodes, self.ledger.lasting
+        above = [lasting.guarantee_room(nodes[i], gpu_type) >= least for i in nodes[leaf].lineage[1:]]
         lower = self.hunt.lower_priority(leaf, job.priority)
-        own = self.own_queue(leaf)
-        best, nodes, lasting = Standing.BORROW, self.tree.nodes, self.ledger.lasting
-        for _, gpu_type in self.flavors(job):
-            above = [lasting.guarantee_room(nodes[i], gpu_type) >= least for i in nodes[leaf].lineage[1:]]
-            if own.index == leaf and lasting.guarantee_room(own, gpu_type) + lower >= least:
-                if all(above):
-                    return Standing.FULL
-                best = min(best, Standing.OWN)
-            elif any(above):
-                best = min(best, Standing.CLAIM)
-        return best
+        if own.index == leaf and lasting.guarantee_room(own, gpu_type) + lower >= least:
+            return Standing.FULL if all(above) else Standing.OWN
+        return Standing.CLAIM if any(above) else Standing.BORROW
 
     def tasks_allowed(self, usage: Usage, leaf: int, job: Job, gpu_type: str | None) -> tuple[int, Reason]:
         """How many of the job's tasks every limit lets start, and the limit that allows the fewest."""

@@ -6,7 +6,7 @@ from slurmext.model.plan import Evict, EvictAction, Reason
 from slurmext.policy.eviction import Eviction
 from slurmext.policy.herd import Victims, freed_inside
 from slurmext.policy.round import Promise
-from slurmext.policy.supply import NodePart
+from slurmext.policy.supply import FreeIndex, NodePart
 from slurmext.policy.victims import Taking, lost_seconds
 
 
@@ -55,13 +55,14 @@ class Settlement(Eviction):
         if any(scratch.free[index] < gpus for index, gpus in back.items()):
             return False
         scratch.add(back.items(), sign=-1)
-        places: list[list[NodePart]] = []
-        for other in moving:
-            parts = self.promised_place(scratch, other.need, smaller if other is promise else {})
-            if parts is None:
-                return False
-            places.append(parts)
-            scratch.add(parts, sign=-1)
+        # Whoever is placed first may take the only room of another: the other order is worth a try.
+        for order in (moving, moving[::-1]):
+            places = self._places(order, scratch.copy(), smaller)
+            if places is not None:
+                moving = order
+                break
+        else:
+            return False
         by_type = self.nodes.by_type(promise.parts)
         self.ledger.stop(promise.leaf, promise.job.user, by_type)
         for other in moving:
@@ -85,6 +86,17 @@ class Settlement(Eviction):
             other.parts = parts if accepted else other.parts
             other.idle = self.supply.take_soon(other.parts)
         return accepted
+
+    def _places(self, promises: list[Promise], free: FreeIndex, victims: Victims) -> list[list[NodePart]] | None:
+        """A place for each on what is `free` when these victims of theirs are gone; None when one has none."""
+        places: list[list[NodePart]] = []
+        for promise in promises:
+            parts = self.promised_place(free, promise.need, victims if promise.victims else {})
+            if parts is None:
+                return None
+            places.append(parts)
+            free.add(parts, sign=-1)
+        return places
 
     def write_promises(self) -> None:
         """Put evictions and their fences into the plan."""

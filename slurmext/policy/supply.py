@@ -204,5 +204,4 @@ class Supply:
 
 def parts_of(tasks: Mapping[int, int] | Iterable[NodePart], size: int) -> list[NodePart]:
     """Tasks per node -> GPUs per node."""
-    pairs = tasks.items() if isinstance(tasks, Mapping) else tasks
-    return [(index, count * size) for index, count in pairs]
+    return [(index, count * size) for index, count in dict(tasks).items()]
