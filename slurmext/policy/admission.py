@@ -97,10 +97,11 @@ class Admission(Round):
         if job.least_tasks < job.tasks:
             self.growing.append((leaf, job, parts, mask))
 
-    def grow(self) -> None:
-        """Give elastic jobs that start now what nobody else could use."""
+    def grow(self) -> bool:
+        """Give elastic jobs that start now what nobody else could use. True when one left GPUs for more elsewhere."""
         grown: dict[str, Release] = {}
-        for leaf, job, parts, mask in self.growing:
+        moved = False
+        for number, (leaf, job, parts, mask) in enumerate(self.growing):
             if self.supply.now.capacity(job.gpus_per_task, mask, job.tasks_per_node, 1) == 0:
                 continue
             by_type = self.nodes.by_type(parts)
@@ -113,10 +114,15 @@ class Admission(Round):
                 own = self.ledger.held.within_guarantee(self.own_queue(leaf), self.nodes.by_type(more))
                 usage = QueueUsage.GUARANTEED if own else QueueUsage.BORROWED
                 grown[job.id] = Release(job=job.id, placement=self.placement(more), queue_usage=usage)
+                moved = moved or any(index not in dict(more) for index, _ in parts)
                 parts = more  # noqa: PLW2901
+                self.growing[number] = (leaf, job, parts, mask)
             self.supply.take_now(parts)
             self.ledger.start(leaf, job.user, self.nodes.by_type(parts))
         self.release = [grown.get(release.job, release) for release in self.release]
+        if moved:
+            self.unfit.clear()
+        return moved
 
     def promised(self, job: Job) -> bool:
         """Credit what is already being evicted for the job; True when there is any."""

@@ -14,10 +14,10 @@ from slurmext.model.node import NodeState
 from slurmext.model.plan import Evict, EvictAction, Plan, QueueUsage, Reason
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.ledger import Ledger
-from slurmext.policy.planner import aftermath, plan, shrunk
+from slurmext.policy.planner import aftermath, plan
 from slurmext.policy.supply import NodeTable
 from slurmext.policy.tree import HIDDEN_LEAF, ROOT, QueueNode, QueueTree, queue_tree
-from slurmext.policy.victims import ends_within, spared
+from slurmext.policy.victims import ends_within, shrunk, spared
 
 Gpus = dict[str, int]
 """GPUs per node name."""
@@ -103,8 +103,8 @@ class _Case:
             if node.state is NodeState.UP
         }
 
-    def ledger(self, *, promised: bool) -> Ledger:
-        """Usage with this plan's releases (and with `promised` what fences promise), before anyone leaves."""
+    def ledger_now(self) -> Ledger:
+        """Usage before the plan."""
         ledger = Ledger(self.tree)
         for job in self.snapshot.jobs:
             leaf = self.tree.leaf_of.get(job.queue)
@@ -119,6 +119,11 @@ class _Case:
                 known = self.table.known
                 sure = [part for part in self.table.parts(job.placement) if known >> part[0] & 1]
                 ledger.solid.add(leaf, job.user, self.table.by_type(sure))
+        return ledger
+
+    def ledger(self, *, promised: bool) -> Ledger:
+        """Usage with this plan's releases (and with `promised` what fences promise), before anyone leaves."""
+        ledger = self.ledger_now()
         placements = {release.job: release.placement for release in self.plan.release}
         if promised:
             placements |= {
@@ -286,29 +291,22 @@ def _guarantees_kept(case: _Case) -> Iterator[str]:
 
 
 def _takers_have_a_claim(case: _Case) -> Iterator[str]:
-    """Below the common ancestor, the taker's queue ends within its guarantee."""
+    """Below the common ancestor, the taker's queue would be within its guarantee with this job alone added."""
     for beneficiary, evicts in case.victims.items():
-        job = case.jobs[beneficiary]
-        leaf = case.tree.leaf_of[job.queue]
+        leaf = case.tree.leaf_of[case.jobs[beneficiary].queue]
         outside = [evict for evict in evicts if evict.reason is not Reason.PREEMPT_PRIORITY]
-        if not outside:
+        if not outside or case.tree.typed:
             continue
-        ledger = case.ledger(promised=True)
-        # Borrowers that start beside it, and jobs that wait for what is left over, came after it.
-        later = {r.job: r.placement for r in case.plan.release if r.queue_usage is QueueUsage.BORROWED}
-        later |= {f.beneficiary: f.placement for f in case.plan.fence if f.beneficiary not in case.victims}
-        for other, placement in later.items():
-            parts = case.by_type((part.node, part.gpus) for part in placement)
-            ledger.held.add(case.tree.leaf_of[case.jobs[other].queue], case.jobs[other].user, parts, sign=-1)
+        held = case.ledger_now().held
         for evict in case.plan.evict:
             victim = case.jobs[evict.job]
-            ledger.held.add(
-                case.tree.leaf_of[victim.queue], victim.user, case.by_type(case.freed([evict]).items()), sign=-1
-            )
+            freed = case.by_type(case.freed([evict]).items())
+            held.add(case.tree.leaf_of[victim.queue], victim.user, freed, sign=-1)
+        least = case.jobs[beneficiary].least_tasks * case.jobs[beneficiary].gpus_per_task
         for evict in outside:
             ancestor = case.tree.common_ancestor(leaf, case.tree.leaf_of[evict.from_queue])
             node = case.tree.nodes[case.tree.below(leaf, ancestor)[-1]]
-            if not case.tree.typed and ledger.held.total[node.index] > node.guaranteed:
+            if held.total[node.index] + least > node.guaranteed:
                 yield f"{beneficiary} reclaims from {evict.from_queue}, but {node.path} is over its guarantee"
 
 
@@ -414,17 +412,23 @@ def _allowed_with(case: _Case, job: Job, smaller: Sequence[Evict], evicts: Seque
             case.tree.leaf_of[victim.queue], victim.user, case.by_type(case.freed([evict]).items()), sign=-1
         )
     leaf = case.tree.leaf_of[job.queue]
+    queues = {index for other in case.victims for index in case.tree.nodes[_leaf(case, other)].lineage}
+    tops = ((case.tree.nodes[index].max, ledger.held.total[index]) for index in queues)
+    if any(most is not None and used > most for most, used in tops):
+        return False
     for index in case.tree.nodes[leaf].lineage:
         node = case.tree.nodes[index]
         used = ledger.held.total[index]
-        if node.max is not None and used > node.max:
-            return False
         if not node.may_borrow and used > node.guaranteed:
             return False
         outside = any(index not in case.tree.nodes[case.tree.leaf_of[evict.from_queue]].lineage for evict in smaller)
         if outside and used > node.guaranteed and any(e.reason is Reason.RECLAIM_GUARANTEE for e in smaller):
             return False
     return job.preemptible or ledger.held.total[case.own_queue(job).index] <= case.own_queue(job).guaranteed
+
+
+def _leaf(case: _Case, job_id: str) -> int:
+    return case.tree.leaf_of[case.jobs[job_id].queue]
 
 
 def _work_conserving(case: _Case) -> Iterator[str]:
@@ -477,6 +481,8 @@ def _guaranteed_demand_is_served(case: _Case) -> Iterator[str]:
     """Where nobody is told to go, no job within its own guarantee waits that one borrower's leaving would start."""
     if case.plan.evict or case.plan.move:
         return  # one thing at a time: the next plan sees what these leave behind
+    if not case.snapshot.settings.fences_stand:
+        return  # without fences who evicts may not be who comes first when the victim is gone
     ledger = case.ledger(promised=True)
     solid, idle = ledger.solid, case.idle()
     for fence in case.plan.fence:

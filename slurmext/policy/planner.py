@@ -13,7 +13,7 @@ fit at the end: that is what makes the plan work-conserving.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from slurmext.model.job import Job, JobState, Placement
@@ -22,6 +22,7 @@ from slurmext.model.snapshot import Snapshot
 from slurmext.policy.order import RankOf, Tournament, by_borrowing, by_guarantee, sorted_jobs
 from slurmext.policy.round import Standing
 from slurmext.policy.settlement import Settlement
+from slurmext.policy.victims import shrunk
 from slurmext.policy.waiting import reason_for
 
 PROMISE_ROUNDS = 4
@@ -98,24 +99,6 @@ def aftermath(snapshot: Snapshot, made: Plan) -> Snapshot:
     return replace(snapshot, jobs=tuple(jobs), fences=made.fence if snapshot.settings.fences_stand else ())
 
 
-def shrunk(job: Job, tasks: int, wanted: Iterable[Mapping[str, int]]) -> Placement:
-    """What an elastic job keeps after losing `tasks` tasks: it first leaves what beneficiaries wait for (`wanted`,
-    GPUs per node), then its last nodes by name, because the first one runs its batch script.
-    """
-    needed: dict[str, int] = {}
-    for nodes in wanted:
-        for node, gpus in nodes.items():
-            needed[node] = needed.get(node, 0) + gpus
-    size = job.gpus_per_task
-    left = {part.node: part.gpus for part in job.placement}
-    for most in (needed, left.copy()):
-        for part in sorted(job.placement, key=lambda part: part.node, reverse=True):
-            count = min(tasks, left[part.node] // size, -(-most.get(part.node, 0) // size))
-            left[part.node] -= count * size
-            tasks -= count
-    return tuple(replace(part, gpus=left[part.node]) for part in job.placement if left[part.node] > 0)
-
-
 def _round(snapshot: Snapshot, may_disrupt: Callable[[str], bool]) -> Plan:
     state = Settlement(snapshot, may_disrupt=may_disrupt)
     waiting = _eligible(state)
@@ -132,12 +115,15 @@ def _round(snapshot: Snapshot, may_disrupt: Callable[[str], bool]) -> Plan:
     for standing, rank in ranks:
         waiting = _ask_all(state, waiting, standing, rank)
     for _ in range(PROMISE_ROUNDS):
-        if not state.drop_spare_victims():
+        if not state.drop_spare_victims(ask_again=True):
             break
         _ask_again(state, ranks)
     else:
-        state.drop_spare_victims()
-    state.grow()
+        state.drop_spare_victims(ask_again=False)
+    for _ in range(PROMISE_ROUNDS):
+        if not state.grow():
+            break
+        _ask_again(state, ranks)
     state.write_promises()
     for job_id, job in state.pending.items():
         if job_id in state.reasons and state.reasons[job_id] is Reason.NO_FREE_GPUS:

@@ -34,7 +34,7 @@ class Standing(IntEnum):
     """Beyond every guarantee: it takes what is idle."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Promise:
     """GPUs promised to a beneficiary, and who must leave for it. `idle` is the share of them that is free now."""
 

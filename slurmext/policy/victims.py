@@ -7,9 +7,10 @@ Costs compare as (whole jobs, elastic surplus, age): shrinking comes first, then
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
-from slurmext.model.job import Job, JobState, Seconds
+from slurmext.model.job import Job, JobState, Placement, Seconds
 from slurmext.model.snapshot import Settings, Snapshot
 from slurmext.policy.supply import NodePart, NodeTable
 from slurmext.policy.tree import QueueTree
@@ -142,3 +143,21 @@ def take_tasks(victim: Candidate, on_node: dict[int, int], nodes: NodeTable) -> 
         whole=False,
         cost=(whole * tasks, each * tasks, age * tasks),
     )
+
+
+def shrunk(job: Job, tasks: int, wanted: Iterable[Mapping[str, int]]) -> Placement:
+    """What an elastic job keeps after losing `tasks` tasks: it first leaves what beneficiaries wait for (`wanted`,
+    GPUs per node), then its last nodes by name, because the first one runs its batch script.
+    """
+    needed: dict[str, int] = {}
+    for nodes in wanted:
+        for node, gpus in nodes.items():
+            needed[node] = needed.get(node, 0) + gpus
+    size = job.gpus_per_task
+    left = {part.node: part.gpus for part in job.placement}
+    for most in (needed, left.copy()):
+        for part in sorted(job.placement, key=lambda part: part.node, reverse=True):
+            count = min(tasks, left[part.node] // size, -(-most.get(part.node, 0) // size))
+            left[part.node] -= count * size
+            tasks -= count
+    return tuple(replace(part, gpus=left[part.node]) for part in job.placement if left[part.node] > 0)

@@ -13,7 +13,7 @@ from slurmext.model.job import Job, JobState, Placement
 from slurmext.model.plan import EvictAction, Plan
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.planner import plan as real_plan
-from slurmext.policy.planner import shrunk
+from slurmext.policy.victims import shrunk
 
 Leaves = Callable[[str], bool]
 """Whether this victim (a job id) is gone by the next step; those that are not run on unchanged."""

@@ -64,24 +64,25 @@ def test_evictions_start_their_beneficiaries(data: st.DataObject, plain: bool, r
     """When the victims are gone every beneficiary starts, before anybody else could take its GPUs."""
     snapshot = data.draw(snapshots(plain=plain))
     made = plan(snapshot)
-    after = plan(step(snapshot, made, after_s=0, requeue_delay=requeue_delay))
+    keep_fences = snapshot.settings.fences_stand
+    after = plan(step(snapshot, made, after_s=0, requeue_delay=requeue_delay, keep_fences=keep_fences))
     waiting = {evict.beneficiary for evict in made.evict} | {move.beneficiary for move in made.move}
     assert waiting <= {release.job for release in after.release}
 
 
-@pytest.mark.parametrize("keep_fences", [False, True])
 @pytest.mark.parametrize("plain", [False, True])
 @MANY
 @given(data=st.data(), chance=st.randoms(use_true_random=False))
-def test_plans_come_to_rest(data: st.DataObject, chance: random.Random, plain: bool, keep_fences: bool) -> None:
+def test_plans_come_to_rest(data: st.DataObject, chance: random.Random, plain: bool) -> None:
     """However victims trickle out and come back, plans over a world that changes by them alone become empty."""
     snapshot = data.draw(snapshots(plain=plain))
+    kept = snapshot.settings.fences_stand
     for number in range(ROUNDS):
         made = plan(snapshot)
         assert violations(snapshot, made) == []
         if not busy(made):
             break
         late = {evict.job for evict in made.evict if chance.random() < 0.4} if number < ROUNDS // 2 else set()
-        snapshot = step(snapshot, made, leaves=lambda job_id, late=late: job_id not in late, keep_fences=keep_fences)
+        snapshot = step(snapshot, made, leaves=lambda job_id, late=late: job_id not in late, keep_fences=kept)
     assert not busy(plan(snapshot))
     assert not busy(plan(replace(snapshot, now_s=snapshot.now_s + 1)))

@@ -18,12 +18,13 @@ def snapshots(draw: st.DrawFn, *, plain: bool = False) -> Snapshot:
     """A consistent snapshot: no node holds more than it has. `plain` leaves out every rule but guaranteed and max."""
     nodes = draw(_nodes(plain))
     queues = draw(_queues(nodes, plain))
-    settings = Settings()
+    settings = Settings(fences_stand=draw(st.booleans()))
     if not plain:
         settings = Settings(
             preemption_budget=draw(st.sampled_from([None, None, 0, 1, 2])),
             near_end_s=draw(st.sampled_from([0, 0, 300])),
             consolidate=draw(st.booleans()),
+            fences_stand=draw(st.booleans()),
         )
     jobs = draw(_jobs(nodes, plain))
     return Snapshot(now_s=NOW_S, settings=settings, nodes=nodes, queues=queues, jobs=jobs)
