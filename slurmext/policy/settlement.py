@@ -40,8 +40,8 @@ class Settlement(Eviction):
         return False
 
     def _waits_for_leftovers(self, promise: Promise) -> bool:
-        waits = self.reasons.get(promise.job.id) is Reason.WAITING_NEAR_END
-        return waits and not promise.victims and not promise.moves
+        evicting = promise.reason is Reason.WAITING_NEAR_END and self.reasons[promise.job.id] is Reason.RECLAIMING
+        return not promise.victims and not promise.moves and not evicting
 
     def _break(self, promise: Promise) -> None:
         self.supply.break_promise(promise.parts, promise.idle)
