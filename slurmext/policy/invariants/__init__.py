@@ -1,0 +1,65 @@
+"""The laws of the contract, executable: over a snapshot and its plan, and over a sequence of such steps.
+
+They are written the slow and obvious way, apart from the planner's own search and indexes, so that a mistake there
+shows here. Tests, simulation and the monitor on a live cluster all call `violations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from slurmext.model.plan import Plan
+from slurmext.model.snapshot import Snapshot
+from slurmext.policy.invariants.case import Case
+from slurmext.policy.invariants.leaving import (
+    every_beneficiary_fits,
+    gangs_stay_whole,
+    guarantees_kept,
+    no_spare_victim,
+    spared_jobs_untouched,
+    takers_have_a_claim,
+)
+from slurmext.policy.invariants.serving import guaranteed_demand_is_served, work_conserving
+from slurmext.policy.invariants.starting import (
+    never_above_max,
+    no_overcommit,
+    non_preemptible_within_guarantee,
+    one_reason_each,
+    placements_fit_the_job,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """A broken law: its name, and what breaks it."""
+
+    law: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.law}: {self.detail}"
+
+
+def violations(snapshot: Snapshot, made: Plan) -> list[Violation]:
+    """Every law that the plan breaks as an answer to `snapshot`; empty when all hold."""
+    case = Case(snapshot, made)
+    return [Violation(law=law, detail=detail) for law, check in LAWS for detail in check(case)]
+
+
+LAWS: tuple[tuple[str, Callable[[Case], Iterator[str]]], ...] = (
+    ("no overcommit", no_overcommit),
+    ("placements fit the job", placements_fit_the_job),
+    ("never above max", never_above_max),
+    ("spared jobs untouched", spared_jobs_untouched),
+    ("gangs stay whole", gangs_stay_whole),
+    ("no queue pushed below guaranteed", guarantees_kept),
+    ("takers have a claim", takers_have_a_claim),
+    ("non-preemptible within guarantee", non_preemptible_within_guarantee),
+    ("every eviction starts its beneficiary", every_beneficiary_fits),
+    ("minimal victims", no_spare_victim),
+    ("work-conserving", work_conserving),
+    ("guaranteed demand is served", guaranteed_demand_is_served),
+    ("one reason per pending job", one_reason_each),
+)
+"""Name and check of each law; a check yields what breaks it."""

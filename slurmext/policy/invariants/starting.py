@@ -1,0 +1,106 @@
+"""Laws of what starts: room, shape, limits, and one reason for everybody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from slurmext.model.job import JobState
+from slurmext.model.node import NodeState
+from slurmext.model.plan import QueueUsage
+from slurmext.policy.invariants.case import Case, summed, within
+from slurmext.policy.tree import HIDDEN_LEAF
+
+
+def no_overcommit(case: Case) -> Iterator[str]:
+    """Releases fit on what is idle; fences and moves fit on what is idle or leaves; only nodes that are up are used."""
+    held, leaving = case.held(), case.leaving()
+    starts = summed((part.node, part.gpus) for release in case.plan.release for part in release.placement)
+    kept = summed((part.node, part.gpus) for fence in case.plan.fence for part in fence.placement)
+    targets = summed((part.node, part.gpus) for move in case.plan.move for part in move.target)
+    sources = summed((part.node, part.gpus) for move in case.plan.move for part in move.source)
+    freed = case.freed(case.plan.evict)
+    for name in sorted({*starts, *kept, *targets}):
+        node = case.nodes.get(name)
+        if node is None or node.state is not NodeState.UP:
+            yield f"node {name} is not up"
+            continue
+        now = held.get(name, 0) + starts.get(name, 0) + targets.get(name, 0)
+        if starts.get(name, 0) + targets.get(name, 0) and now > node.gpus:
+            yield f"{name}: {now} GPUs in use of {node.gpus}"
+        out = freed.get(name, 0) + leaving.get(name, 0) + sources.get(name, 0)
+        later = now + kept.get(name, 0) - out
+        if kept.get(name, 0) and later > node.gpus:
+            yield f"{name}: {later} GPUs promised of {node.gpus}"
+
+
+def placements_fit_the_job(case: Case) -> Iterator[str]:
+    """Whole tasks, between the least and the most, within tasks_per_node, on accepted types, one entry a node."""
+    for release in case.plan.release:
+        job, size = case.jobs[release.job], case.jobs[release.job].gpus_per_task
+        if size == 0:
+            continue
+        tasks = sum(part.gpus for part in release.placement) // size
+        if any(part.gpus % size or part.gpus <= 0 for part in release.placement):
+            yield f"{job.id}: a task is split between nodes"
+        if not job.least_tasks <= tasks <= job.tasks:
+            yield f"{job.id}: {tasks} tasks, not {job.least_tasks} to {job.tasks}"
+        if job.tasks_per_node is not None and any(part.gpus > job.tasks_per_node * size for part in release.placement):
+            yield f"{job.id}: more than {job.tasks_per_node} tasks on a node"
+        names = [part.node for part in release.placement]
+        if len(set(names)) < len(names) or not set(names) <= set(case.accepted(job)):
+            yield f"{job.id}: nodes {names}"
+
+
+def never_above_max(case: Case) -> Iterator[str]:
+    """No queue, type or user is above a max because of a release."""
+    ledger = case.ledger(promised=False)
+    for release in case.plan.release:
+        job = case.jobs[release.job]
+        for index in case.tree.nodes[case.tree.leaf_of[job.queue]].lineage:
+            node = case.tree.nodes[index]
+            if node.max is not None and ledger.held.total[index] > node.max:
+                yield f"{job.id}: {node.path} holds {ledger.held.total[index]} of max {node.max}"
+            for gpu_type, most in node.type_max.items():
+                used = case.by_type((part.node, part.gpus) for part in release.placement).get(gpu_type, 0)
+                if used and ledger.held.of_type(index, gpu_type) > most:
+                    yield f"{job.id}: {node.path} holds {ledger.held.of_type(index, gpu_type)} {gpu_type} of max {most}"
+            most = node.user_max.get(job.user)
+            if most is not None and ledger.held.users.get((index, job.user), 0) > most:
+                yield f"{job.id}: {job.user} is above {most} in {node.path}"
+            if not node.may_borrow and not within(case, ledger, job, node):
+                yield f"{job.id}: {node.path} borrows through its fence"
+
+
+def non_preemptible_within_guarantee(case: Case) -> Iterator[str]:
+    """Jobs that may not be preempted start within their own queue's guarantee only; borrowers beside them may go."""
+    held = case.ledger(promised=False).held
+    for release in case.plan.release:
+        if release.queue_usage is QueueUsage.BORROWED:
+            job = case.jobs[release.job]
+            parts = case.by_type((part.node, part.gpus) for part in release.placement)
+            held.add(case.tree.leaf_of[job.queue], job.user, parts, sign=-1)
+            if not job.preemptible:
+                yield f"{job.id} borrows"
+    for release in case.plan.release:
+        job = case.jobs[release.job]
+        node = case.tree.nodes[case.tree.leaf_of[job.queue]]
+        if (
+            not job.preemptible
+            and not case.tree.typed
+            and not node.key.endswith(HIDDEN_LEAF)
+            and held.total[node.index] > node.guaranteed
+        ):
+            yield f"{job.id}: {node.path} is over its guarantee"
+
+
+def one_reason_each(case: Case) -> Iterator[str]:
+    """`reasons` has exactly the jobs that are pending after the plan."""
+    pending = {job.id for job in case.snapshot.jobs if job.state is JobState.PENDING} - set(case.released)
+    for job_id in sorted(pending ^ set(case.plan.reasons)):
+        yield f"{job_id} {'has no reason' if job_id in pending else 'is not pending'}"
+    names = [release.job for release in case.plan.release]
+    if len(set(names)) < len(names) or any(case.jobs[name].state is not JobState.PENDING for name in names):
+        yield f"releases {names}"
+    both = {evict.job for evict in case.plan.evict} & set(case.released)
+    if both:
+        yield f"{sorted(both)} are victims and released"
