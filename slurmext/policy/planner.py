@@ -65,10 +65,7 @@ def aftermath(snapshot: Snapshot, made: Plan) -> Snapshot:
     Its fences are forgotten unless they are known to stand: a promise must hold by order of admission alone.
     """
     released = {release.job: release for release in made.release}
-    taken: dict[str, int] = {}
-    for evict in made.evict:
-        if evict.action is EvictAction.SHRINK:
-            taken[evict.job] = taken.get(evict.job, 0) + evict.tasks
+    taken = {evict.job for evict in made.evict if evict.action is EvictAction.SHRINK}
     kept_for: dict[str, dict[str, int]] = {}
     for fence in made.fence:
         kept_for[fence.beneficiary] = {part.node: part.gpus for part in fence.placement}
@@ -92,8 +89,8 @@ def aftermath(snapshot: Snapshot, made: Plan) -> Snapshot:
         elif job.id in moved:
             jobs.append(replace(job, placement=moved[job.id], started_s=snapshot.now_s))
         elif job.id in taken:
-            wanted = [kept_for.get(e.beneficiary, {}) for e in made.evict if e.job == job.id]
-            jobs.append(replace(job, placement=shrunk(job, taken[job.id], wanted)))
+            shares = [(e.tasks, kept_for.get(e.beneficiary, {})) for e in made.evict if e.job == job.id]
+            jobs.append(replace(job, placement=shrunk(job, shares)))
         elif job.state is not JobState.COMPLETING:
             jobs.append(job)
     return replace(snapshot, jobs=tuple(jobs), fences=made.fence if snapshot.settings.fences_stand else ())

@@ -164,8 +164,8 @@ class Settlement(Eviction):
         certain = self.supply.soon.free.copy()
         for shares in taken.values():
             job = shares[0][1].victim.job
-            wanted = [{part.node: part.gpus for part in self.placement(promise.parts)} for promise, _ in shares]
-            left = shrunk(job, sum(taking.tasks for _, taking in shares), wanted)
+            places = [{part.node: part.gpus for part in self.placement(promise.parts)} for promise, _ in shares]
+            left = shrunk(job, zip((taking.tasks for _, taking in shares), places, strict=True))
             for index, gpus in (*shares[0][1].victim.parts, *((i, -gpus) for i, gpus in self.nodes.parts(left))):
                 certain[index] += gpus
             for _, taking in shares:

@@ -145,19 +145,26 @@ def take_tasks(victim: Candidate, on_node: dict[int, int], nodes: NodeTable) -> 
     )
 
 
-def shrunk(job: Job, tasks: int, wanted: Iterable[Mapping[str, int]]) -> Placement:
-    """What an elastic job keeps after losing `tasks` tasks: it first leaves what beneficiaries wait for (`wanted`,
-    GPUs per node), then its last nodes by name, because the first one runs its batch script.
+Share = tuple[int, Mapping[str, int]]
+"""Tasks that an elastic job loses for one beneficiary, and GPUs per node that the beneficiary waits for."""
+
+
+def shrunk(job: Job, shares: Iterable[Share]) -> Placement:
+    """What an elastic job keeps: for each share it first leaves what that beneficiary waits for, then its last nodes by
+    name, because the first one runs its batch script.
     """
-    needed: dict[str, int] = {}
-    for nodes in wanted:
-        for node, gpus in nodes.items():
-            needed[node] = needed.get(node, 0) + gpus
     size = job.gpus_per_task
     left = {part.node: part.gpus for part in job.placement}
-    for most in (needed, left.copy()):
-        for part in sorted(job.placement, key=lambda part: part.node, reverse=True):
-            count = min(tasks, left[part.node] // size, -(-most.get(part.node, 0) // size))
-            left[part.node] -= count * size
-            tasks -= count
+    last_first = sorted(left, reverse=True)
+    rest = 0
+    for tasks, wanted in shares:
+        for node in last_first:
+            count = min(tasks, left[node] // size, -(-wanted.get(node, 0) // size))
+            left[node] -= count * size
+            tasks -= count  # noqa: PLW2901
+        rest += tasks
+    for node in last_first:
+        count = min(rest, left[node] // size)
+        left[node] -= count * size
+        rest -= count
     return tuple(replace(part, gpus=left[part.node]) for part in job.placement if left[part.node] > 0)

@@ -50,7 +50,7 @@ def step(
             jobs.append(replace(job, state=JobState.RUNNING, placement=starts[job.id], started_s=snapshot.now_s))
         elif evicts and leaves(job.id):
             if evicts[0].action is EvictAction.SHRINK:
-                kept = shrunk(job, sum(evict.tasks for evict in evicts), [_fence(plan, e.beneficiary) for e in evicts])
+                kept = shrunk(job, [(evict.tasks, _fence(plan, evict.beneficiary)) for evict in evicts])
                 jobs.append(replace(job, placement=kept))
             elif evicts[0].action is EvictAction.REQUEUE:
                 jobs.append(_requeued(job, eligible_s))

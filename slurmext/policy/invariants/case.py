@@ -63,8 +63,8 @@ class Case:
             job = self.jobs[job_id]
             left: Gpus = {}
             if shares[0].action is EvictAction.SHRINK:
-                wanted = [fences.get(evict.beneficiary, {}) for evict in shares]
-                left = {part.node: part.gpus for part in shrunk(job, sum(e.tasks for e in shares), wanted)}
+                shrunk_to = shrunk(job, [(e.tasks, fences.get(e.beneficiary, {})) for e in shares])
+                left = {part.node: part.gpus for part in shrunk_to}
             for part in job.placement:
                 found[part.node] = found.get(part.node, 0) + part.gpus - left.get(part.node, 0)
         return found

@@ -78,6 +78,8 @@ def guaranteed_demand_is_served(case: Case) -> Iterator[str]:
         node = case.tree.nodes[leaf]
         gpus = {"": job.least_tasks * job.gpus_per_task}
         claims = ledger.claims(leaf, gpus)
+        if case.own_queue(job).index != leaf:
+            continue  # a parent's own jobs share what their queue is guaranteed with its children
         waited = case.snapshot.now_s - job.submitted_s >= node.preemption_delay_s
         if not waited or leaf not in claims or ledger.over_limit(ledger.held, leaf, job.user, gpus) is not None:
             continue
