@@ -20,7 +20,7 @@ from slurmext.model.job import Job, JobState, Placement
 from slurmext.model.plan import EvictAction, Plan, Reason
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.order import RankOf, Tournament, by_borrowing, by_guarantee, sorted_jobs
-from slurmext.policy.round import Standing
+from slurmext.policy.round import HOLDING, Standing
 from slurmext.policy.settlement import Settlement
 from slurmext.policy.victims import shrunk
 from slurmext.policy.waiting import reason_for
@@ -50,13 +50,25 @@ def _all_but(barred: frozenset[str]) -> Callable[[str], bool]:
 
 
 def _broken_promises(snapshot: Snapshot, made: Plan) -> set[str]:
-    """Beneficiaries that would not start although their victims are gone."""
+    """Beneficiaries that would not start although their victims are gone, or not where GPUs are kept for them."""
     if not made.evict and not made.move:
         return set()
-    after = _round(aftermath(snapshot, made), _all_but(frozenset()))
+    later = aftermath(snapshot, made)
+    after = _round(later, _all_but(frozenset()))
     started = {release.job for release in after.release}
     named = {evict.beneficiary for evict in made.evict} | {move.beneficiary for move in made.move}
-    return named - started
+    return (named - started) | (named & _kept_twice(later, made))
+
+
+def _kept_twice(later: Snapshot, made: Plan) -> set[str]:
+    """Beneficiaries of fences on nodes where more is kept than shrinking jobs leave."""
+    if all(evict.action is not EvictAction.SHRINK for evict in made.evict):
+        return set()
+    free = {node.name: node.gpus for node in later.nodes}
+    held = [part for job in later.jobs if job.state in HOLDING for part in job.placement]
+    for part in (*held, *(part for fence in made.fence for part in fence.placement)):
+        free[part.node] = free.get(part.node, 0) - part.gpus
+    return {fence.beneficiary for fence in made.fence if any(free[part.node] < 0 for part in fence.placement)}
 
 
 def aftermath(snapshot: Snapshot, made: Plan) -> Snapshot:
