@@ -57,6 +57,10 @@ class Actuator(Protocol):
         """Hold a pending job so that its user cannot release it."""
         ...
 
+    def take_over(self, job_id: str) -> None:
+        """Hold a pending job like `hold`, and make it eligible now: its user released it to us."""
+        ...
+
     def signal(self, job_id: str, signal: str) -> None:
         """Send a signal (`USR1`) to every process of the job: batch shell and steps."""
         ...

@@ -34,7 +34,7 @@ LEASE = "controller"
 LEASE_S = 15.0
 HEARTBEAT_S = 2
 FOLLOW_S = 1.0
-"""While actions are under way, deadlines and starts are looked at this often."""
+"""While actions are under way or jobs end, deadlines, starts and free GPUs are looked at this often."""
 _LEAST_GAP_S = 0.05
 _SUBMIT_LOOKS = (0.03, 0.15, 0.5, 1.5)
 """job_submit runs before the job exists: look again after these waits until it is seen (seconds)."""
@@ -96,7 +96,7 @@ class Daemon:
                         "%s is the controller of %s (token %d)", self._holder, self._site.cluster, self._lease.token
                     )
                 self._cycle(self._lease)
-                busy = self._last is not None and self._last.open_actions > 0
+                busy = self._last is not None and self._last.open_actions + self._last.ending > 0
                 self._wake.wait(FOLLOW_S if busy else None)
                 self._wake.clear()
                 self._see_submits()

@@ -40,6 +40,7 @@ _SAVED_BEFORE_S = 1.0
 class Applier:
     """Acts for one holder of the controller lease; `token` goes with every write.
 
+    `guard_s` is how long job_submit.lua keeps a job from starting that its user released from `sbatch --hold`.
     `crash` is called at every boundary between store and Slurm, for the test that kills the daemon at each of them.
     """
 
@@ -50,8 +51,10 @@ class Applier:
         reader: ClusterReader,
         actuator: Actuator,
         clock: Clock,
+        guard_s: float = 30,
         crash: Callable[[str], None] = lambda _boundary: None,
     ) -> None:
+        self._guard_s = guard_s
         self._store, self._reader, self._actuator, self._clock, self._crash = store, reader, actuator, clock, crash
 
     # what a plan asks for
@@ -65,7 +68,7 @@ class Applier:
             fence = tuple(fence for fence in plan.fence if fence.beneficiary not in promised)
             plan = replace(plan, evict=(), move=(), fence=fence)
         intents = [
-            *_holds(observation),
+            *_holds(observation, now + self._guard_s),
             *self._evictions(plan, observation, policy, open_actions, now),
             *_releases(plan, observation, open_actions),
         ]
@@ -128,7 +131,8 @@ class Applier:
         releases = [action for action in actions if action.kind is ActionKind.RELEASE]
         for action in actions:
             if action.kind is ActionKind.HOLD:
-                self._try(token, action, self._actuator.hold, ActionState.DONE)
+                hold = self._actuator.take_over if action.detail.get("guarded") else self._actuator.hold
+                self._try(token, action, hold, ActionState.DONE)
         self._release(token, releases, observation)
         victims = [action for action in actions if action.kind is ActionKind.EVICT]
         if victims:
@@ -373,12 +377,24 @@ def _leave(known: Known, beneficiary: str, to_queue: str, lost_gpu_s: float, gra
     }
 
 
-def _holds(observation: Observation) -> list[Intent]:
+def _holds(observation: Observation, guarded_until_s: float) -> list[Intent]:
     return [
-        Intent(kind=ActionKind.HOLD, job=known.key, reason="ADOPT", message="taken under the queue's admission")
+        Intent(
+            kind=ActionKind.HOLD,
+            job=known.key,
+            reason="ADOPT",
+            message="taken under the queue's admission",
+            detail={"guarded": True} if _guarded(known.record, guarded_until_s) else {},
+        )
         for known in observation.known.values()
         if known.stray
     ]
+
+
+def _guarded(record: JobRecord, until_s: float) -> bool:
+    """Whether the job's begin time is the guard's; a later one is its user's own --begin."""
+    by_user = record.annotation is not None and record.annotation.user_hold
+    return by_user and (record.eligible_s or 0) <= until_s
 
 
 def _releases(plan: Plan, observation: Observation, open_actions: Sequence[ActionRecord]) -> list[Intent]:

@@ -42,7 +42,9 @@ def controller(
     """The cycle over the site's real Slurm."""
     runner, clock = slurm_runner(site), SystemClock()
     reader = SlurmReader(runner, clock)
-    applier = Applier(store=store, reader=reader, actuator=SlurmActuator(runner), clock=clock)
+    applier = Applier(
+        store=store, reader=reader, actuator=SlurmActuator(runner), clock=clock, guard_s=site.daemon.heartbeat_stale_s
+    )
     return Controller(
         store=store, reader=reader, applier=applier, clock=clock, shadow=site.daemon.shadow, on_policy=on_policy
     )

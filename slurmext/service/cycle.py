@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from slurmext.config.policy import SitePolicy, parse_policy
+from slurmext.model.job import JobState
 from slurmext.model.plan import Plan
 from slurmext.model.policy import Policy
 from slurmext.model.state import ActionKind, ActionRecord, ActionState, JobKey
@@ -25,13 +26,17 @@ _PENALTY_MEMORY_S = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CycleResult:
-    """What a cycle saw and did. Times in seconds; `began` counts actions begun, `open_actions` those under way."""
+    """What a cycle saw and did. Times in seconds; `began` counts actions begun, `open_actions` those under way.
+
+    `ending` counts jobs that Slurm is cleaning up after: no agent tells when their GPUs are free.
+    """
 
     at_s: float
     took_s: float
     jobs: int
     began: int
     open_actions: int
+    ending: int
     rpcs: int
     new_jobs: int
 
@@ -83,6 +88,7 @@ class Controller:
             jobs=len(keys),
             began=began,
             open_actions=len(self._store.open_actions()),
+            ending=sum(job.state is JobState.COMPLETING for job in view.jobs),
             rpcs=view.rpcs,
             new_jobs=new,
         )

@@ -17,6 +17,7 @@ from slurmext.model.state import ActionKind, ActionRecord, ActionState, Checkpoi
 
 _CKPT = re.compile(r"^(?:SIG)?(?P<signal>[A-Z][A-Z0-9+\-]*)@(?P<seconds>\d+)$")
 _AUTO_SIGNAL = "USR1"
+_USER_HOLD = "JobHeldUser"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +182,8 @@ def _eligible(record: JobRecord, wait: tuple[float, str] | None, now_s: float) -
 def _blocked(record: JobRecord) -> str | None:
     if record.dependency:
         return f"waits for {record.dependency}"
-    if record.annotation and record.annotation.user_hold and record.held:
+    # Once its user released it, it waits under our own hold, which is JobHeldAdmin.
+    if record.annotation and record.annotation.user_hold and record.held and record.reason == _USER_HOLD:
         return "held by its user (scontrol release it)"
     return None
 

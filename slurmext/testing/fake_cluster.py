@@ -50,8 +50,9 @@ class FakeCluster:
         held = annotation is not None and annotation.held
         record = JobRecord(
             slurm_id=job_id, raw_id=job_id, user="alice", partition="main", state=JobState.PENDING,
-            slurm_state="PENDING", priority=0 if held else 100, gpus_per_task=gpus, tasks=tasks,
-            tasks_per_node=1 if tasks > 1 else None, submit_s=int(self.now_s), annotation=annotation,
+            slurm_state="PENDING", priority=0 if held else 100, reason="JobHeldUser" if held else "None",
+            gpus_per_task=gpus, tasks=tasks, tasks_per_node=1 if tasks > 1 else None,
+            submit_s=int(self.now_s), annotation=annotation,
         )  # fmt: skip
         self.records[job_id] = replace(record, **given)  # type: ignore[arg-type]
         return job_id
@@ -114,7 +115,7 @@ class FakeCluster:
         refused = {job_id: "Access denied" for job_id in job_ids if job_id in self.refuse}
         for job_id in job_ids:
             if job_id not in refused:
-                self._act("release", job_id, priority=100)
+                self._act("release", job_id, priority=100, reason="None")
         return refused
 
     def set_nodes(self, job_id: str, nodes: Sequence[str], *, count: int | None = None) -> None:
@@ -126,7 +127,12 @@ class FakeCluster:
     def hold(self, job_id: str) -> None:
         """Priority zero."""
         self._require_up()
-        self._act("hold", job_id, priority=0)
+        self._act("hold", job_id, priority=0, reason="JobHeldAdmin")
+
+    def take_over(self, job_id: str) -> None:
+        """Held and eligible."""
+        self._require_up()
+        self._act("take_over", job_id, priority=0, reason="JobHeldAdmin", eligible_s=int(self.now_s))
 
     def signal(self, job_id: str, signal: str) -> None:
         """Only noted: what the job does is the test's business."""
@@ -151,7 +157,8 @@ class FakeCluster:
     def hold_requeued(self, job_id: str) -> None:
         """Held, and without nodes it was asked to run on."""
         self._require_up()
-        self._act("hold_requeued", job_id, priority=0, required_nodes="", eligible_s=int(self.now_s))
+        eligible_s = int(self.now_s)
+        self._act("hold_requeued", job_id, priority=0, reason="JobHeldAdmin", required_nodes="", eligible_s=eligible_s)
 
     def cancel(self, job_id: str) -> None:
         """Ends it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -241,6 +242,27 @@ def test_user_holds_and_dependencies_wait(site: Site) -> None:
     assert reasons[held][0] == reasons[dependent][0] == "NOT_ELIGIBLE"
     assert "scontrol release" in reasons[held][1]
     assert "afterok" in reasons[dependent][1]
+
+
+def test_a_job_released_by_its_user_is_taken_over_and_admitted(site: Site) -> None:
+    """Sbatch --hold, then scontrol release: held by us in place of the user, without the guard's begin time."""
+    job = site.slurm.submit("research", user_hold=True)
+    site.rounds(2)
+    released = replace(site.slurm.records[job], priority=100, reason="None", eligible_s=int(site.slurm.now()) + 30)
+    site.slurm.records[job] = released
+    site.rounds(3)
+    assert site.slurm.log == [("take_over", job), ("release", job)]
+    assert site.state(job) is JobState.RUNNING
+
+
+def test_a_released_jobs_own_begin_time_stays(site: Site) -> None:
+    """A begin time later than the guard's is the user's."""
+    begin_s = int(site.slurm.now()) + 500
+    job = site.slurm.submit("research", user_hold=True, eligible_s=begin_s)
+    site.slurm.records[job] = replace(site.slurm.records[job], priority=100, reason="None")
+    site.rounds(3)
+    assert site.slurm.log == [("hold", job)]
+    assert site.slurm.records[job].eligible_s == begin_s
 
 
 def test_unmanaged_jobs_use_up_nodes(site: Site) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import secrets
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from slurmext.adapters.slurm_cli import annotation, fields
+from slurmext.adapters.slurm_cli import annotation, dependency, fields
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
 from slurmext.errors import SlurmRefused, SlurmUnavailable
 from slurmext.model.cluster import ClusterView, JobRecord
@@ -70,14 +70,16 @@ class SlurmReader:
             records = list(self._jobs())
         except SlurmRefused as refused:
             raise SlurmUnavailable(f"Slurm's answer could not be used: {refused}") from refused
-        active = [self._with_layout(job) for job in records if job.slurm_state not in fields.ENDED_STATES]
+        ended = tuple(job for job in records if job.slurm_state in fields.ENDED_STATES)
+        active = [job for job in records if job.slurm_state not in fields.ENDED_STATES]
+        active = [self._with_layout(job) for job in _without_fulfilled(active, ended)]
         held = {(job.slurm_id, job.start_s) for job in active if job.placement}
         self._layouts = {key: layout for key, layout in self._layouts.items() if key in held}
         return ClusterView(
             read_s=read_s,
             nodes=nodes,
             jobs=tuple(active),
-            ended=tuple(job for job in records if job.slurm_state in fields.ENDED_STATES),
+            ended=ended,
             rpcs=self._runner.calls - before,
         )
 
@@ -156,6 +158,17 @@ class SlurmReader:
 
 
 _HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING, JobState.SUSPENDED})
+
+
+def _without_fulfilled(active: Sequence[JobRecord], ended: Sequence[JobRecord]) -> list[JobRecord]:
+    """The active jobs, without dependencies on jobs that have ended since."""
+    if not any(job.dependency for job in active):
+        return list(active)
+    ids, states = {job.slurm_id for job in active}, {job.slurm_id: job.slurm_state for job in ended}
+    return [
+        replace(job, dependency="") if job.dependency and not dependency.waits(job.dependency, ids, states) else job
+        for job in active
+    ]
 
 
 def _job(row: Mapping[str, str]) -> JobRecord:
