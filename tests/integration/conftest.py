@@ -1,0 +1,152 @@
+"""A cluster of 4 nodes with 8 GPUs under a policy, for tests of what slurmextd does to a real Slurm."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from slurmext.adapters.sql import SqlStore
+from slurmext.demo import records
+from slurmext.devcluster import ClusterSpec, Devcluster
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator, Mapping
+
+    from slurmext.demo.records import SlurmRecord
+
+GRACE_S, STALE_S = 6, 5
+POLICY = f"""\
+version: 1
+settings: {{default_queue: research, grace_s: {GRACE_S}, requeue_delay_s: 1}}
+queues:
+  research: {{guaranteed: 16, max: 32}}
+  prod: {{guaranteed: 16, max: 32}}
+  closed: {{guaranteed: 0, max: 4, over_max: hold, acl: {{users: [alice]}}}}
+"""
+PATIENCE_S = 45
+"""Machines that run tests are shared: only a failing test ever waits so long."""
+ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"})
+
+
+class Site:
+    """A cluster under the policy above. What it says of jobs comes from Slurm, `store` is slurmextd's own record."""
+
+    def __init__(self, cluster: Devcluster) -> None:
+        self.cluster = cluster
+        self.database = cluster.layout.state / "slurmext" / "state.db"
+        self.store = SqlStore(f"sqlite:///{self.database}", cluster=cluster.spec.name)
+
+    def slurmext(self, *args: str) -> str:
+        """What the command line prints for root."""
+        return self.cluster.run([sys.executable, "-P", "-m", "slurmext.cli", *args]).stdout
+
+    def submit(self, user: str, *options: str, script: str = "sleep 300", env: Mapping[str, str] | None = None) -> str:
+        """The id of a new batch job."""
+        argv = ["sbatch", "--parsable", "--output=%j.out", "--open-mode=append", *options, f"--wrap={script}"]
+        return self.cluster.run(argv, user=user, env=env).stdout.strip()
+
+    def refused(self, user: str, *options: str) -> str:
+        """What sbatch says to a job that it refuses."""
+        done = self.cluster.run(["sbatch", *options, "--wrap", "true"], user=user, check=False)
+        assert done.returncode != 0, done.stdout
+        return done.stderr
+
+    def scontrol(self, *args: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
+        return self.cluster.run(["scontrol", *args], user=user, check=False)
+
+    def job(self, job_id: str) -> SlurmRecord:
+        return records.job(self.cluster, job_id)
+
+    def state(self, job_id: str) -> str:
+        return self.job(job_id).state
+
+    def field(self, job_id: str, name: str) -> str:
+        """A field of `scontrol show job`."""
+        text = self.cluster.out("scontrol", "--oneliner", "show", "job", job_id)
+        return text.partition(f" {name}=")[2].split(" ")[0]
+
+    def states(self) -> dict[str, str]:
+        """Every job and array task that has not ended."""
+        lines = self.cluster.out("squeue", "--noheader", "--array", "--format=%i %T").splitlines()
+        return dict(line.split() for line in lines)
+
+    def output(self, user: str, job_id: str) -> str:
+        path = self.cluster.home(user) / f"{job_id}.out"
+        return path.read_text() if path.exists() else ""
+
+    def until(self, what: Callable[[], Any], timeout_s: float = PATIENCE_S) -> Any:
+        """The first true value of `what`."""
+        deadline = time.monotonic() + timeout_s
+        while not (found := what()):
+            assert time.monotonic() < deadline, self.cluster.out("squeue", "-a", "--array")
+            time.sleep(0.1)
+        return found
+
+    def until_running(self, *job_ids: str) -> None:
+        self.until(lambda: all(self.state(job) == "RUNNING" for job in job_ids))
+
+    def until_ended(self, *job_ids: str) -> None:
+        self.until(lambda: all(self.state(job) in ENDED for job in job_ids))
+
+    def until_known(self, *job_ids: str) -> None:
+        """Until the daemon has these jobs in its records."""
+        self.until(lambda: set(job_ids) <= {row.job.job_id for row in self.store.jobs()})
+
+    def reason(self, job_id: str) -> str:
+        """Why slurmextd lets the job wait."""
+        return next((row.reason for row in self.store.jobs() if row.job.job_id == job_id), "")
+
+    def fill(self, *options: str) -> list[str]:
+        """Alice's research jobs on all 32 GPUs, half of them borrowed: a job on each node."""
+        jobs = [self.submit("alice", "--queue=research", "--gres=gpu:8", *options) for _ in range(4)]
+        self.until_running(*jobs)
+        return jobs
+
+    def settle(self) -> None:
+        """Everything runs again, no job is left, nothing is under way."""
+        for name, pid in self.cluster.status().items():
+            if pid is None:
+                self.cluster.start(name)
+        self.cluster.cancel_all()
+        self.until(lambda: not self.store.open_actions() and not self.store.fences())
+
+
+@pytest.fixture(scope="session")
+def policed() -> Iterator[Site]:
+    """The cluster, booted when first asked for. Tests use `site`, which cleans up."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: slurmd runs jobs as their users")
+    daemon = {"interval_s": 5, "heartbeat_stale_s": STALE_S}
+    spec = ClusterSpec(name=f"test-site-{os.getpid()}", users=("alice", "bob"), site={"daemon": daemon})
+    with Devcluster.up(spec) as cluster:
+        site = Site(cluster)
+        policy = cluster.dir / "policy.yaml"
+        policy.write_text(POLICY)
+        site.slurmext("policy", "apply", "-i", str(policy))
+        queues = cluster.layout.slurmext_run / "queues.tsv"
+        site.until(lambda: queues.exists() and "closed" in queues.read_text())
+        yield site
+        site.store.close()
+
+
+@pytest.fixture
+def site(policed: Site) -> Iterator[Site]:
+    """The cluster under its policy, without jobs and with every process running before and after the test."""
+    yield policed
+    policed.settle()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Shows what slurmextd said last in a failed test."""
+    outcome: Any = yield
+    report = outcome.get_result()
+    site = getattr(item, "funcargs", {}).get("policed")
+    if report.when == "call" and report.failed and site is not None:
+        lines = (site.cluster.layout.log / "slurmextd.out").read_text(errors="replace").splitlines()[-30:]
+        report.sections.append(("end of slurmextd.out", "\n".join(lines)))
