@@ -65,12 +65,12 @@ class Actuator(Protocol):
         """Send a signal (`USR1`) to every process of the job: batch shell and steps."""
         ...
 
-    def requeue(self, job_id: str) -> None:
-        """Requeue a running job, held, and eligible again as soon as this release of Slurm allows."""
+    def requeue(self, job_ids: Sequence[str]) -> Mapping[str, str]:
+        """Requeue running jobs; returns job id -> why for those Slurm refused."""
         ...
 
-    def hold_requeued(self, job_id: str) -> None:
-        """The second half of `requeue`, for a job whose hold after the requeue is missing."""
+    def hold_requeued(self, job_ids: Sequence[str]) -> None:
+        """Begin to hold requeued jobs and make them eligible; does not wait, and may be called until it shows."""
         ...
 
     def cancel(self, job_id: str) -> None:

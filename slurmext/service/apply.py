@@ -33,8 +33,15 @@ PLACE_PATIENCE_S = 10.0
 SETTLE_S = 2.0
 """While a job released without a node list has not started, where GPUs are free is a guess: nothing is evicted on a
 guess, but no longer than this, since a job that Slurm cannot start must not stand in the way of a guarantee."""
+HOLD_WITHIN_S = 2.0
+HOLD_BEFORE_S = 3.0
+"""A requeued victim is held when its beneficiary runs, but within this time, and this long before it is eligible."""
 _SAVED_BEFORE_S = 1.0
 """A checkpoint saved this little before the signal counts as its answer (clocks, and a save already under way)."""
+
+
+_Due = tuple[ActionRecord, Mapping[str, object]]
+"""An eviction whose time to requeue has come, and what its record is to say about its checkpoint."""
 
 
 class Applier:
@@ -56,6 +63,8 @@ class Applier:
     ) -> None:
         self._guard_s = guard_s
         self._store, self._reader, self._actuator, self._clock, self._crash = store, reader, actuator, clock, crash
+        self._unheld = list[str]()
+        self._hold_at_once = False
 
     # what a plan asks for
 
@@ -137,8 +146,8 @@ class Applier:
         victims = [action for action in actions if action.kind is ActionKind.EVICT]
         if victims:
             fresh = self._reader.find({action.job.job_id for action in victims})
-            for action in victims:
-                self._forewarn(token, action, fresh.get(action.job.job_id))
+            at_once = [action for action in victims if self._forewarn(token, action, fresh.get(action.job.job_id))]
+            self._requeue(token, [(action, {}) for action in at_once])
 
     def _release(self, token: int, actions: Sequence[ActionRecord], observation: Observation) -> None:
         ready = list[ActionRecord]()
@@ -166,46 +175,52 @@ class Applier:
         if nodes or resize is not None or known.record.required_nodes != asked:
             self._actuator.set_nodes(action.job.job_id, nodes or ([asked] if asked else []), count=resize)
 
-    def _forewarn(self, token: int, action: ActionRecord, record: JobRecord | None) -> None:
-        """Signal a victim, if it still is what the plan saw; one that knows no checkpoint signal goes at once."""
+    def _forewarn(self, token: int, action: ActionRecord, record: JobRecord | None) -> bool:
+        """Signal a victim, if it still is what the plan saw. True for one that knows no checkpoint signal."""
         if record is not None and record.state is JobState.PENDING:
             self._try(token, action, self._actuator.hold, ActionState.DONE)
-            return
+            return False
         if record is None or record.state is not JobState.RUNNING or record.start_s != action.detail.get("start_s"):
             self._advance(token, action, ActionState.ABANDONED, "the job is no longer what the plan saw")
-            return
+            return False
         warn = checkpoint_signal(cast("str | None", action.detail.get("ckpt")), _number(action, "grace_s"))
         if warn is None:
-            self._requeue(token, action)
-            return
+            return True
         signal, wait_s = warn
         try:
             self._actuator.signal(action.job.job_id, signal)
         except SlurmRefused as refused:
             self._advance(token, action, ActionState.FAILED, str(refused))
-            return
+            return False
         self._crash("signalled")
         now = self._clock.now()
         self._advance(
             token, action, ActionState.SIGNALLED, f"sent SIG{signal}, waits up to {wait_s:g} s for its checkpoint",
             {"signalled_s": now, "deadline_s": now + wait_s},
         )  # fmt: skip
+        return False
 
     # what is under way
 
     def follow(self, token: int, observation: Observation, checkpoints: Mapping[str, CheckpointRecord]) -> int:
         """Take every open action as far as Slurm's state allows. Returns how many are still open."""
         now = self._clock.now()
+        self._unheld.clear()
+        due = list[_Due]()
         for action in self._store.open_actions():
             known = observation.known.get(action.job.job_id)
             record = known.record if known and known.key == action.job else None
             if action.kind is ActionKind.EVICT:
-                self._follow_eviction(token, action, record, checkpoints.get(action.job.job_id), now)
+                answer = checkpoints.get(action.job.job_id)
+                due += self._follow_eviction(token, action, record, answer, now)
+                if record is not None and self._hold_is_due(action, record, observation, now):
+                    self._unheld.append(action.job.job_id)
             elif action.kind is ActionKind.RELEASE:
                 self._follow_release(token, action, record, now)
             else:
                 held = record is None or record.held
                 self._advance(token, action, ActionState.DONE if held else ActionState.ABANDONED)
+        self._requeue(token, due)
         return len(self._store.open_actions())
 
     def _follow_release(self, token: int, action: ActionRecord, record: JobRecord | None, now: float) -> None:
@@ -233,7 +248,8 @@ class Applier:
         record: JobRecord | None,
         checkpoint: CheckpointRecord | None,
         now: float,
-    ) -> None:
+    ) -> list[_Due]:
+        """Take one eviction further; returns it when it is time to requeue."""
         if action.state is ActionState.INTENT:
             # Begun by a daemon that died. A signal it may have sent costs the job one checkpoint; a requeue shows.
             requeued = (
@@ -242,15 +258,17 @@ class Applier:
                 and record.state is not JobState.RUNNING
             )
             if requeued and record is not None and not record.held:
-                self._hold_requeued(token, action)
+                self._advance(token, action, ActionState.REQUEUED, "to be held", {"requeued_s": now})
             elif requeued:
                 self._finish(token, action, "requeued", now)
             else:
                 self._advance(token, action, ActionState.ABANDONED, "not begun; planned anew if it still helps")
-            return
+            return []
         if record is None:
             self._finish(token, action, "ended by itself", now)
         elif record.state is JobState.RUNNING and record.start_s != action.detail.get("start_s"):
+            # Slurm's requeue delay is shorter than ours before the hold: from now on there is none.
+            self._hold_at_once = True
             self._finish(token, action, "requeued, and started again", now)
         elif record.state is JobState.RUNNING and action.state is ActionState.SIGNALLED:
             signalled = _number(action, "signalled_s")
@@ -259,34 +277,47 @@ class Applier:
                 and checkpoint.saved_s >= signalled - _SAVED_BEFORE_S
                 and checkpoint.confirmed_s >= signalled
             ):
-                self._requeue(token, action, {"confirmed_s": checkpoint.confirmed_s, "step": checkpoint.step})
-            elif now >= _number(action, "deadline_s"):
-                self._requeue(token, action)
-        elif record.state is JobState.PENDING:
-            if not record.held:
-                self._hold_requeued(token, action)
-            else:
-                self._finish(token, action, "requeued and held", now)
+                return [(action, {"confirmed_s": checkpoint.confirmed_s, "step": checkpoint.step})]
+            if now >= _number(action, "deadline_s"):
+                return [(action, {})]
+        elif record.state is JobState.PENDING and record.held:
+            self._finish(token, action, "requeued and held", now)
         elif record.state is JobState.RUNNING and action.state is ActionState.REQUEUED:
-            self._requeue(token, action)  # asked for, but Slurm does not show it: ask again
+            return [(action, {})]  # asked for, but Slurm does not show it: ask again
+        return []
 
-    def _requeue(self, token: int, action: ActionRecord, detail: Mapping[str, object] | None = None) -> None:
-        try:
-            self._actuator.requeue(action.job.job_id)
-        except SlurmRefused as refused:
-            self._advance(token, action, ActionState.FAILED, str(refused))
+    def _requeue(self, token: int, due: Sequence[_Due]) -> None:
+        if not due:
             return
+        refused = self._actuator.requeue([action.job.job_id for action, _ in due])
         self._crash("requeued")
-        message = "its checkpoint is confirmed: requeued" if detail else "requeued"
-        self._advance(token, action, ActionState.REQUEUED, message, {"requeued_s": self._clock.now(), **(detail or {})})
+        if self._hold_at_once:
+            self._actuator.hold_requeued([action.job.job_id for action, _ in due])
+        now = self._clock.now()
+        for action, detail in due:
+            why = refused.get(action.job.job_id)
+            if why is not None:
+                self._advance(token, action, ActionState.FAILED, why)
+                continue
+            message = "its checkpoint is confirmed: requeued" if detail else "requeued"
+            self._advance(token, action, ActionState.REQUEUED, message, {"requeued_s": now, **detail})
 
-    def _hold_requeued(self, token: int, action: ActionRecord) -> None:
-        try:
-            self._actuator.hold_requeued(action.job.job_id)
-        except SlurmRefused as refused:
-            log.warning("job %s: %s", action.job.job_id, refused)
-        else:
-            self._advance(token, action, ActionState.REQUEUED, "held after its requeue")
+    def _hold_is_due(self, action: ActionRecord, record: JobRecord, observation: Observation, now: float) -> bool:
+        """Whether a requeued victim is to be held now. Its beneficiary first: Slurm may take a second over a hold, and
+        does not start the victim before its requeue delay is over.
+        """
+        if record.state is not JobState.PENDING or record.held:
+            return False
+        beneficiary = observation.known.get(str(action.detail.get("beneficiary", "")))
+        waits = beneficiary is not None and beneficiary.record.state is JobState.PENDING
+        soon = (record.eligible_s or 0) - now < HOLD_BEFORE_S
+        return not waits or soon or self._hold_at_once or now - _number(action, "requeued_s") > HOLD_WITHIN_S
+
+    def hold_requeued(self) -> None:
+        """Hold the victims that `follow` found requeued, now that everything urgent is done."""
+        if self._unheld:
+            self._actuator.hold_requeued(self._unheld)
+            self._crash("held requeued")
 
     def _finish(self, token: int, action: ActionRecord, message: str, now: float) -> None:
         """Close an eviction and write the victim's ledger."""

@@ -78,6 +78,8 @@ class Controller:
         began = 0
         if policy.version and not self._shadow:
             began = self._applier.start(token, decided, observation, policy)
+        if before and not self._shadow:
+            self._applier.hold_requeued()
         self._store.save_jobs(token, job_rows(observation, decided.reasons, said, view.read_s))
         self.last = observation, decided
         keys = frozenset(known.key for known in observation.known.values())

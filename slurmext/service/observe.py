@@ -87,7 +87,8 @@ def observe(view: ClusterView, policy: Policy, memory: Memory, now_s: float) -> 
         key = _key(record, row)
         queue = _queue(record, policy)
         release = releases.get(key)
-        stray = record.state is JobState.PENDING and not record.held and release is None
+        pending = record.state is JobState.PENDING and not record.held
+        stray = pending and release is None and key not in evictions
         known[record.slurm_id] = Known(
             record=record,
             key=key,

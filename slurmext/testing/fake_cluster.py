@@ -15,8 +15,8 @@ _HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING})
 
 class FakeCluster:
     """Jobs are placed first fit when `tick` runs Slurm's scheduler. `log` has every act; `down` makes Slurm mute;
-    `stuck` jobs are never started, `refuse` names jobs whose release Slurm refuses; `interrupt` is called in the middle
-    of a requeue, between Slurm's two commands.
+    `stuck` jobs are never started, `refuse` names jobs whose release Slurm refuses; `interrupt` is called when
+    Slurm has requeued jobs, before its answer arrives.
     """
 
     def __init__(self, nodes: int = 4, gpus: int = 8) -> None:
@@ -141,24 +141,28 @@ class FakeCluster:
             raise SlurmRefused(f"scancel {job_id}: job is not running")
         self.log.append((f"signal {signal}", job_id))
 
-    def requeue(self, job_id: str) -> None:
-        """Completing, then pending; Slurm gives it a new submit time and its priority back, then we hold it."""
+    def requeue(self, job_ids: Sequence[str]) -> Mapping[str, str]:
+        """Completing, then pending; Slurm gives it a new submit time and its priority back."""
         self._require_up()
-        record = self.records[job_id]
-        if record.state is not JobState.RUNNING:
-            raise SlurmRefused(f"scontrol requeue {job_id}: job is not running")
-        self._act(
-            "requeue", job_id, state=JobState.COMPLETING, slurm_state="COMPLETING", priority=100,
-            restarts=record.restarts + 1, submit_s=int(self.now_s), start_s=None, eligible_s=int(self.now_s) + 6,
-        )  # fmt: skip
-        self.interrupt("between requeue and hold")
-        self.hold_requeued(job_id)
+        refused = {job_id: "job is not running" for job_id in job_ids if self._state(job_id) is not JobState.RUNNING}
+        done = [job_id for job_id in job_ids if job_id not in refused]
+        for job_id in done:
+            self._act(
+                "requeue", job_id, state=JobState.COMPLETING, slurm_state="COMPLETING", priority=100,
+                restarts=self.records[job_id].restarts + 1, submit_s=int(self.now_s), start_s=None,
+                eligible_s=int(self.now_s) + 6,
+            )  # fmt: skip
+        self.interrupt("requeued")
+        return refused
 
-    def hold_requeued(self, job_id: str) -> None:
-        """Held, and without nodes it was asked to run on."""
+    def _state(self, job_id: str) -> JobState:
+        return self.records[job_id].state
+
+    def hold_requeued(self, job_ids: Sequence[str]) -> None:
+        """Held and eligible."""
         self._require_up()
-        eligible_s = int(self.now_s)
-        self._act("hold_requeued", job_id, priority=0, reason="JobHeldAdmin", required_nodes="", eligible_s=eligible_s)
+        for job_id in job_ids:
+            self._act("hold_requeued", job_id, priority=0, reason="JobHeldAdmin", eligible_s=int(self.now_s))
 
     def cancel(self, job_id: str) -> None:
         """Ends it."""

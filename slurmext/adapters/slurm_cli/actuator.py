@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Mapping, Sequence
 
 from slurmext.adapters.slurm_cli import fields
@@ -18,13 +19,18 @@ class SlurmActuator:
 
     def __init__(self, runner: SlurmRunner) -> None:
         self._runner = runner
+        self._holding: list[tuple[frozenset[str], subprocess.Popen[bytes]]] = []
 
     def release(self, job_ids: Sequence[str]) -> Mapping[str, str]:
         """Release held jobs, many to a call (300 jobs took 0.2 s in one call)."""
+        return self._each("release", job_ids)
+
+    def _each(self, command: str, job_ids: Sequence[str]) -> dict[str, str]:
+        """`scontrol release|requeue 1,2,3`; why it refused, by job."""
         refused = dict[str, str]()
         for start in range(0, len(job_ids), _BATCH):
             batch = job_ids[start : start + _BATCH]
-            answer = self._runner.run("scontrol", ["release", ",".join(batch)])
+            answer = self._runner.run("scontrol", [command, ",".join(batch)])
             if answer.code == 0:
                 continue
             named = {
@@ -53,18 +59,25 @@ class SlurmActuator:
         """Signal the batch shell and every process of every step (`--full`)."""
         self._runner.must("scancel", [f"--signal={signal}", "--full", job_id])
 
-    def requeue(self, job_id: str) -> None:
-        """Requeue, hold, and make eligible at once.
+    def requeue(self, job_ids: Sequence[str]) -> Mapping[str, str]:
+        """Requeue, many to a call."""
+        return self._each("requeue", job_ids)
 
-        A requeue undoes a hold set before it, so the hold comes after, while the job is COMPLETING. StartTime then
-        replaces the wait of cred_expire + 1 seconds that a requeued job otherwise has (121 s by default).
+    def hold_requeued(self, job_ids: Sequence[str]) -> None:
+        """Hold, and make eligible at once.
+
+        A requeue undoes a hold set before it, so the hold comes after. StartTime replaces the wait of cred_expire + 1
+        seconds that a requeued job otherwise has (121 s by default). Nobody waits for the command: with slurmdbd
+        slurmctld sleeps a second over a job whose database index it is still setting.
         """
-        self._runner.must("scontrol", ["requeue", job_id])
-        self.hold_requeued(job_id)
-
-    def hold_requeued(self, job_id: str) -> None:
-        """The second half of `requeue`, on its own for a daemon that died in between."""
-        self._runner.must("scontrol", ["update", f"JobId={job_id}", "Priority=0", "StartTime=now", "ReqNodeList="])
+        self._holding = [(ids, process) for ids, process in self._holding if process.poll() is None]
+        under_way = {job_id for ids, _ in self._holding for job_id in ids}
+        # scontrol update takes a list of job ids, but no array task in it
+        plain = [job_id for job_id in job_ids if job_id.isdecimal() and job_id not in under_way]
+        tasks = [job_id for job_id in job_ids if not job_id.isdecimal() and job_id not in under_way]
+        for batch in (*(plain[at : at + _BATCH] for at in range(0, len(plain), _BATCH)), *([task] for task in tasks)):
+            words = ["update", f"JobId={','.join(batch)}", "Priority=0", "StartTime=now"]
+            self._holding.append((frozenset(batch), self._runner.start("scontrol", words)))
 
     def cancel(self, job_id: str) -> None:
         """Cancel."""

@@ -81,6 +81,23 @@ class SlurmRunner:
             raise SlurmUnavailable(f"{command}: {answer.stderr.splitlines()[-1]}")
         return answer
 
+    def start(self, command: str, args: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start a command that nobody waits for. Raises SlurmUnavailable when it cannot be run."""
+        self.calls += 1
+        path = self._bin_dir / command
+        try:
+            return subprocess.Popen(
+                [str(path), *args],
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError as missing:
+            raise SlurmUnavailable(
+                f"cannot run {path}: {missing.strerror}; set slurm.bin_dir in slurmext.yaml"
+            ) from missing
+
     def must(self, command: str, args: Sequence[str]) -> str:
         """Standard output of a command that must succeed. Raises SlurmRefused with Slurm's words otherwise."""
         answer = self.run(command, args)
