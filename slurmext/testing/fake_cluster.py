@@ -27,6 +27,7 @@ class FakeCluster:
         self.down = False
         self.stuck: set[str] = set()
         self.refuse: set[str] = set()
+        self.requeue_delay_s = 6
         self.interrupt: Callable[[str], None] = lambda _where: None
         self._next = 1
 
@@ -150,7 +151,7 @@ class FakeCluster:
             self._act(
                 "requeue", job_id, state=JobState.COMPLETING, slurm_state="COMPLETING", priority=100,
                 restarts=self.records[job_id].restarts + 1, submit_s=int(self.now_s), start_s=None,
-                eligible_s=int(self.now_s) + 6,
+                eligible_s=int(self.now_s) + self.requeue_delay_s,
             )  # fmt: skip
         self.interrupt("requeued")
         return refused

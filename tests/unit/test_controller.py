@@ -141,6 +141,27 @@ def test_a_job_without_checkpoints_goes_at_once(site: Site) -> None:
     assert site.state(prod) is JobState.RUNNING
 
 
+def test_victims_are_requeued_together_and_held_after_the_beneficiary_was_released(site: Site) -> None:
+    """Slurm may take a second over a hold: the beneficiary does not wait for it."""
+    _borrow_everything(site)
+    gang = site.slurm.submit("prod", tasks=2)
+    site.rounds(6)
+    assert site.state(gang) is JobState.RUNNING
+    acts = [act for act, _ in site.slurm.log]
+    assert acts.index("requeue") < len(acts) - acts[::-1].index("release") - 1 < acts.index("hold_requeued")
+    assert len(site.done("hold_requeued")) == 2
+
+
+def test_where_slurm_restarts_victims_at_once_they_are_held_at_once(site: Site) -> None:
+    """With a requeue delay of 0 the first victims start again; the next are held with their requeue, and the gang runs."""
+    site.slurm.requeue_delay_s = 0
+    _borrow_everything(site)
+    gang = site.slurm.submit("prod", tasks=2)
+    site.rounds(12)
+    assert site.state(gang) is JobState.RUNNING
+    assert site.store.open_actions() == []
+
+
 def test_a_requeued_job_keeps_its_identity(site: Site) -> None:
     """Slurm gives a requeued job a new submit time; for us it stays the same job with one preemption more."""
     jobs = _borrow_everything(site)
