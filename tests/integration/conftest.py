@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from slurmext.demo.records import SlurmRecord
 
-GRACE_S, STALE_S = 6, 5
+GRACE_S, STALE_S = 8, 5
 POLICY = f"""\
 version: 1
 settings: {{default_queue: research, grace_s: {GRACE_S}, requeue_delay_s: 1}}
@@ -28,6 +28,18 @@ queues:
   prod: {{guaranteed: 16, max: 32}}
   closed: {{guaranteed: 0, max: 4, over_max: hold, acl: {{users: [alice]}}}}
 """
+SAVER = """\
+import time
+from slurmext.checkpoint import Checkpointer
+checkpoints = Checkpointer({"x": 1}, every_s=None)
+step = checkpoints.restore()
+print("ready" if step is None else f"resumed at {step}", flush=True)
+for step in range(step or 0, 5000):
+    if checkpoints.due():
+        checkpoints.save(step)
+        print("saved", step, flush=True)
+    time.sleep(0.1)
+"""
 PATIENCE_S = 45
 """Machines that run tests are shared: only a failing test ever waits so long."""
 ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"})
@@ -35,6 +47,8 @@ ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"})
 
 class Site:
     """A cluster under the policy above. What it says of jobs comes from Slurm, `store` is slurmextd's own record."""
+
+    grace_s, stale_s = GRACE_S, STALE_S
 
     def __init__(self, cluster: Devcluster) -> None:
         self.cluster = cluster
@@ -49,6 +63,13 @@ class Site:
         """The id of a new batch job."""
         argv = ["sbatch", "--parsable", "--output=%j.out", "--open-mode=append", *options, f"--wrap={script}"]
         return self.cluster.run(argv, user=user, env=env).stdout.strip()
+
+    def submit_saver(self, user: str, *options: str) -> str:
+        """A job that saves when it is told to, says so in its output, and resumes."""
+        program = self.cluster.home(user) / "saver.py"
+        program.write_text(SAVER)
+        env = {"PYTHONPATH": str(self.cluster.layout.python)}
+        return self.submit(user, "--ckpt=auto", *options, script=f"/usr/bin/python3 {program}", env=env)
 
     def refused(self, user: str, *options: str) -> str:
         """What sbatch says to a job that it refuses."""
