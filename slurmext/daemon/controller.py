@@ -36,6 +36,9 @@ HEARTBEAT_S = 2
 FOLLOW_S = 1.0
 """While actions are under way or jobs end, deadlines, starts and free GPUs are looked at this often."""
 _LEAST_GAP_S = 0.05
+_REST = 2.0
+"""Between cycles the daemon rests this many times as long as the last one took, so that a storm of short jobs leaves
+slurmctld most of the machine; not while somebody waits for victims."""
 _SUBMIT_LOOKS = (0.03, 0.15, 0.5, 1.5)
 """job_submit runs before the job exists: look again after these waits until it is seen (seconds)."""
 _RETENTION_S = 30 * 86400.0
@@ -130,7 +133,7 @@ class Daemon:
         else:
             self._error, self._last_good_s = None, time.time()
             self._beat()
-            self._stop.wait(_LEAST_GAP_S)
+            self._stop.wait(_LEAST_GAP_S if self._last.evicting else max(_LEAST_GAP_S, _REST * self._last.took_s))
 
     def _failed(self, error: str, template: str) -> None:
         if error != self._error:
@@ -227,7 +230,8 @@ class Daemon:
         new = self._store.record_event(stored, dedup=f"{event.node}/{event.boot}/{event.seq}")
         if new and event.event == "checkpoint" and job_id is not None:
             self._store.record_checkpoint(_checkpoint(event, job_id))
-        self._wake.set()
+        if event.event != "job_start":  # GPUs that are taken let nobody else start
+            self._wake.set()
 
     # what the command line asks
 

@@ -36,6 +36,7 @@ class CycleResult:
     jobs: int
     began: int
     open_actions: int
+    evicting: int
     ending: int
     rpcs: int
     new_jobs: int
@@ -84,12 +85,14 @@ class Controller:
         self.last = observation, decided
         keys = frozenset(known.key for known in observation.known.values())
         new, self._seen = len(keys - self._seen), keys
+        still_open = self._store.open_actions()
         return CycleResult(
             at_s=began_at,
             took_s=self._clock.now() - began_at,
             jobs=len(keys),
             began=began,
-            open_actions=len(self._store.open_actions()),
+            open_actions=len(still_open),
+            evicting=sum(action.kind is ActionKind.EVICT for action in still_open),
             ending=sum(job.state is JobState.COMPLETING for job in view.jobs),
             rpcs=view.rpcs,
             new_jobs=new,
