@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import cast
 
 from slurmext.errors import SlurmRefused
@@ -17,11 +16,10 @@ from slurmext.model.state import (
     ActionRecord,
     ActionState,
     CheckpointRecord,
-    Intent,
     PreemptionRecord,
-    StoredFence,
 )
 from slurmext.ports import Actuator, Clock, ClusterReader, Store
+from slurmext.service.intents import fences_of, intents_of
 from slurmext.service.observe import Known, Observation, checkpoint_signal
 
 log = logging.getLogger(__name__)
@@ -30,9 +28,6 @@ RELEASE_PATIENCE_S = 30.0
 """How long Slurm may take to start a released job before the release is taken back."""
 PLACE_PATIENCE_S = 10.0
 """The same for a job released to named nodes: what was free there when it was planned may be gone."""
-SETTLE_S = 2.0
-"""While a job released without a node list has not started, where GPUs are free is a guess: nothing is evicted on a
-guess, but no longer than this, since a job that Slurm cannot start must not stand in the way of a guarantee."""
 HOLD_WITHIN_S = 2.0
 HOLD_BEFORE_S = 3.0
 """A requeued victim is held when its beneficiary runs, but within this time, and this long before it is eligible."""
@@ -72,16 +67,11 @@ class Applier:
         """Write the intents of a plan and begin each. Returns how many actions were begun."""
         now = self._clock.now()
         open_actions = self._store.open_actions()
-        if any(_unsettled(action, now) for action in open_actions):
-            promised = {evict.beneficiary for evict in plan.evict} | {move.beneficiary for move in plan.move}
-            fence = tuple(fence for fence in plan.fence if fence.beneficiary not in promised)
-            plan = replace(plan, evict=(), move=(), fence=fence)
-        intents = [
-            *_holds(observation, now + self._guard_s),
-            *self._evictions(plan, observation, policy, open_actions, now),
-            *_releases(plan, observation, open_actions),
-        ]
-        fences = _fences(plan, observation, now)
+        left = self._requeues_left(policy, now)
+        intents = intents_of(
+            plan, observation, policy, open_actions, now=now, guard_s=self._guard_s, requeues_left=left
+        )
+        fences = fences_of(plan, observation, open_actions, now)
         if {(f.beneficiary, tuple(sorted(f.placement.items()))) for f in fences} != {
             (f.beneficiary, tuple(sorted(f.placement.items()))) for f in self._store.fences()
         }:
@@ -100,40 +90,14 @@ class Applier:
         self._begin(token, actions, observation)
         return len(actions)
 
-    def _evictions(
-        self, plan: Plan, observation: Observation, policy: Policy, open_actions: Sequence[ActionRecord], now: float
-    ) -> list[Intent]:
-        """Intents of the plan's evictions and moves, whole sets only, within the budgets."""
-        going = {action.job for action in open_actions if action.kind is ActionKind.EVICT}
-        sets = dict[str, list[Intent]]()
-        leaving = [
-            *(
-                (e.job, e.beneficiary, e.reason, e.lost_gpu_s, f"makes room for job {e.beneficiary}")
-                for e in plan.evict
-            ),
-            *((m.job, m.beneficiary, m.reason, 0.0, f"moves so that job {m.beneficiary} fits") for m in plan.move),
-        ]
-        for job, beneficiary, reason, lost, message in leaving:
-            known = observation.known[job]
-            if known.key not in going:
-                to_queue = observation.known[beneficiary].queue or ""
-                detail = _leave(known, beneficiary, to_queue, float(lost), float(policy.settings.grace_s))
-                intent = Intent(
-                    kind=ActionKind.EVICT, job=known.key, reason=reason.value, message=message, detail=detail
-                )
-                sets.setdefault(beneficiary, []).append(intent)
+    def _requeues_left(self, policy: Policy, now: float) -> int | None:
+        """How many jobs may be requeued now; None = no limit."""
         left = policy.max_requeues_per_cycle
         if policy.max_requeues_per_hour is not None:
             done = self._store.count_actions(action=ActionKind.EVICT.value, since_s=now - 3600)
             hourly = max(0, policy.max_requeues_per_hour - done)
             left = hourly if left is None else min(left, hourly)
-        intents = list[Intent]()
-        for beneficiary, victims in sets.items():
-            if left is not None and len(victims) > left - len(intents):
-                log.info("job %s waits: its %d victims are over the requeue budget", beneficiary, len(victims))
-                continue
-            intents += victims
-        return intents
+        return left
 
     def _begin(self, token: int, actions: Sequence[ActionRecord], observation: Observation) -> None:
         """Do what was just written down, gentle first."""
@@ -378,94 +342,6 @@ class Applier:
         self._crash(f"{action.kind} {state}")
 
 
-def _unsettled(action: ActionRecord, now: float) -> bool:
-    """A release whose job Slurm is about to start, nobody knows where."""
-    return (
-        action.kind is ActionKind.RELEASE
-        and action.state in {ActionState.INTENT, ActionState.RELEASED}
-        and not action.detail.get("nodes")
-        and now - action.created_s < SETTLE_S
-    )
-
-
 def _number(action: ActionRecord, key: str) -> float:
     value = action.detail.get(key)
     return float(value) if isinstance(value, int | float) else 0.0
-
-
-def _leave(known: Known, beneficiary: str, to_queue: str, lost_gpu_s: float, grace_s: float) -> dict[str, object]:
-    record = known.record
-    return {
-        "beneficiary": beneficiary,
-        "from_queue": known.queue or "",
-        "to_queue": to_queue,
-        "gpus": record.tasks * record.gpus_per_task,
-        "lost_gpu_s": lost_gpu_s,
-        "user": record.user,
-        "start_s": record.start_s,
-        "ckpt": record.annotation.ckpt if record.annotation else None,
-        "grace_s": grace_s,
-    }
-
-
-def _holds(observation: Observation, guarded_until_s: float) -> list[Intent]:
-    return [
-        Intent(
-            kind=ActionKind.HOLD,
-            job=known.key,
-            reason="ADOPT",
-            message="taken under the queue's admission",
-            detail={"guarded": True} if _guarded(known.record, guarded_until_s) else {},
-        )
-        for known in observation.known.values()
-        if known.stray
-    ]
-
-
-def _guarded(record: JobRecord, until_s: float) -> bool:
-    """Whether the job's begin time is the guard's; a later one is its user's own --begin."""
-    by_user = record.annotation is not None and record.annotation.user_hold
-    return by_user and (record.eligible_s or 0) <= until_s
-
-
-def _releases(plan: Plan, observation: Observation, open_actions: Sequence[ActionRecord]) -> list[Intent]:
-    """Releases carry a node list only where one is needed: a fence stands or a job released to a place has not started
-    yet, GPU types were chosen, or a gang was cut.
-    """
-    fenced = bool(plan.fence or observation.snapshot.fences) or any(
-        action.kind is ActionKind.RELEASE and action.detail.get("nodes") for action in open_actions
-    )
-    jobs = {job.id: job for job in observation.snapshot.jobs}
-    intents = list[Intent]()
-    for release in plan.release:
-        known, job = observation.known[release.job], jobs[release.job]
-        placement = {part.node: part.gpus for part in release.placement}
-        shrunk = sum(placement.values()) < job.gpus
-        asked = known.record.annotation.types if known.record.annotation else ()
-        pinned = (fenced or bool(asked) or shrunk) and not known.first_nodes
-        intents.append(
-            Intent(
-                kind=ActionKind.RELEASE,
-                job=known.key,
-                reason=release.queue_usage.value,
-                message=f"on {release.queue_usage.value} GPUs of {known.queue}",
-                detail={
-                    "placement": placement,
-                    "nodes": sorted(placement) if pinned else [],
-                    "node_count": len(placement) if shrunk else None,
-                },
-            )
-        )
-    return intents
-
-
-def _fences(plan: Plan, observation: Observation, now: float) -> list[StoredFence]:
-    return [
-        StoredFence(
-            beneficiary=observation.known[fence.beneficiary].key,
-            placement={part.node: part.gpus for part in fence.placement},
-            created_s=now,
-        )
-        for fence in plan.fence
-        if fence.beneficiary in observation.known
-    ]
