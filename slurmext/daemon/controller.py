@@ -230,8 +230,7 @@ class Daemon:
         new = self._store.record_event(stored, dedup=f"{event.node}/{event.boot}/{event.seq}")
         if new and event.event == "checkpoint" and job_id is not None:
             self._store.record_checkpoint(_checkpoint(event, job_id))
-        if event.event != "job_start":  # GPUs that are taken let nobody else start
-            self._wake.set()
+        self._wake.set()
 
     # what the command line asks
 

@@ -4,7 +4,8 @@ Two real Slurm clusters of four nodes side by side, one with slurmext and one wi
 jobs while the other one's daemons stand still. Then each hook is timed against an empty one, as slurmd runs them. The
 last line is JSON: throughput_ratio (jobs per second with slurmext ÷ without, median of the rounds, of the jobs that
 slurmext manages), throughput_ratio_cpu (of jobs it leaves alone; both cores are busy then, with four nodes and the
-controller on one small machine), prolog_ms_p50, epilog_ms_p50, task_prolog_ms_p50, empty_hook_ms_p50.
+controller on one small machine), start_extra_s_p50 (from sbatch to the first line of the script on an idle cluster,
+seconds more with slurmext), prolog_ms_p50, epilog_ms_p50, task_prolog_ms_p50, empty_hook_ms_p50.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def main() -> int:
             result[f"throughput_ratio_{workload}"] = round(ratio, 3)
             print(f"  ratio {ratio:.3f}")
         result["throughput_ratio"] = result["throughput_ratio_gpu"]
+        result["start_extra_s_p50"] = measure_start(plain, ours, 5 if options.quick else 15)
         result |= measure_hooks(ours, 30 if options.quick else 100)
     print(json.dumps(result))
     return 0
@@ -96,6 +98,27 @@ def jobs_per_second(cluster: Devcluster, flags: list[str], jobs: int, job_s: flo
             raise SystemExit(f"jobs did not end within {ROUND_LIMIT_S} s:\n{cluster.out('squeue')}")
         time.sleep(0.1)
     return jobs / (time.monotonic() - started)
+
+
+def measure_start(plain: Devcluster, ours: Devcluster, times: int) -> float:
+    """Median seconds that a one-GPU job starts later with slurmext, on idle clusters, in turns."""
+    taken: dict[str, list[float]] = {"without": [], "with": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(times):
+            for name, cluster in (("without", plain), ("with", ours)):
+                told = Path(folder, f"{name}-{number}")
+                words = ["--quiet", "--output=/dev/null", "--mem=1", "--gres=gpu:1", f"--wrap=date +%s.%N > {told}"]
+                called_at = time.time()
+                subprocess.run([str(cluster.bin / "sbatch"), *words], env=cluster.environment(), check=True, cwd="/")
+                while cluster.out("squeue", "--noheader", "--format=%A"):
+                    if time.time() > called_at + ROUND_LIMIT_S:
+                        raise SystemExit(f"the job did not end within {ROUND_LIMIT_S} s:\n{cluster.out('squeue')}")
+                    time.sleep(0.2)
+                taken[name].append(float(told.read_text()) - called_at)
+                time.sleep(1)
+    medians = {name: statistics.median(values) for name, values in taken.items()}
+    print(f"\nsbatch to running, idle cluster (s): without {medians['without']:.2f}   with {medians['with']:.2f}")
+    return round(medians["with"] - medians["without"], 3)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_hooks import standing_still
+
 from slurmext.devcluster import ClusterSpec, Devcluster
 
 GPUS = 32
