@@ -34,7 +34,7 @@ def main(config: Path | None, verbose: bool) -> None:  # noqa: FBT001  click pas
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # a renewal that waits for the database is told of below
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
     try:
         daemon = Daemon(load_site(config))
