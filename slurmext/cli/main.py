@@ -15,6 +15,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "job": ("slurmext.cli.job:cli", "Jobs slurmext looks after: list them, explain one."),
     "queue": ("slurmext.cli.queue:cli", "Queues: who may use how many GPUs, and who does."),
     "plan": ("slurmext.cli.plan:cli", "What the daemon would do now, or for a snapshot."),
+    "simulate": ("slurmext.cli.simulate:cli", "What a policy would do to a history of jobs."),
+    "trace": ("slurmext.cli.trace:cli", "Histories of jobs to simulate with."),
     "history": ("slurmext.cli.history:cli", "What happened, oldest first."),
     "ckpt": ("slurmext.cli.ckpt:cli", "Checkpoints that jobs confirmed."),
     "policy": ("slurmext.cli.policy:cli", "The policy: check, compare, apply, export."),

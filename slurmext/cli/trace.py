@@ -1,0 +1,58 @@
+"""`slurmext trace`: histories of jobs to simulate with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from slurmext.cli.base import Command, Group
+from slurmext.errors import UsageError
+
+
+@click.group(cls=Group)
+def cli() -> None:
+    """Histories of jobs that 'slurmext simulate --trace' replays."""
+
+
+@cli.command(
+    "import",
+    cls=Command,
+    examples=[
+        (
+            (
+                "sacct -a -X -n -P -S now-30days -E now -s CD,F,TO --format="
+                "JobIDRaw,User,Account,Partition,QOS,Submit,ElapsedRaw,NNodes,AllocTRES,TimelimitRaw > history"
+            ),
+            "your own last month",
+        ),
+        ("slurmext trace import --from sacct history jobs.csv", "as a trace: the account is the queue"),
+        ("slurmext trace import --from philly philly_jobs.csv.gz jobs.csv", "a public one"),
+    ],
+)
+@click.option(
+    "--from",
+    "kind",
+    type=click.Choice(["sacct", "philly", "helios", "openb", "swf"]),
+    required=True,
+    help="What FILE is.",
+)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("-f", "--force", is_flag=True, help="Replace OUT when it is there.")
+def import_(kind: str, file: Path, out: Path, force: bool) -> None:
+    """Turn FILE into the trace OUT (CSV). Jobs without GPUs are left out."""
+    from slurmext.simulate import formats, workload
+
+    if out.exists() and not force:
+        raise UsageError(f"{out} is there already; add --force to replace it")
+    jobs = formats.read(file, kind)
+    if not jobs:
+        raise UsageError(f"{file} has no job with GPUs that ran")
+    try:
+        count = workload.save(out, jobs)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error.strerror}") from error
+    queues = len({job.queue for job in jobs})
+    days = (max(job.submit_s for job in jobs)) / 86400
+    click.echo(f"{out}: {count} jobs of {queues} queues in {days:.1f} days")
