@@ -84,17 +84,23 @@ class Daemon:
         watcher.start()
         self._bury_predecessor()
         self._renew()
-        serving = False
+        serving = waiting = False
         try:
             while not self._stop.is_set():
                 if self._lease is None:
+                    if not waiting:
+                        log.info("%s waits for its turn: another daemon is the controller", self._holder)
+                        waiting = True
                     self._stop.wait(1)
+                    self._bury_predecessor()
                     self._renew()
                     continue
                 if not serving:
                     self._agents.start()
                     self._queries.start()
                     serving = True
+                if waiting or self._last is None:
+                    waiting = False
                     log.info(
                         "%s is the controller of %s (token %d)", self._holder, self._site.cluster, self._lease.token
                     )

@@ -55,7 +55,9 @@ def second_daemon(site: Site) -> Iterator[int]:
     """Another slurmextd of the same site, on this host; its pid."""
     argv = [sys.executable, "-P", "-m", "slurmext.daemon.main"]
     pid = processes.spawn("second", argv, site.cluster.layout, env=site.cluster.environment())
+    said = site.cluster.layout.log / "second.out"
     try:
+        site.until(lambda: "waits" in said.read_text())
         yield pid
     finally:
         processes.stop(pid, grace_s=10)
@@ -119,6 +121,8 @@ def test_two_daemons_and_only_one_acts(site: Site) -> None:
         site.cluster.kill("slurmextd")
         site.until(lambda: lease(site).token > first.token)
         assert lease(site).holder.endswith(f":{pid}")
+        taken_s = time.time()
+        site.until(lambda: last_beat(site) >= int(taken_s))  # before that, jobs may pass unheld
         later = site.submit("alice", "--queue=research", "--gres=gpu:8")
         site.until_running(later)
         assert [action.kind for action in site.store.actions(job_id=later)] == [ActionKind.RELEASE]

@@ -74,21 +74,28 @@ class AgentServer:
         self._open: dict[int, socket.socket] = {}
         self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
         self._stopping = False
-        host, port = split_address(listen)
-        try:
-            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-            self._listener = socket.create_server((host, port), family=family, backlog=1024)
-        except OSError as error:
-            raise SlurmextError(f"cannot listen on {listen} for agents: {error.strerror} (daemon.listen)") from error
+        self._address = split_address(listen)
+        self._listener = socket.socket()
         self._thread = threading.Thread(target=self._accept, name="agents", daemon=True)
 
     @property
     def port(self) -> int:
-        """The TCP port in use (of interest when 0 was asked for)."""
+        """The TCP port in use once started (of interest when 0 was asked for)."""
         return self._listener.getsockname()[1]
 
     def start(self) -> None:
-        """Accept agents in the background."""
+        """Listen, and accept agents in the background. Raises SlurmextError.
+
+        Not before: a daemon that only waits for its turn must leave the port to the one that is active.
+        """
+        host, port = self._address
+        try:
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+            self._listener = socket.create_server((host, port), family=family, backlog=1024)
+        except OSError as error:
+            raise SlurmextError(
+                f"cannot listen on {host}:{port} for agents: {error.strerror} (daemon.listen)"
+            ) from error
         self._thread.start()
 
     def stop(self) -> None:
@@ -151,6 +158,8 @@ class AgentServer:
         except OSError as error:
             if not self._stopping:
                 log.info("%s (node %s): %s", name, node, error)
+        except SlurmextError as error:
+            log.warning("event of node %s was not taken, the agent will send it again: %s", node, error)
         except Exception:
             log.exception("event of node %s was not taken; the agent will send it again", node)
         finally:
