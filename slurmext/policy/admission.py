@@ -128,7 +128,8 @@ class Admission(Round):
         """Credit what is already being evicted for the job; True when there is any."""
         parts = self.evicted_for.pop(job.id, [])
         self.supply.leaving(parts, self.nodes.usable)
-        self.hunt.changed(index for index, _ in parts)
+        if parts:
+            self.hunt.changed(index for index, _ in parts)
         return bool(parts)
 
     def wait(self, leaf: int, job: Job, *, evicting: bool, wanted: Placement = ()) -> bool:

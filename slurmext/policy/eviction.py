@@ -51,7 +51,7 @@ class Eviction(Consolidation):
     def preempt(self, leaf: int, job: Job) -> bool:
         """Take the place of jobs of lower priority in the same queue."""
         least = job.least_tasks * job.gpus_per_task
-        if not self.hunt.lower_priority(leaf, job.priority):
+        if job.priority <= self.least_priority or not self.hunt.lower_priority(leaf, job.priority):
             return False
         for mask, gpu_type in self.flavors(job):
             if gpu_type is None and self.tree.typed:

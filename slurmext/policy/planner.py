@@ -35,6 +35,8 @@ def plan(snapshot: Snapshot) -> Plan:
     A plan that evicts is simulated to the end: victims gone, would each beneficiary start? Those that would not lose
     the right to disturb anybody, and the plan is made again.
     """
+    if all(job.state is not JobState.PENDING for job in snapshot.jobs):
+        return Plan()
     barred: set[str] = set()
     for _ in range(PROMISE_ROUNDS):
         made = _round(snapshot, _all_but(frozenset(barred)))

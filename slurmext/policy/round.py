@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 
 from slurmext.model.job import Job, JobState, NodeGpus, Placement
 from slurmext.model.plan import Evict, Move, Reason, Release
@@ -65,8 +66,7 @@ class Round:
         self.supply = self._count_everything()
         self.at_start = self.supply.now.copy()
         self.empty = FreeIndex(self.nodes.gpus, self.nodes.types, self.nodes.usable)
-        found = (candidate(job, snapshot, self.tree, self.nodes) for job in snapshot.jobs)
-        self.hunt = Hunt((c for c in found if c is not None), self.nodes, self.supply, self.ledger)
+        self.least_priority = min((job.priority for job in snapshot.jobs if job.state is JobState.RUNNING), default=0)
         self.unfit: dict[tuple[object, ...], Reason | None] = {}
         self.disruptions: int = 0
         self.hopeless: dict[tuple[object, ...], int] = {}
@@ -77,6 +77,12 @@ class Round:
         self.reasons: dict[str, Reason] = {}
         self.growing: list[tuple[int, Job, list[NodePart], int]] = []
         self.promises: list[Promise] = []
+
+    @cached_property
+    def hunt(self) -> Hunt:
+        """Who could go; looked at only when somebody has to."""
+        found = (candidate(job, self.snapshot, self.tree, self.nodes) for job in self.snapshot.jobs)
+        return Hunt((c for c in found if c is not None), self.nodes, self.supply, self.ledger)
 
     def _count_everything(self) -> Supply:
         used = [0] * len(self.nodes.names)
@@ -152,7 +158,7 @@ class Round:
         least = job.least_tasks * job.gpus_per_task
         own, nodes, lasting = self.own_queue(leaf), self.tree.nodes, self.ledger.lasting
         above = [lasting.guarantee_room(nodes[i], gpu_type) >= least for i in nodes[leaf].lineage[1:]]
-        lower = self.hunt.lower_priority(leaf, job.priority)
+        lower = self.hunt.lower_priority(leaf, job.priority) if job.priority > self.least_priority else 0
         if own.index == leaf and lasting.guarantee_room(own, gpu_type) + lower >= least:
             return Standing.FULL if all(above) else Standing.OWN
         return Standing.CLAIM if any(above) else Standing.BORROW
