@@ -118,8 +118,22 @@ class Store(Protocol):
         """Insert or update jobs by key. Only rows that differ in more than `updated_s` are written."""
         ...
 
-    def jobs(self, *, job_ids: Collection[str] | None = None, active: bool = True) -> list[JobRow]:
-        """Known jobs; `active` leaves out those with an end time. Of reused ids the newest submission comes last."""
+    def jobs(
+        self,
+        *,
+        job_ids: Collection[str] | None = None,
+        active: bool = True,
+        user: str | None = None,
+        queue: str | None = None,
+        state: str | None = None,
+        ended_since_s: float | None = None,
+        limit: int | None = None,
+    ) -> list[JobRow]:
+        """Known jobs in order of submission: of reused ids the newest comes last.
+
+        `active` leaves out those with an end time, `ended_since_s` those that ended before then; `queue` takes those
+        below it as well. With `limit` the last so many.
+        """
         ...
 
     # plans and actions

@@ -164,3 +164,15 @@ class JobRow:
     end_s: float | None = None
     requested_nodes: str = ""
     updated_s: float = 0
+
+    def is_asked_for(
+        self, *, active: bool, user: str | None, queue: str | None, state: str | None, ended_since_s: float | None
+    ) -> bool:
+        """Whether it passes the filters of `Store.jobs`."""
+        return (
+            (not active or self.end_s is None)
+            and user in {None, self.user}
+            and state in {None, self.state}
+            and (queue is None or self.queue == queue or self.queue.startswith(f"{queue}/"))
+            and (ended_since_s is None or self.end_s is None or self.end_s >= ended_since_s)
+        )

@@ -102,16 +102,17 @@ class Queries:
     # jobs
 
     def _jobs(self, viewer: Viewer, asked: Question) -> Answer:
-        rows = [
-            row
-            for row in self.store.jobs(active=not asked.ended)
-            if (viewer.sees_all or row.user == viewer.user)
-            and asked.user in {None, row.user}
-            and asked.state in {None, row.state}
-            and (asked.queue is None or is_within(row.queue, asked.queue))
-            and (asked.since_s is None or row.end_s is None or row.end_s >= asked.since_s)
-        ]
-        return {"jobs": [job_values(row) for row in rows[-asked.limit :]]}
+        if not viewer.sees_all and asked.user not in {None, viewer.user}:
+            return {"jobs": []}
+        rows = self.store.jobs(
+            active=not asked.ended,
+            user=asked.user if viewer.sees_all else viewer.user,
+            queue=asked.queue,
+            state=asked.state,
+            ended_since_s=asked.since_s,
+            limit=asked.limit,
+        )
+        return {"jobs": [job_values(row) for row in rows]}
 
     def _explain(self, viewer: Viewer, asked: Question) -> Answer:
         row = self._job(viewer, asked.job or "")
@@ -138,8 +139,8 @@ class Queries:
             return mine[-1]
         tasks = [
             row.job.job_id
-            for row in self.store.jobs(active=True)
-            if row.job.job_id.startswith((f"{job_id}_", f"{job_id}+")) and (viewer.sees_all or row.user == viewer.user)
+            for row in self.store.jobs(active=True, user=None if viewer.sees_all else viewer.user)
+            if row.job.job_id.startswith((f"{job_id}_", f"{job_id}+"))
         ]
         if tasks:
             shown = ", ".join(tasks[:5]) + (" …" if len(tasks) > 5 else "")  # noqa: PLR2004
@@ -204,7 +205,7 @@ class Queries:
 
     def _history(self, viewer: Viewer, asked: Question) -> Answer:
         if not viewer.sees_all and asked.job is None:
-            ids = {row.job.job_id for row in self.store.jobs(active=False) if row.user == viewer.user}
+            ids = self._latest_ids(viewer.user, asked)
         else:
             ids = None if asked.job is None else {self._job(viewer, asked.job).job.job_id}
         events: Iterable[Event]
@@ -216,6 +217,14 @@ class Queries:
         kept = [event for event in events if asked.kind is None or is_kind(event.kind, asked.kind)]
         kept.sort(key=lambda event: (event.at_s, event.id or 0))
         return {"events": [_event_values(event) for event in kept[-asked.limit :]]}
+
+    def _latest_ids(self, user: str, asked: Question) -> set[str]:
+        """The user's jobs that the newest events can be of: every job has some, so the newest jobs are enough."""
+        rows = [
+            *self.store.jobs(active=True, user=user, limit=asked.limit),
+            *self.store.jobs(active=False, user=user, ended_since_s=asked.since_s, limit=asked.limit),
+        ]
+        return {row.job.job_id for row in rows}
 
     def _newest_events(self, asked: Question, job_id: str | None = None) -> list[Event]:
         """The store gives oldest first; walk its pages so that what is kept is the newest."""
@@ -270,7 +279,7 @@ class Queries:
         if viewer.sees_all:
             return plan
         reasons = cast("Mapping[str, object]", plan.get("reasons", {}))
-        mine = {row.job.job_id for row in self.store.jobs(active=True) if row.user == viewer.user}
+        mine = {row.job.job_id for row in self.store.jobs(active=True, user=viewer.user)}
         return {"reasons": {job: why for job, why in reasons.items() if job in mine}}
 
 

@@ -109,15 +109,27 @@ class MemoryStore:
                 if stored is None or replace(stored, updated_s=row.updated_s) != row:
                     self._jobs[row.job] = row
 
-    def jobs(self, *, job_ids: Collection[str] | None = None, active: bool = True) -> list[JobRow]:
+    def jobs(
+        self,
+        *,
+        job_ids: Collection[str] | None = None,
+        active: bool = True,
+        user: str | None = None,
+        queue: str | None = None,
+        state: str | None = None,
+        ended_since_s: float | None = None,
+        limit: int | None = None,
+    ) -> list[JobRow]:
         with self._lock:
             self._require_up()
             found = [
                 row
                 for key, row in self._jobs.items()
-                if (job_ids is None or key.job_id in job_ids) and not (active and row.end_s is not None)
+                if (job_ids is None or key.job_id in job_ids)
+                and row.is_asked_for(active=active, user=user, queue=queue, state=state, ended_since_s=ended_since_s)
             ]
-        return sorted(found, key=lambda row: (row.job.submit_s, row.job.job_id))
+        found.sort(key=lambda row: (row.job.submit_s, row.job.job_id))
+        return found if limit is None else found[max(0, len(found) - limit) :]
 
     # plans and actions
     def record_plan(

@@ -227,6 +227,38 @@ def test_ended_jobs_are_left_out_unless_asked_for(store: Any, token: int) -> Non
     assert store.jobs(job_ids=[], active=False) == []
 
 
+def test_jobs_are_filtered_and_the_last_ones_given(store, token):
+    """Every filter narrows; a limit leaves the newest submissions, still oldest first."""
+    rows = [
+        replace(
+            ROW,
+            job=JobKey(job_id=str(n), submit_s=100 + n),
+            user="alice" if n % 2 else "bob",
+            queue=("prod/chat", "prod", "production", "PROD/chat")[n % 4],
+            state="completed" if n < 4 else "running",
+            end_s=float(n) if n < 4 else None,
+        )
+        for n in range(8)
+    ]
+    store.save_jobs(token, rows)
+
+    def ids(**filters: object) -> str:
+        return "".join(row.job.job_id for row in store.jobs(**filters))
+
+    assert ids(active=False) == "01234567"
+    assert ids(active=False, limit=3) == "567"
+    assert ids(limit=2) == "67"
+    assert ids(user="alice") == "57"
+    assert ids(active=False, user="alice", limit=3) == "357"
+    assert ids(active=False, queue="prod") == "0145"
+    assert ids(active=False, queue="prod/chat") == "04"
+    assert ids(active=False, state="completed", limit=2) == "23"
+    assert ids(active=False, ended_since_s=2) == "234567"
+    assert ids(active=False, ended_since_s=2, user="bob", limit=2) == "46"
+    assert ids(job_ids=["1", "5", "6"], active=False, limit=2) == "56"
+    assert ids(limit=0) == ids(user="carol") == ids(active=False, state="lost") == ""
+
+
 def test_job_that_ended_can_be_written_again(store: Any, token: int) -> None:
     """An ended job that Slurm requeues after all lives again."""
     store.save_jobs(token, [replace(ROW, end_s=1100.0)])

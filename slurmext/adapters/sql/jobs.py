@@ -6,7 +6,7 @@ import threading
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, Select, bindparam, delete, or_, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from slurmext.adapters.sql.models import Job
@@ -98,18 +98,46 @@ class JobStore:
             self._jobs_stored = _without_many_ended(remembered)
             self._jobs_token = token
 
-    def jobs(self, *, job_ids: Collection[str] | None = None, active: bool = True) -> list[JobRow]:
-        """Known jobs in order of submission; `active` leaves out those with an end time."""
+    def jobs(
+        self,
+        *,
+        job_ids: Collection[str] | None = None,
+        active: bool = True,
+        user: str | None = None,
+        queue: str | None = None,
+        state: str | None = None,
+        ended_since_s: float | None = None,
+        limit: int | None = None,
+    ) -> list[JobRow]:
+        """Known jobs in order of submission, those that pass every filter; with `limit` the last so many."""
+        rows = self._remembered() if active and job_ids is None else None
+        if rows is None:
+            query = _filtered(user=user, queue=queue, state=state, ended_since_s=ended_since_s, limit=limit)
+            with self._db.read() as connection:
+                parts = (
+                    [self._read(connection, active=active, more=query)]
+                    if job_ids is None
+                    else [self._read(connection, active=active, more=query, job_ids=some) for some in chunks(job_ids)]
+                )
+            rows = [row for part in parts for row in part]
+        # Once more, in Python's terms: databases compare text as their collation says.
+        asked = [
+            row
+            for row in rows
+            if row.is_asked_for(active=active, user=user, queue=queue, state=state, ended_since_s=ended_since_s)
+        ]
+        found = _in_order(asked)
+        return found if limit is None else found[max(0, len(found) - limit) :]
+
+    def _remembered(self) -> list[JobRow] | None:
+        """The active jobs as this store wrote them, None when another may have written since."""
         with self._jobs_lock:
-            if active and job_ids is None and self._jobs_token is not None:
-                if self._db.newest_token() == self._jobs_token:
-                    return _in_order([row for row in self._jobs_stored.values() if row.end_s is None])
-                self._jobs_token = None
-        with self._db.read() as connection:
-            if job_ids is None:
-                return _in_order(self._read(connection, active=active))
-            parts = [self._read(connection, active=active, job_ids=some) for some in chunks(job_ids)]
-        return _in_order([row for part in parts for row in part])
+            if self._jobs_token is None:
+                return None
+            if self._db.newest_token() == self._jobs_token:
+                return [row for row in self._jobs_stored.values() if row.end_s is None]
+            self._jobs_token = None
+            return None
 
     def _prune_jobs(self, token: int, before_s: float, batch: int) -> int:
         deleted = 0
@@ -128,7 +156,14 @@ class JobStore:
                 if len(keys) < batch:
                     return deleted
 
-    def _read(self, connection: Connection, *, active: bool, job_ids: Sequence[str] | None = None) -> list[JobRow]:
+    def _read(
+        self,
+        connection: Connection,
+        *,
+        active: bool,
+        job_ids: Sequence[str] | None = None,
+        more: Callable[[Select[Any]], Select[Any]] = lambda query: query,
+    ) -> list[JobRow]:
         query = select(Job.job_id, Job.submit_s, Job.updated_s, *(getattr(Job, name) for name in _COLUMNS))
         query = query.where(Job.cluster == self._db.cluster)
         if active:
@@ -141,7 +176,7 @@ class JobStore:
                 updated_s=updated_s,
                 **dict(zip(_FIELDS, values, strict=True)),
             )
-            for job_id, submit_s, updated_s, *values in connection.execute(query)
+            for job_id, submit_s, updated_s, *values in connection.execute(more(query))
         ]
 
     def _columns(self, row: JobRow) -> dict[str, Any]:
@@ -150,6 +185,27 @@ class JobStore:
             cluster=self._db.cluster, job_id=row.job.job_id, submit_s=row.job.submit_s, updated_s=row.updated_s
         )
         return columns
+
+
+def _filtered(
+    *, user: str | None, queue: str | None, state: str | None, ended_since_s: float | None, limit: int | None
+) -> Callable[[Select[Any]], Select[Any]]:
+    """Adds the filters to a query of jobs, so that the database reads and sends no more than is asked for."""
+
+    def add(query: Select[Any]) -> Select[Any]:
+        if user is not None:
+            query = query.where(Job.user_name == user)
+        if state is not None:
+            query = query.where(Job.state == state)
+        if queue is not None:
+            query = query.where(or_(Job.queue == queue, Job.queue.startswith(f"{queue}/", autoescape=True)))
+        if ended_since_s is not None:
+            query = query.where(or_(Job.end_s.is_(None), Job.end_s >= ended_since_s))
+        if limit is not None:
+            query = query.order_by(Job.submit_s.desc(), Job.job_id.desc()).limit(limit)
+        return query
+
+    return add
 
 
 def _upsert(dialect: str) -> Any:
