@@ -7,7 +7,8 @@ lent. Victims of slurmext save for 20 s on their signal; those of QOS preemption
 checkpoint; a restart costs both 30 s. Nothing but the planner runs: it is the daemon's own plan().
 
 DIR (or SLURMEXT_TRACES, or ../shared/data/traces) has philly_micro_week.csv, philly_jobs.csv.gz and philly_vc_quota.csv.
-`--quick` replays two days of the micro week. The last line is JSON: micro_week, philly_055 and philly_070, each
+`--quick` replays two days of the micro week, `--whole` also October and November at 0.7 and 0.55 of the nodes, planned
+every five minutes, which takes about an hour. The last line is JSON: micro_week (and philly_055, philly_070), each
 `{static, pool, qos, slurmext}` -> `{util, wait_mean_s, wait_p95_s, lost_gpu_h, evictions, longest_reclaim_s}`.
 """
 
@@ -42,7 +43,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two days of the micro week, in under a minute")
     parser.add_argument("--traces", type=Path, help="where the traces are")
-    parser.add_argument("--only", choices=["micro_week", "philly_055", "philly_070"], action="append")
+    parser.add_argument("--whole", action="store_true", help="also two months of the whole cluster, in about an hour")
     options = parser.parse_args()
     folder = options.traces or Path(os.environ.get("SLURMEXT_TRACES", "../shared/data/traces"))
     if not (folder / "philly_micro_week.csv").exists():
@@ -54,15 +55,14 @@ def main() -> int:
         print(json.dumps({"skipped": f"no traces in {folder}"}))
         return 0
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for name, jobs, quotas, tick_s in loads(folder, quick=options.quick):
-        if not options.only or name in options.only:
-            found[name] = replay(name, jobs, quotas, tick_s)
+    for name, jobs, quotas, tick_s in loads(folder, whole=options.whole, quick=options.quick):
+        found[name] = replay(name, jobs, quotas, tick_s)
     print("\nContains data from the Microsoft Philly traces (CC-BY-4.0); sampled and scaled as described.")
     print(json.dumps(found | {"quick": options.quick}))
     return 0
 
 
-def loads(folder: Path, *, quick: bool) -> list[tuple[str, list[TraceJob], dict[str, int], float]]:
+def loads(folder: Path, *, whole: bool, quick: bool) -> list[tuple[str, list[TraceJob], dict[str, int], float]]:
     """(name, jobs, GPUs per queue, tick in seconds) of each trace."""
     with (folder / "philly_vc_quota.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -71,15 +71,17 @@ def loads(folder: Path, *, quick: bool) -> list[tuple[str, list[TraceJob], dict[
     if quick:
         return [("micro_week", [job for job in micro if job.submit_s < 2 * 86400], micro_quota, 0)]
     found = [("micro_week", micro, micro_quota, 0.0)]
+    if not whole:
+        return found
     first, last = OCT_NOV
-    whole = [
+    months = [
         replace(job, submit_s=job.submit_s - first)
         for job in formats.read(folder / "philly_jobs.csv.gz", "philly")
         if first <= job.submit_s < last
     ]
     for name, scale in (("philly_070", 0.7), ("philly_055", 0.55)):
         quota = {row["vc"]: max(1, round(int(row["nodes"]) * scale)) * GPUS_PER_NODE for row in rows}
-        found.append((name, [job for job in whole if job.queue in quota], quota, 60.0))
+        found.append((name, [job for job in months if job.queue in quota], quota, 300.0))
     return found
 
 
