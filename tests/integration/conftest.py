@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from slurmext.demo.records import SlurmRecord
 
-GRACE_S, STALE_S = 8, 5
+GRACE_S, STALE_S = 8, 8
 POLICY = f"""\
 version: 1
 settings: {{default_queue: research, grace_s: {GRACE_S}, requeue_delay_s: 1}}
@@ -143,7 +143,9 @@ def policed() -> Iterator[Site]:
     if os.geteuid() != 0:
         pytest.skip("needs root: slurmd runs jobs as their users")
     daemon = {"interval_s": 5, "heartbeat_stale_s": STALE_S}
-    spec = ClusterSpec(name=f"test-site-{os.getpid()}", users=("alice", "bob"), site={"daemon": daemon})
+    # A job cancelled in the very moment of its start may miss the TERM: it is killed after KillWait.
+    conf = {"KillWait": "4"}
+    spec = ClusterSpec(name=f"test-site-{os.getpid()}", users=("alice", "bob"), conf=conf, site={"daemon": daemon})
     with Devcluster.up(spec) as cluster:
         site = Site(cluster)
         policy = cluster.dir / "policy.yaml"
