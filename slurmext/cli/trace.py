@@ -19,13 +19,6 @@ def cli() -> None:
     "import",
     cls=Command,
     examples=[
-        (
-            (
-                "sacct -a -X -n -P -S now-30days -E now -s CD,F,TO --format="
-                "JobIDRaw,User,Account,Partition,QOS,Submit,ElapsedRaw,NNodes,AllocTRES,TimelimitRaw > history"
-            ),
-            "your own last month",
-        ),
         ("slurmext trace import --from sacct history jobs.csv", "as a trace: the account is the queue"),
         ("slurmext trace import --from philly philly_jobs.csv.gz jobs.csv", "a public one"),
     ],
@@ -41,7 +34,14 @@ def cli() -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("-f", "--force", is_flag=True, help="Replace OUT when it is there.")
 def import_(kind: str, file: Path, out: Path, force: bool) -> None:
-    """Turn FILE into the trace OUT (CSV). Jobs without GPUs are left out."""
+    """Turn FILE into the trace OUT (CSV). Jobs without GPUs are left out.
+
+    Your own last month, which '--from sacct' reads:
+
+    \b
+    sacct -a -X -n -P -S now-30days -E now -s CD,F,TO > history --format=\\
+    JobIDRaw,User,Account,Partition,QOS,Submit,ElapsedRaw,NNodes,AllocTRES,TimelimitRaw
+    """
     from slurmext.simulate import formats, workload
 
     if out.exists() and not force:
