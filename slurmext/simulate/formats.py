@@ -15,8 +15,8 @@ from slurmext.simulate.workload import TraceJob, shape
 
 Row = dict[str, str]
 
-SACCT_FIELDS = "JobIDRaw,User,Account,Partition,QOS,Submit,ElapsedRaw,NNodes,AllocTRES,TimelimitRaw"
-"""What `sacct -a -X -n -P --format=...` is asked for."""
+SACCT_FIELDS = "JobIDRaw,User,Account,Submit,ElapsedRaw,NNodes,AllocTRES,TimelimitRaw"
+"""What `sacct -aXnP -o ...` is asked for."""
 _TRES_GPUS = re.compile(r"gres/gpu=(\d+)")
 _SWF_FIELDS = 18
 
@@ -101,7 +101,7 @@ def _swf(text: str) -> Iterator[TraceJob]:
 
 
 def _sacct(text: str) -> Iterator[TraceJob]:
-    """`sacct -a -X -n -P --format=...` with the fields of SACCT_FIELDS; the account is the queue."""
+    """`sacct -aXnP -o ...` with the fields of SACCT_FIELDS; the account is the queue."""
     names = SACCT_FIELDS.split(",")
     for line in text.splitlines():
         values = line.split("|")

@@ -14,11 +14,11 @@ from slurmext.errors import UsageError
 from slurmext.simulate import formats, workload
 
 SACCT = """\
-JobIDRaw|User|Account|Partition|QOS|Submit|ElapsedRaw|NNodes|AllocTRES|TimelimitRaw
-11|alice|prod|gpu|normal|2026-11-01T10:00:00|3600|2|billing=2,cpu=2,gres/gpu=16,node=2|120
-12|bob|research|gpu|normal|2026-11-01T10:00:30|60|1|cpu=1,gres/gpu:h100=1,gres/gpu=1|UNLIMITED
-13|bob|research|cpu|normal|2026-11-01T10:01:00|60|1|cpu=1|60
-14|bob|research|gpu|normal|2026-11-01T10:02:00|0|1|gres/gpu=1|60
+JobIDRaw|User|Account|Submit|ElapsedRaw|NNodes|AllocTRES|TimelimitRaw
+11|alice|prod|2026-11-01T10:00:00|3600|2|billing=2,cpu=2,gres/gpu=16,node=2|120
+12|bob|research|2026-11-01T10:00:30|60|1|cpu=1,gres/gpu:h100=1,gres/gpu=1|UNLIMITED
+13|bob|research|2026-11-01T10:01:00|60|1|cpu=1|60
+14|bob|research|2026-11-01T10:02:00|0|1|gres/gpu=1|60
 """
 SWF = """\
 ; Version: 2.2
