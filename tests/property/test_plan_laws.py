@@ -20,7 +20,7 @@ from slurmext.testing.world import step
 sys.path.insert(0, str(Path(__file__).parent))
 from worlds import snapshots
 
-MANY = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 """The same worlds in every run: a failure in somebody's change is that change's."""
 
 ROUNDS = 40
