@@ -12,8 +12,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slurmext.adapters.slurm_cli.reader import SlurmReader
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
+from slurmext.config.policy import parse_policy
 from slurmext.doctor.facts import Facts, PathFact, parse_config
+from slurmext.errors import SlurmextError
+from slurmext.service.bootstrap import SystemClock, open_store
 from slurmext.spank.build import built_for
 
 if TYPE_CHECKING:
@@ -52,7 +56,28 @@ def collect(site: SiteConfig) -> Facts:
         agents=_agents(site.run_dir),
         munge_works=works,
         munge_error=error,
+        guaranteed_gpus=_guaranteed_gpus(site),
+        cluster_gpus=_cluster_gpus(runner),
     )
+
+
+def _guaranteed_gpus(site: SiteConfig) -> int | None:
+    try:
+        store = open_store(site)
+        stored = store.current_policy()
+        store.close()
+        policy = parse_policy(stored.document) if stored else None
+    except SlurmextError:
+        return None
+    top = [queue.path for queue in policy.queues if "/" not in queue.path] if policy else []
+    return sum(policy.guaranteed(path) for path in top) if policy else None
+
+
+def _cluster_gpus(runner: SlurmRunner) -> int | None:
+    try:
+        return sum(node.gpus for node in SlurmReader(runner, SystemClock()).read().nodes)
+    except SlurmextError:
+        return None
 
 
 def _release(version: str) -> tuple[int, int] | None:

@@ -49,6 +49,9 @@ class Facts:
     """Node -> whether its agent on this host answers."""
     munge_error: str | None = None
     munge_works: bool | None = None
+    guaranteed_gpus: int | None = None
+    """GPUs that the policy in force guarantees, all top-level queues together."""
+    cluster_gpus: int | None = None
 
     def value(self, name: str) -> str | None:
         """The configured value, None when this release has no such parameter."""

@@ -139,10 +139,23 @@ def daemons(facts: Facts) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def guarantees(facts: Facts) -> Iterator[Finding]:
+    """What is guaranteed must be there."""
+    promised, there = facts.guaranteed_gpus, facts.cluster_gpus
+    if promised is not None and there is not None and promised > there:
+        yield Finding(
+            code="GUARANTEES", severity=Severity.WARNING,
+            found=f"the policy guarantees {promised} GPUs, the cluster has {there}",
+            effect="not every queue can get its guarantee at the same time: some will wait for GPUs they were promised",
+            line="slurmext policy export > policy.yaml; edit it; slurmext policy apply policy.yaml",
+        )  # fmt: skip
+
+
 RULES = (
     job_submit,
     spank_plugin,
     hooks,
     run_directory,
     daemons,
+    guarantees,
 )

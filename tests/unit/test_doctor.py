@@ -50,7 +50,7 @@ HEALTHY = Facts(
     config=parse_config(GOOD), release=(22, 5), slurm_uid=64030, run_dir=there(RUN, mode=0o40755),
     submit_wake=there(RUN / "submit-wake", uid=64030), queues_tsv=there(RUN / "queues.tsv"), heartbeat_age_s=1,
     job_submit_is_ours=True, plugstack=Path("/etc/slurm/plugstack.conf"), plugin=there(Path("/l/slurmext.so")),
-    plugin_listed=True, plugin_release=(22, 5), hooks_known=True, agents={"n1": True}, munge_works=True,
+    plugin_listed=True, plugin_release=(22, 5), hooks_known=True, agents={"n1": True}, munge_works=True, guaranteed_gpus=32, cluster_gpus=32,
     hooks={name: there(Path("/l/hooks") / name) for name in ("Prolog", "Epilog", "TaskProlog")},
 )  # fmt: skip
 
@@ -163,6 +163,7 @@ PART_CASES = [
     ({"heartbeat_age_s": float("inf")}, "HEARTBEAT"),
     ({"agents": {"n1": True, "n2": False}}, "AGENT"),
     ({"munge_works": False, "munge_error": "expired"}, "MUNGE"),
+    ({"guaranteed_gpus": 33, "cluster_gpus": 32}, "GUARANTEES"),
 ]
 
 
