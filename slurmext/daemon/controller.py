@@ -105,8 +105,7 @@ class Daemon:
                         "%s is the controller of %s (token %d)", self._holder, self._site.cluster, self._lease.token
                     )
                 self._cycle(self._lease)
-                busy = self._last is not None and self._last.open_actions + self._last.ending > 0
-                self._wake.wait(FOLLOW_S if busy else None)
+                self._wake.wait(self._longest_wait_s())
                 self._wake.clear()
                 self._see_submits()
         finally:
@@ -140,6 +139,16 @@ class Daemon:
             self._error, self._last_good_s = None, time.time()
             self._beat()
             self._stop.wait(_LEAST_GAP_S if self._last.evicting else max(_LEAST_GAP_S, _REST * self._last.took_s))
+
+    def _longest_wait_s(self) -> float | None:
+        """When to look again although nobody wakes us: something is under way, or a job becomes eligible."""
+        if self._last is None:
+            return None
+        if self._last.open_actions + self._last.ending > 0:
+            return FOLLOW_S
+        if self._last.next_s is None:
+            return None
+        return min(max(_LEAST_GAP_S, self._last.next_s - time.time()), self._site.daemon.interval_s)
 
     def _failed(self, error: str, template: str) -> None:
         if error != self._error:

@@ -10,6 +10,7 @@ from slurmext.config.policy import SitePolicy, parse_policy
 from slurmext.model.job import JobState
 from slurmext.model.plan import Plan
 from slurmext.model.policy import Policy
+from slurmext.model.snapshot import Snapshot
 from slurmext.model.state import ActionKind, ActionRecord, ActionState, JobKey
 from slurmext.policy.explain import messages
 from slurmext.policy.planner import plan
@@ -28,7 +29,8 @@ _PENALTY_MEMORY_S = 3600.0
 class CycleResult:
     """What a cycle saw and did. Times in seconds; `began` counts actions begun, `open_actions` those under way.
 
-    `ending` counts jobs that Slurm is cleaning up after: no agent tells when their GPUs are free.
+    `ending` counts jobs that Slurm is cleaning up after: no agent tells when their GPUs are free. `next_s` is when the
+    next waiting job becomes eligible, None when none will.
     """
 
     at_s: float
@@ -38,6 +40,7 @@ class CycleResult:
     open_actions: int
     evicting: int
     ending: int
+    next_s: float | None
     rpcs: int
     new_jobs: int
 
@@ -94,6 +97,7 @@ class Controller:
             open_actions=len(still_open),
             evicting=sum(action.kind is ActionKind.EVICT for action in still_open),
             ending=sum(job.state is JobState.COMPLETING for job in view.jobs),
+            next_s=_next_eligible(observation.snapshot),
             rpcs=view.rpcs,
             new_jobs=new,
         )
@@ -126,6 +130,12 @@ class Controller:
             fences=self._store.fences(),
             not_before=_penalties(self._store.actions(since_s=now_s - _PENALTY_MEMORY_S, limit=1000), now_s),
         )
+
+
+def _next_eligible(snapshot: Snapshot) -> float | None:
+    """When the first job that is not eligible yet will be."""
+    times = (job.eligible_s for job in snapshot.jobs if job.state is JobState.PENDING and job.eligible_s is not None)
+    return min((float(at_s) for at_s in times if at_s > snapshot.now_s), default=None)
 
 
 def _penalties(actions: list[ActionRecord], now_s: float) -> Mapping[JobKey, tuple[float, str]]:

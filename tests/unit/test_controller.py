@@ -162,6 +162,14 @@ def test_where_slurm_restarts_victims_at_once_they_are_held_at_once(site: Site) 
     assert site.store.open_actions() == []
 
 
+def test_a_cycle_tells_when_the_next_job_becomes_eligible(site: Site) -> None:
+    """So that the daemon need not wait for its next interval."""
+    assert site.controller.run(site.token).next_s is None
+    site.slurm.submit("research", eligible_s=int(site.slurm.now()) + 50)
+    site.slurm.submit("research", eligible_s=int(site.slurm.now()) + 20)
+    assert site.controller.run(site.token).next_s == site.slurm.now() + 20
+
+
 def test_a_requeued_job_keeps_its_identity(site: Site) -> None:
     """Slurm gives a requeued job a new submit time; for us it stays the same job with one preemption more."""
     jobs = _borrow_everything(site)
