@@ -10,7 +10,7 @@ import pwd
 import socket
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -37,9 +37,11 @@ FOLLOW_S = 1.0
 """While actions are under way or jobs end, deadlines, starts and free GPUs are looked at this often."""
 _LEAST_GAP_S = 0.05
 _REST = 2.0
-"""Between cycles the daemon rests this many times as long as the last one took, so that a storm of short jobs leaves
+"""Between cycles the daemon rests this many times as long as they take, so that a storm of short jobs leaves
 slurmctld most of the machine; not while somebody waits for victims."""
-_SUBMIT_LOOKS = (0.03, 0.15, 0.5, 1.5)
+_REST_DEBT_S = 0.5
+"""So much rest may be owed: after a quiet time the first cycles follow each other at once."""
+_SUBMIT_LOOKS = (0.01, 0.1, 0.5, 1.5)
 """job_submit runs before the job exists: look again after these waits until it is seen (seconds)."""
 _RETENTION_S = 30 * 86400.0
 
@@ -54,6 +56,8 @@ class Daemon:
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._wake, self._stop = threading.Event(), threading.Event()
         self._submits = threading.Event()
+        self._looks: Iterator[float] = iter(())
+        self._rested_s = 0.0
         self._lease: Lease | None = None
         self._last: CycleResult | None = None
         self._last_good_s = 0.0
@@ -105,9 +109,7 @@ class Daemon:
                         "%s is the controller of %s (token %d)", self._holder, self._site.cluster, self._lease.token
                     )
                 self._cycle(self._lease)
-                self._wake.wait(self._longest_wait_s())
-                self._wake.clear()
-                self._see_submits()
+                self._wait()
         finally:
             self._timers.shutdown(wait=False)
             if serving:
@@ -138,7 +140,25 @@ class Daemon:
         else:
             self._error, self._last_good_s = None, time.time()
             self._beat()
-            self._stop.wait(_LEAST_GAP_S if self._last.evicting else max(_LEAST_GAP_S, _REST * self._last.took_s))
+            if self._last.new_jobs:
+                self._looks = iter(())
+            self._rest(self._last)
+
+    def _rest(self, last: CycleResult) -> None:
+        now = time.monotonic()
+        owed_s = min(max(0.0, self._rested_s - now), _REST_DEBT_S) + _REST * last.took_s
+        self._rested_s = now + owed_s
+        self._stop.wait(max(_LEAST_GAP_S, 0.0 if last.evicting else owed_s - _REST_DEBT_S))
+
+    def _wait(self) -> None:
+        """Until the next reason for a cycle. After a submission was announced that is soon, until the job is there."""
+        waits = (self._longest_wait_s(), next(self._looks, None))
+        self._wake.wait(min((wait_s for wait_s in waits if wait_s is not None), default=None))
+        self._wake.clear()
+        if self._submits.is_set():
+            self._submits.clear()
+            self._looks = iter(_SUBMIT_LOOKS)
+            self._stop.wait(next(self._looks))
 
     def _longest_wait_s(self) -> float | None:
         """When to look again although nobody wakes us: something is under way, or a job becomes eligible."""
@@ -154,18 +174,6 @@ class Daemon:
         if error != self._error:
             log.warning(template, error)
         self._error = error
-
-    def _see_submits(self) -> None:
-        """After a submission was announced, look until the job is there."""
-        if not self._submits.is_set():
-            return
-        self._submits.clear()
-        for wait_s in _SUBMIT_LOOKS:
-            if self._stop.wait(wait_s) or self._lease is None:
-                return
-            self._cycle(self._lease)
-            if self._error or (self._last and self._last.new_jobs):
-                return
 
     def _watch(self) -> None:
         run_dir = self._site.run_dir

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import cast
 
 from slurmext.errors import SlurmRefused
@@ -16,9 +16,11 @@ from slurmext.model.state import (
     ActionRecord,
     ActionState,
     CheckpointRecord,
+    JobKey,
     PreemptionRecord,
 )
 from slurmext.ports import Actuator, Clock, ClusterReader, Store
+from slurmext.service.handover import handovers
 from slurmext.service.intents import fences_of, intents_of
 from slurmext.service.observe import Known, Observation, checkpoint_signal
 
@@ -28,6 +30,8 @@ RELEASE_PATIENCE_S = 30.0
 """How long Slurm may take to start a released job before the release is taken back."""
 PLACE_PATIENCE_S = 10.0
 """The same for a job released to named nodes: what was free there when it was planned may be gone."""
+LEAVE_PATIENCE_S = 60.0
+"""How long the victims of a released job may take to end (KillWait and an epilog) before its release is taken back."""
 HOLD_WITHIN_S = 2.0
 HOLD_BEFORE_S = 3.0
 """A requeued victim is held when its beneficiary runs, but within this time, and this long before it is eligible."""
@@ -60,6 +64,8 @@ class Applier:
         self._store, self._reader, self._actuator, self._clock, self._crash = store, reader, actuator, clock, crash
         self._unheld = list[str]()
         self._hold_at_once = False
+        self._robbed = set[str]()
+        self._left_s = dict[str, float]()  # beneficiary -> when its victims were last seen leaving
 
     # what a plan asks for
 
@@ -111,7 +117,7 @@ class Applier:
         if victims:
             fresh = self._reader.find({action.job.job_id for action in victims})
             at_once = [action for action in victims if self._forewarn(token, action, fresh.get(action.job.job_id))]
-            self._requeue(token, [(action, {}) for action in at_once])
+            self._requeue(token, [(action, {}) for action in at_once], observation)
 
     def _release(self, token: int, actions: Sequence[ActionRecord], observation: Observation) -> None:
         ready = list[ActionRecord]()
@@ -170,8 +176,11 @@ class Applier:
         """Take every open action as far as Slurm's state allows. Returns how many are still open."""
         now = self._clock.now()
         self._unheld.clear()
+        self._robbed.clear()
         due = list[_Due]()
-        for action in self._store.open_actions():
+        open_actions = self._store.open_actions()
+        self._see_leaving(open_actions, observation, now)
+        for action in open_actions:
             known = observation.known.get(action.job.job_id)
             record = known.record if known and known.key == action.job else None
             if action.kind is ActionKind.EVICT:
@@ -184,8 +193,18 @@ class Applier:
             else:
                 held = record is None or record.held
                 self._advance(token, action, ActionState.DONE if held else ActionState.ABANDONED)
-        self._requeue(token, due)
+        self._requeue(token, due, observation)
         return len(self._store.open_actions())
+
+    def _see_leaving(self, actions: Sequence[ActionRecord], observation: Observation, now: float) -> None:
+        """Note for whom victims are still leaving: those have not begun to wait for Slurm."""
+        waiting = {action.job.job_id for action in actions if action.kind is ActionKind.RELEASE}
+        self._left_s = {job_id: at_s for job_id, at_s in self._left_s.items() if job_id in waiting}
+        for action in actions:
+            known = observation.known.get(action.job.job_id)
+            gone = known is None or known.record.state is JobState.PENDING
+            if action.kind is ActionKind.EVICT and not gone and action.detail.get("beneficiary") in waiting:
+                self._left_s[str(action.detail["beneficiary"])] = now
 
     def _follow_release(self, token: int, action: ActionRecord, record: JobRecord | None, now: float) -> None:
         if record is None:
@@ -198,9 +217,12 @@ class Applier:
             self._advance(token, action, ActionState.RELEASED)
         else:
             placed = bool(action.detail.get("nodes"))
+            left_s = self._left_s.get(action.job.job_id, action.changed_s)
             patience_s = PLACE_PATIENCE_S if placed else RELEASE_PATIENCE_S
-            if now - action.changed_s > patience_s:
+            robbed = action.job.job_id in self._robbed
+            if robbed or now - left_s > patience_s or now - action.changed_s > LEAVE_PATIENCE_S:
                 message = f"Slurm did not start it within {patience_s:g} s: {record.reason}"
+                message = "a victim was started again in its place" if robbed else message
                 self._try(
                     token, action, self._actuator.hold, ActionState.ABANDONED, message, {"not_started": not placed}
                 )
@@ -233,6 +255,7 @@ class Applier:
         elif record.state is JobState.RUNNING and record.start_s != action.detail.get("start_s"):
             # Slurm's requeue delay is shorter than ours before the hold: from now on there is none.
             self._hold_at_once = True
+            self._robbed.add(str(action.detail.get("beneficiary", "")))
             self._finish(token, action, "requeued, and started again", now)
         elif record.state is JobState.RUNNING and action.state is ActionState.SIGNALLED:
             signalled = _number(action, "signalled_s")
@@ -250,11 +273,12 @@ class Applier:
             return [(action, {})]  # asked for, but Slurm does not show it: ask again
         return []
 
-    def _requeue(self, token: int, due: Sequence[_Due]) -> None:
+    def _requeue(self, token: int, due: Sequence[_Due], observation: Observation) -> None:
         if not due:
             return
         refused = self._actuator.requeue([action.job.job_id for action, _ in due])
         self._crash("requeued")
+        self._hand_over(token, {action.job for action, _ in due if action.job.job_id not in refused}, observation)
         if self._hold_at_once:
             self._actuator.hold_requeued([action.job.job_id for action, _ in due])
         now = self._clock.now()
@@ -265,6 +289,14 @@ class Applier:
                 continue
             message = "its checkpoint is confirmed: requeued" if detail else "requeued"
             self._advance(token, action, ActionState.REQUEUED, message, {"requeued_s": now, **detail})
+
+    def _hand_over(self, token: int, told: Collection[JobKey], observation: Observation) -> None:
+        """Release who waits for nothing but victims that were just told to end, before all else: they end soon."""
+        intents = handovers(told, self._store.open_actions(), self._store.fences(), observation)
+        if intents:
+            actions = self._store.record_plan(token, self._clock.now(), {"release": len(intents)}, intents)
+            self._crash("handover recorded")
+            self._release(token, actions, observation)
 
     def _hold_is_due(self, action: ActionRecord, record: JobRecord, observation: Observation, now: float) -> bool:
         """Whether a requeued victim is to be held now. Its beneficiary first: Slurm may take a second over a hold, and

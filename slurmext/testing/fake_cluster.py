@@ -15,8 +15,9 @@ _HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING})
 
 class FakeCluster:
     """Jobs are placed first fit when `tick` runs Slurm's scheduler. `log` has every act; `down` makes Slurm mute;
-    `stuck` jobs are never started, `refuse` names jobs whose release Slurm refuses; `interrupt` is called when
-    Slurm has requeued jobs, before its answer arrives.
+    `stuck` jobs are never started, `refuse` names jobs whose release Slurm refuses, `refuse_requeue` those it does not
+    requeue; with `linger` completing jobs stay on their nodes. `interrupt` is called when Slurm has requeued jobs,
+    before its answer arrives.
     """
 
     def __init__(self, nodes: int = 4, gpus: int = 8) -> None:
@@ -27,6 +28,8 @@ class FakeCluster:
         self.down = False
         self.stuck: set[str] = set()
         self.refuse: set[str] = set()
+        self.refuse_requeue: set[str] = set()
+        self.linger = False
         self.requeue_delay_s = 6
         self.interrupt: Callable[[str], None] = lambda _where: None
         self._next = 1
@@ -67,7 +70,7 @@ class FakeCluster:
         """Time passes: completing jobs are gone from their nodes, released ones start where they fit."""
         self.now_s += seconds
         for job_id, record in list(self.records.items()):
-            if record.state is JobState.COMPLETING:
+            if record.state is JobState.COMPLETING and not self.linger:
                 self.records[job_id] = replace(record, state=JobState.PENDING, slurm_state="PENDING", placement=())
         for job_id, record in sorted(self.records.items(), key=lambda item: int(item[0])):
             ready = record.state is JobState.PENDING and record.slurm_state == "PENDING" and record.priority
@@ -146,6 +149,7 @@ class FakeCluster:
         """Completing, then pending; Slurm gives it a new submit time and its priority back."""
         self._require_up()
         refused = {job_id: "job is not running" for job_id in job_ids if self._state(job_id) is not JobState.RUNNING}
+        refused |= {job_id: "Requested operation is disabled" for job_id in job_ids if job_id in self.refuse_requeue}
         done = [job_id for job_id in job_ids if job_id not in refused]
         for job_id in done:
             self._act(
