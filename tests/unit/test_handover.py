@@ -118,7 +118,7 @@ def test_only_the_leaving_of_every_victim_lets_a_beneficiary_in(where: str) -> N
     ((_, victim),) = site.slurm.log
     (kept,) = (site.slurm.records[other].placement[0].node for other in victims if other != victim)
     (fence,) = site.store.fences()
-    moved = replace(fence, placement={"n4" if where == "idle" else kept: 8})
+    moved = replace(fence, placement={"n4": 8} if where == "idle" else {**dict.fromkeys(fence.placement, 4), kept: 4})
     snapshot = site.controller.observation()
     (action,) = site.store.open_actions()
     assert [i.job.job_id for i in handovers({action.job}, [action], [fence], snapshot)] == [job]
