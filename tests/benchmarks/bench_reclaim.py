@@ -1,15 +1,27 @@
-"""How fast a guaranteed job starts when others must go for it: `python tests/benchmarks/bench_reclaim.py [--quick]`.
+"""How fast a guaranteed job starts when others must go for it.
 
 Two real Slurm clusters of four nodes x 8 GPUs with slurmdbd take turns, the other one's daemons standing still: one with
 slurmext, where prod takes its guarantee back from research, and one without, where a QOS preempts another
-(PreemptType=preempt/qos, PreemptMode=REQUEUE, GraceTime=0). Everything else in slurm.conf is the same. Thirty-two
-1-GPU jobs fill the cluster; a gang of two whole nodes is submitted; sixteen must go. Victims exit at once, so what is
-measured is who is asked to go and how soon the gang runs. Times are the jobs' own: from the call of sbatch to the first
-line of the gang's script, and from the gang's end until a victim's script runs again.
+(PreemptType=preempt/qos, PreemptMode=REQUEUE, GraceTime=0). Everything else in slurm.conf is the same, except that
+slurmext's hooks and job_submit are in the one with slurmext. The cluster is full; then
 
-The last line is JSON: start_ratio_vs_qos (with slurmext ÷ QOS, median of the rounds' ratios), start_s_p50 and
-resume_s_p50 with slurmext, qos_start_s_p50, qos_resume_s_p50, start_saving_s_p50 (victims that first save a
-checkpoint), victims_p50 and qos_victims_p50 (jobs that had to go).
+    gang     two whole nodes are asked for where 1-GPU jobs run: sixteen must go
+    single   one whole node is asked for where jobs of a whole node run: one must go
+    saving   as gang, with slurmext alone: the victims first save a checkpoint and say so
+
+Victims exit at once, so what is measured is who is asked to go and how soon the beneficiary runs. Times are the jobs'
+own: from the call of sbatch to the first line of the beneficiary's script, and (gang) from its end until a victim's
+script runs again. Slurmctld does much of its work once a second: submissions are spread evenly over that second, and
+both clusters get the same. Not compared: how much work is lost (preempt/qos with GraceTime=0 gives no time to save).
+
+The last line is JSON: start_ratio_vs_qos (gang: with slurmext ÷ QOS, median of the rounds' ratios), start_s_p50,
+start_s_max and resume_s_p50 with slurmext, qos_start_s_p50, qos_start_s_max, qos_resume_s_p50, the same for the single
+victim (single_start_ratio_vs_qos, single_start_s_p50 ...), start_saving_s_p50, victims_p50 and qos_victims_p50 (jobs
+that had to go).
+
+    python tests/benchmarks/bench_reclaim.py              7 rounds of gang, 14 of single
+    python tests/benchmarks/bench_reclaim.py --quick      one round of each
+    python tests/benchmarks/bench_reclaim.py --rounds 20  medians that hold still
 """
 
 from __future__ import annotations
@@ -22,7 +34,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench_hooks import standing_still
@@ -30,6 +42,7 @@ from bench_hooks import standing_still
 from slurmext.devcluster import ClusterSpec, Devcluster
 
 GPUS = 32
+NODE_GPUS = 8
 GANG_S = 8
 """Longer than the requeue delay of a devcluster, so that every victim is eligible when the gang ends."""
 LIMIT_S = 120
@@ -63,18 +76,41 @@ GANG = "#!/bin/sh\ndate +%s.%N > {folder}/gang-start\nsleep {gang_s}\ndate +%s.%
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """Seconds until the gang ran, seconds after its end until the median victim ran again, and how many had to go."""
+    """Seconds until the beneficiary ran, seconds after its end until the median victim ran again (0 where that is not
+    looked at), and how many had to go.
+    """
 
     start_s: float
     resume_s: float
     victims: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """Who fills the cluster, who then comes, and where."""
+
+    cluster: Devcluster
+    low: tuple[str, ...]
+    high: tuple[str, ...]
+    script: str = VICTIM
+    single: bool = False
+
+    @property
+    def victims(self) -> tuple[int, int]:
+        """How many jobs fill the cluster, and with how many GPUs each."""
+        return (GPUS // NODE_GPUS, NODE_GPUS) if self.single else (GPUS, 1)
+
+    @property
+    def asked(self) -> list[str]:
+        """What the beneficiary asks for."""
+        return [f"--gres=gpu:{NODE_GPUS}", *(() if self.single else ("--nodes=2", "--ntasks-per-node=8"))]
+
+
 def main() -> int:
     """Boot, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round of each, in under two minutes")
-    parser.add_argument("--rounds", type=int, help="rounds of each cluster [7; quick 1]")
+    parser.add_argument("--quick", action="store_true", help="one round of each")
+    parser.add_argument("--rounds", type=int, help="rounds of each cluster [7; quick 1]; of single twice as many")
     options = parser.parse_args()
     rounds = options.rounds or (1 if options.quick else 7)
     name = f"bench-{os.getpid()}"
@@ -85,46 +121,67 @@ def main() -> int:
     ):
         prepare_qos(qos)
         prepare_ours(ours, Path(folder))
-        ways = {
-            "qos": (qos, ["--qos=low"], ["--qos=high"], VICTIM),
-            "slurmext": (ours, ["--queue=research"], ["--queue=prod"], VICTIM),
-            "saving": (ours, ["--queue=research", "--ckpt=auto"], ["--queue=prod"], SAVING),
-        }
-        found: dict[str, list[Round]] = {way: [] for way in ways}
-        print(f"\n{GPUS} jobs of 1 GPU run, a gang of 2 x 8 GPUs comes (seconds)")
-        print(f"{'':<12}{'QOS':>10}{'slurmext':>10}{'saving':>10}   until the gang runs")
-        for number in range(rounds + 1):
-            order = list(ways) if number % 2 == 0 else list(reversed(ways))
-            for way in order:
-                cluster, low, high, script = ways[way]
-                with standing_still(ours if cluster is qos else qos):
-                    measured = play(cluster, low, high, script, Path(folder, f"{way}-{number}"))
-                if number:
-                    found[way].append(measured)
-                elif way == "slurmext":
-                    print(f"{'warm-up':<12}", flush=True)
-            if number:
-                times = "".join(f"{found[way][-1].start_s:10.2f}" for way in ways)
-                print(f"round {number:<6}{times}", flush=True)
-    print(json.dumps(figures(found)))
+        theirs = Way(cluster=qos, low=("--qos=low",), high=("--qos=high",))
+        mine = Way(cluster=ours, low=("--queue=research",), high=("--queue=prod",))
+        saving = replace(mine, low=(*mine.low, "--ckpt=auto"), script=SAVING)
+        pause = {qos: ours, ours: qos}
+        warm_up = 0 if options.quick else 1
+        print(f"\n{GPUS} jobs of 1 GPU run, a gang of 2 x 8 GPUs comes: seconds until it runs")
+        gang = compare(
+            {"qos": theirs, "slurmext": mine, "saving": saving}, pause, rounds, warm_up, Path(folder, "gang")
+        )
+        print(f"\n{GPUS // NODE_GPUS} jobs of 8 GPUs run, one more comes: seconds until it runs")
+        ways = {"qos": replace(theirs, single=True), "slurmext": replace(mine, single=True)}
+        single = compare(ways, pause, rounds if options.quick else 2 * rounds, warm_up, Path(folder, "single"))
+    print(json.dumps(figures(gang, single)))
     return 0
 
 
-def figures(found: dict[str, list[Round]]) -> dict[str, float]:
+def compare(
+    ways: dict[str, Way], pause: dict[Devcluster, Devcluster], rounds: int, warm_up: int, folder: Path
+) -> dict[str, list[Round]]:
+    """Rounds of each way in turns; who goes first alternates."""
+    folder.mkdir()
+    found: dict[str, list[Round]] = {way: [] for way in ways}
+    print(f"{'':<12}" + "".join(f"{way:>10}" for way in ways), flush=True)
+    for number in range(-warm_up, rounds):
+        order = list(ways) if number % 2 == 0 else list(reversed(ways))
+        line: dict[str, Round] = {}
+        for way in order:
+            with standing_still(pause[ways[way].cluster]):
+                line[way] = play(ways[way], Path(folder, f"{way}-{number}"), max(0, number) / rounds)
+        if number >= 0:
+            for way, measured in line.items():
+                found[way].append(measured)
+        times = "".join(f"{line[way].start_s:10.2f}" for way in ways)
+        print(f"{f'round {number + 1}' if number >= 0 else 'warm-up':<12}{times}", flush=True)
+    return found
+
+
+def figures(gang: dict[str, list[Round]], single: dict[str, list[Round]]) -> dict[str, float]:
     """The medians."""
-    ours, qos = found["slurmext"], found["qos"]
+    ours, qos = gang["slurmext"], gang["qos"]
     return {
-        "start_ratio_vs_qos": round(
-            statistics.median(o.start_s / q.start_s for o, q in zip(ours, qos, strict=True)), 3
-        ),
-        "start_s_p50": round(statistics.median(r.start_s for r in ours), 2),
-        "qos_start_s_p50": round(statistics.median(r.start_s for r in qos), 2),
-        "start_saving_s_p50": round(statistics.median(r.start_s for r in found["saving"]), 2),
+        **starts(gang, ""),
         "resume_s_p50": round(statistics.median(r.resume_s for r in ours), 2),
         "qos_resume_s_p50": round(statistics.median(r.resume_s for r in qos), 2),
+        **starts(single, "single_"),
+        "start_saving_s_p50": round(statistics.median(r.start_s for r in gang["saving"]), 2),
         "victims_p50": statistics.median(r.victims for r in ours),
         "qos_victims_p50": statistics.median(r.victims for r in qos),
         "rounds": len(ours),
+    }
+
+
+def starts(found: dict[str, list[Round]], prefix: str) -> dict[str, float]:
+    """How soon both started who came."""
+    ours, qos = ([r.start_s for r in found[way]] for way in ("slurmext", "qos"))
+    return {
+        f"{prefix}start_ratio_vs_qos": round(statistics.median(o / q for o, q in zip(ours, qos, strict=True)), 3),
+        f"{prefix}start_s_p50": round(statistics.median(ours), 2),
+        f"{prefix}start_s_max": round(max(ours), 2),
+        f"qos_{prefix}start_s_p50": round(statistics.median(qos), 2),
+        f"qos_{prefix}start_s_max": round(max(qos), 2),
     }
 
 
@@ -163,32 +220,38 @@ def prepare_ours(cluster: Devcluster, folder: Path) -> None:
         time.sleep(0.1)
 
 
-def play(cluster: Devcluster, low: list[str], high: list[str], script: str, folder: Path) -> Round:
-    """One round; the cluster is empty before and after."""
+def play(way: Way, folder: Path, phase_s: float) -> Round:
+    """One round; the cluster is empty before and after. The beneficiary is submitted `phase_s` into a second."""
     folder.mkdir()
-    for name, text in (("victim", script), ("gang", GANG)):
-        written = text.format(folder=folder, python=cluster.layout.python, gang_s=GANG_S)
+    cluster = way.cluster
+    for name, text in (("victim", way.script), ("gang", GANG)):
+        written = text.format(folder=folder, python=cluster.layout.python, gang_s=0 if way.single else GANG_S)
         Path(folder, name).write_text(written)
     common = ["--output=/dev/null", "--mem=1", "--requeue"]
-    for _ in range(GPUS):
-        submit(cluster, *common, *low, "--gres=gpu:1", str(folder / "victim"))
-    starts = folder / "victims"
-    wait_for(lambda: lines(starts) >= GPUS, f"{GPUS} victims to run", cluster)
-    time.sleep(2)  # a controller that is still busy with starting them would be measured too
+    count, gpus = way.victims
+    for _ in range(count):
+        submit(cluster, *common, *way.low, f"--gres=gpu:{gpus}", str(folder / "victim"))
+    begun = folder / "victims"
+    wait_for(lambda: lines(begun) >= count, f"{count} victims to run", cluster)
+    # A controller that is still busy with starting them would be measured too.
+    time.sleep(2 + (phase_s - time.time()) % 1)
     called_at = time.time()
-    submit(cluster, *common, *high, "--nodes=2", "--ntasks-per-node=8", "--gres=gpu:8", str(folder / "gang"))
-    wait_for((folder / "gang-start").exists, "the gang to start", cluster)
-    wait_for((folder / "gang-end").exists, "the gang to end", cluster)
-    started_at, ended_at = (float(Path(folder, f"gang-{what}").read_text() or 0) for what in ("start", "end"))
-    wait_for(lambda: cluster.out("squeue", "-h", "-t", "R", "-o", "%i").count("\n") == GPUS - 1, "resumes", cluster)
-    wait_for(lambda: not cluster.out("squeue", "-h", "-t", "PD,CG,CF", "-o", "%i"), "all to run", cluster)
-    gone = sum(int(count) for count in cluster.out("squeue", "-h", "-O", "RestartCnt").split())
-    wait_for(lambda: lines(starts) >= GPUS + gone, "victims to run again", cluster)
-    again = [float(line.split()[1]) for line in starts.read_text().splitlines()][GPUS:]
+    submit(cluster, *common, *way.high, *way.asked, str(folder / "gang"))
+    wait_for(lambda: lines(folder / "gang-end") == 1, "the gang to end", cluster)
+    started_at, ended_at = (float(Path(folder, f"gang-{what}").read_text()) for what in ("start", "end"))
+    if not way.single:
+        wait_for(
+            lambda: cluster.out("squeue", "-h", "-t", "R", "-o", "%i").count("\n") == count - 1, "resumes", cluster
+        )
+        wait_for(lambda: not cluster.out("squeue", "-h", "-t", "PD,CG,CF", "-o", "%i"), "all to run", cluster)
+    gone = sum(int(restarts) for restarts in cluster.out("squeue", "-h", "-O", "RestartCnt").split())
+    again: list[float] = []
+    if not way.single:
+        wait_for(lambda: lines(begun) >= count + gone, "victims to run again", cluster)
+        again = [max(0.0, float(line.split()[1]) - ended_at) for line in begun.read_text().splitlines()[count:]]
     cluster.out("scancel", "--user=root")
     wait_for(lambda: not cluster.out("squeue", "-h", "-o", "%i"), "the cluster to be empty", cluster)
-    resume_s = statistics.median(max(0.0, at - ended_at) for at in again)
-    return Round(start_s=started_at - called_at, resume_s=resume_s, victims=len(again))
+    return Round(start_s=started_at - called_at, resume_s=statistics.median(again or [0.0]), victims=gone)
 
 
 def submit(cluster: Devcluster, *words: str) -> None:
