@@ -29,6 +29,7 @@ _PENALTY_MEMORY_S = 3600.0
 class CycleResult:
     """What a cycle saw and did. Times in seconds; `began` counts actions begun, `open_actions` those under way.
 
+    `evicting` counts victims whose beneficiary waits for us, `leaving` those whose beneficiary Slurm starts by itself.
     `ending` counts jobs that Slurm is cleaning up after: no agent tells when their GPUs are free. `next_s` is when the
     next waiting job becomes eligible, None when none will.
     """
@@ -39,6 +40,7 @@ class CycleResult:
     began: int
     open_actions: int
     evicting: int
+    leaving: int
     ending: int
     next_s: float | None
     rpcs: int
@@ -89,13 +91,17 @@ class Controller:
         keys = frozenset(known.key for known in observation.known.values())
         new, self._seen = len(keys - self._seen), keys
         still_open = self._store.open_actions()
+        released = {action.job.job_id for action in still_open if action.kind is ActionKind.RELEASE}
+        victims = [action for action in still_open if action.kind is ActionKind.EVICT]
+        leaving = sum(action.detail.get("beneficiary") in released for action in victims)
         return CycleResult(
             at_s=began_at,
             took_s=self._clock.now() - began_at,
             jobs=len(keys),
             began=began,
             open_actions=len(still_open),
-            evicting=sum(action.kind is ActionKind.EVICT for action in still_open),
+            evicting=len(victims) - leaving,
+            leaving=leaving,
             ending=sum(job.state is JobState.COMPLETING for job in view.jobs),
             next_s=_next_eligible(observation.snapshot),
             rpcs=view.rpcs,

@@ -84,6 +84,8 @@ def test_a_beneficiary_is_released_in_the_cycle_that_tells_its_victims_to_end() 
     site = Site(TWO_QUEUES)
     gang, victims = site.reclaim()
     assert site.acts() == ["requeue", "requeue", "set_nodes", "release"]
+    following = site.controller.run(site.token)
+    assert (following.evicting, following.leaving) == (0, 2), "nothing that the daemon must be quick about"
     nodes = {part.node for victim in victims for part in site.slurm.records[victim].placement}
     assert set(site.slurm.records[gang].required_nodes.split(",")) == nodes
     site.slurm.tick()
