@@ -41,6 +41,8 @@ _REST = 2.0
 slurmctld most of the machine; not while somebody waits for victims."""
 _REST_DEBT_S = 0.5
 """So much rest may be owed: after a quiet time the first cycles follow each other at once."""
+_LONGEST_REST_S = 1.0
+"""A cycle that waited long for a slow slurmctld is no reason to leave everybody waiting as long again."""
 _LEAVING_GAP_S = 0.3
 """So long slurmctld is left alone with the victims it ends, once it has all it needs to start their beneficiary."""
 _SUBMIT_LOOKS = (0.01, 0.1, 0.5, 1.5)
@@ -148,7 +150,7 @@ class Daemon:
 
     def _rest(self, last: CycleResult) -> None:
         now = time.monotonic()
-        owed_s = min(max(0.0, self._rested_s - now), _REST_DEBT_S) + _REST * last.took_s
+        owed_s = min(max(0.0, self._rested_s - now), _REST_DEBT_S) + min(_REST * last.took_s, _LONGEST_REST_S)
         self._rested_s = now + owed_s
         least_s = _LEAVING_GAP_S if last.leaving and not last.evicting else _LEAST_GAP_S
         self._stop.wait(max(least_s, 0.0 if last.evicting else owed_s - _REST_DEBT_S))
