@@ -72,6 +72,18 @@ PENDING: dict[Reason, Words] = {
         "Slurm does not let it start yet: a begin time, a dependency, a hold of its user, or the delay after a requeue",
         "'scontrol show job JOB' shows EligibleTime and Dependency.",
     ),
+    Reason.GROUP_MAX: Words(
+        "the members of one of its user's groups already hold as many GPUs as they may in this queue",
+        "It starts when a job of that group in the queue ends.",
+    ),
+    Reason.HEADROOM: Words(
+        "the GPUs still idle are kept free for bursts of guaranteed work, and it would borrow them",
+        "It starts when more GPUs are idle than the policy's headroom, or when its own queue's guarantee has room.",
+    ),
+    Reason.PRE_DRAIN: Words(
+        "its queue gets smaller at a time the calendar knows, and the job could not end before",
+        "A shorter --time lets it start now; otherwise it starts when the calendar gives its queue room again.",
+    ),
     Reason.UNKNOWN_QUEUE: Words(
         "its queue is not in the policy any more",
         "Submit it to another queue ('slurmext queue list'), or have the queue put back.",
@@ -96,8 +108,20 @@ LEAVING: dict[Reason, Words] = {
         "It saves a checkpoint and goes on at its new place.",
     ),
     Reason.QUOTA_CUT: Words(
-        "its queue's quota was made smaller or its queue was removed",
+        "its queue's max was made smaller, by the policy or its calendar, and the delay for that is over",
         "It saves a checkpoint, is requeued and waits within the new quota.",
+    ),
+    Reason.QUEUE_REMOVED: Words(
+        "its queue was removed from the policy, and the delay for that is over",
+        "It saves a checkpoint, is requeued and waits until it is moved to another queue.",
+    ),
+    Reason.IDLE_GPUS: Words(
+        "its GPUs stayed idle for longer than its queue allows, and it was warned",
+        "It saves a checkpoint, is requeued and goes on from there. 'slurmext job extend JOB' keeps it longer.",
+    ),
+    Reason.DEFRAGMENT: Words(
+        "moving it leaves whole nodes free for large jobs, which is worth more than the move costs",
+        "It saves a checkpoint and goes on at its new place.",
     ),
 }
 

@@ -18,18 +18,23 @@ from slurmext.config.yaml_errors import dotted, nearest
 from slurmext.errors import UsageError
 from slurmext.model.job import Job, NodeGpus, Placement
 from slurmext.model.node import Node
-from slurmext.model.plan import Plan
-from slurmext.model.queue import Queue, TypeQuota, UserLimit
+from slurmext.model.plan import Note, Plan
+from slurmext.model.queue import IdleRule, Queue, QuotaChange, TypeQuota, UserLimit
 from slurmext.model.snapshot import Fence, Settings, Snapshot
 
 _KNOWN_KEYS = sorted(
     {
         f.name
-        for kind in (Snapshot, Settings, Node, Queue, TypeQuota, UserLimit, Job, NodeGpus, Fence)
+        for kind in (Snapshot, Settings, Node, Queue, TypeQuota, UserLimit, QuotaChange, IdleRule, Job, NodeGpus, Fence)
         for f in fields(kind)
     }
 )
-_ONLY_WHEN_SET = ("eligible_s", "blocked", "evicting_for")
+_ONLY_WHEN_SET = {
+    "jobs": ("eligible_s", "blocked", "evicting_for", "groups", "idle_since_s", "keep_until_s"),
+    "queues": ("groups", "each_user_max", "changes", "cut_s", "usage_gpu_h", "idle"),
+    "settings": ("fences_stand", "headroom_gpus", "headroom_drainable", "usage_factor"),
+}
+"""Keys left out of a written snapshot while they say nothing."""
 _MOST_PROBLEMS = 5
 _SHOWN = 60
 """A value longer than this is cut in an error."""
@@ -64,14 +69,13 @@ def snapshot_from_json(text: bytes | str) -> Snapshot:
 def snapshot_to_json(snapshot: Snapshot, *, indent: int | None = None) -> str:
     """The snapshot as JSON text, every documented key written out."""
     data: dict[str, Any] = _snapshots().dump_python(snapshot, mode="json")
-    for job in data["jobs"]:
-        for key in _ONLY_WHEN_SET:
-            if job[key] is None:
-                del job[key]
+    for part, keys in _ONLY_WHEN_SET.items():
+        for item in data[part] if isinstance(data[part], list | tuple) else (data[part],):
+            for key in keys:
+                if item[key] is None or (key != "evicting_for" and not item[key]):
+                    del item[key]
     if not data["fences"]:
         del data["fences"]
-    if not data["settings"]["fences_stand"]:
-        del data["settings"]["fences_stand"]
     return json.dumps(data, indent=indent, ensure_ascii=False)
 
 
@@ -111,6 +115,7 @@ def plan_to_data(plan: Plan) -> dict[str, Any]:
             for m in plan.move
         ],
         "fence": [{"beneficiary": f.beneficiary, "placement": _parts(f.placement)} for f in plan.fence],
+        **({"note": [_note(note) for note in plan.note]} if plan.note else {}),
         "reasons": {job: reason.value for job, reason in plan.reasons.items()},
     }
 
@@ -148,6 +153,10 @@ def plan_schema() -> dict[str, Any]:
     }
     move["required"] = [renamed.get(key, key) for key in move["required"]]
     return {**schema, "title": "slurmext plan, version 1"}
+
+
+def _note(note: Note) -> dict[str, Any]:
+    return {"job": note.job, "reason": note.reason.value, "at_s": note.at_s}
 
 
 def _parts(placement: Placement) -> list[dict[str, Any]]:

@@ -43,7 +43,10 @@ class Job:
     `min_tasks` < `tasks` makes the job elastic; None means `tasks` (a gang). `types` lists the GPU types it accepts,
     in order of preference; empty = any. `checkpoint_s` is the time of the last confirmed checkpoint (None: none).
     `eligible_s` in the future (a begin time, the requeue delay) or `blocked` (a dependency, a user's own hold) keeps
-    a pending job out of admission. `evicting_for` names the beneficiary while the job's eviction is under way.
+    a pending job out of admission. `evicting_for` names the beneficiary while the job's eviction is under way ("" when
+    nobody in particular gains). `groups` are the user's Unix groups that some limit names. `idle_since_s` is since when
+    all its GPUs have been idle (None: they work, or nobody knows), `keep_until_s` until when its owner asked to be
+    spared for that.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -70,6 +73,9 @@ class Job:
     eligible_s: Seconds | None = None
     blocked: str | None = None
     evicting_for: str | None = None
+    groups: tuple[str, ...] = ()
+    idle_since_s: Seconds | None = None
+    keep_until_s: Seconds | None = None
 
     @property
     def gpus(self) -> int:

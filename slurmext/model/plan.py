@@ -29,6 +29,9 @@ class Reason(StrEnum):
     CONSOLIDATING = "CONSOLIDATING"
     WAITING_NEAR_END = "WAITING_NEAR_END"
     NOT_ELIGIBLE = "NOT_ELIGIBLE"
+    GROUP_MAX = "GROUP_MAX"
+    HEADROOM = "HEADROOM"
+    PRE_DRAIN = "PRE_DRAIN"
     UNKNOWN_QUEUE = "UNKNOWN_QUEUE"
     UNKNOWN_STATE = "UNKNOWN_STATE"
     # leaving
@@ -36,6 +39,9 @@ class Reason(StrEnum):
     PREEMPT_PRIORITY = "PREEMPT_PRIORITY"
     CONSOLIDATE = "CONSOLIDATE"
     QUOTA_CUT = "QUOTA_CUT"
+    QUEUE_REMOVED = "QUEUE_REMOVED"
+    IDLE_GPUS = "IDLE_GPUS"
+    DEFRAGMENT = "DEFRAGMENT"
 
 
 class QueueUsage(StrEnum):
@@ -64,7 +70,10 @@ class Release:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evict:
-    """Take `tasks` tasks of a running job away for `beneficiary`. `lost_gpu_s` is work lost since its checkpoint."""
+    """Take `tasks` tasks of a running job away for `beneficiary`. `lost_gpu_s` is work lost since its checkpoint.
+
+    A quota cut, a removed queue and idle GPUs have no beneficiary: it is empty, and so is `to_queue`.
+    """
 
     job: str
     action: EvictAction
@@ -88,6 +97,15 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Tell a running job's owner what will happen to it at `at_s` and why. Nothing is done to the job."""
+
+    job: str
+    reason: Reason
+    at_s: Seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What to do now. A victim never also appears in `release`; `reasons` has every job still pending, once."""
 
@@ -96,4 +114,5 @@ class Plan:
     evict: tuple[Evict, ...] = ()
     move: tuple[Move, ...] = ()
     fence: tuple[Fence, ...] = ()
+    note: tuple[Note, ...] = ()
     reasons: Mapping[str, Reason] = field(default_factory=dict[str, Reason])

@@ -38,6 +38,38 @@ class UserLimit:
     max: int | None = None
 
 
+class IdleAction(StrEnum):
+    """What happens to a job whose GPUs stay idle: it is requeued, or only if its queue borrows for it."""
+
+    REQUEUE = "requeue"
+    BORROWED = "borrowed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdleRule:
+    """A job whose GPUs were idle for `after_s` is warned, and leaves `grace_s` later unless they work again."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    after_s: Seconds
+    grace_s: Seconds = 0
+    action: IdleAction = IdleAction.REQUEUE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaChange:
+    """The queue's numbers from `at_s` on, all of them, as a calendar says. Units as in Queue."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    at_s: Seconds
+    guaranteed: int | None = None
+    reserved: int = 0
+    max: int | None = None
+    lending_limit: int | None = None
+    by_type: Mapping[str, TypeQuota] = field(default_factory=dict[str, TypeQuota])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
     """`reserved <= guaranteed <= max` whole GPUs; `reserved` is never lent, above `guaranteed` is borrowed.
@@ -45,6 +77,10 @@ class Queue:
     `guaranteed` None on a parent means the sum of its children's guarantees (on a leaf: 0); `max` None means no
     limit. `job_sort` is the order inside the queue: a comma list of `priority`, `fifo`, `fair`; ties go by
     `submitted_s`, then `id`.
+
+    `users` and `groups` limit what a user, or all members of a Unix group together, hold in the queue and below it;
+    `each_user_max` does for every user who is not listed. `changes` are the calendar's next ones, soonest first. From
+    `cut_s` on, what is used above `max` must leave (None: it may end by itself). `usage_gpu_h` is past use, decayed.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -62,3 +98,9 @@ class Queue:
     job_sort: str = "priority,fifo"
     by_type: Mapping[str, TypeQuota] = field(default_factory=dict[str, TypeQuota])
     users: Mapping[str, UserLimit] = field(default_factory=dict[str, UserLimit])
+    groups: Mapping[str, UserLimit] = field(default_factory=dict[str, UserLimit])
+    each_user_max: int | None = None
+    changes: tuple[QuotaChange, ...] = ()
+    cut_s: Seconds | None = None
+    usage_gpu_h: float = 0
+    idle: IdleRule | None = None

@@ -15,6 +15,8 @@ class Settings:
     """Site-wide planning knobs. `preemption_budget` is how often one job may be evicted (None = no limit);
     a job ending within `near_end_s` is waited for rather than evicted. `fences_stand` says that whoever carries plans
     out keeps their fences until the beneficiary starts; else a plan promises only what holds without them.
+    Borrowers leave `headroom_gpus` idle; with `headroom_drainable` GPUs of jobs that reclaim could take count as idle.
+    `usage_factor` is how much a queue's past use (`usage_gpu_h`) weighs in the fair share; 0: not at all.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  read by pydantic, no field
@@ -25,6 +27,9 @@ class Settings:
     near_end_s: Seconds = 0
     consolidate: bool = True
     fences_stand: bool = False
+    headroom_gpus: int = 0
+    headroom_drainable: bool = False
+    usage_factor: float = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

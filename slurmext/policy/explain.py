@@ -133,6 +133,13 @@ def _sentence(books: _Books, job: Job, reason: Reason) -> str:
             return job.blocked or (
                 f"it may start in {wait:.0f} s at the earliest" if wait > 0 else "it may not start yet"
             )
+        case Reason.GROUP_MAX:
+            return f"a group of {job.user} holds as many GPUs in queue {queue} as it may; the job needs {need} more"
+        case Reason.HEADROOM:
+            kept = books.snapshot.settings.headroom_gpus
+            return f"{kept} GPUs stay free for bursts, {_free(books)} are free, and queue {queue} would borrow"
+        case Reason.PRE_DRAIN:
+            return f"queue {queue} gets smaller before the job's time limit is over; a shorter --time lets it start"
         case Reason.UNKNOWN_QUEUE:
             return (
                 f"the policy has no queue {queue!r} for jobs" if queue else "it names no queue and no rule gives it one"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from slurmext.cli.reasons import PENDING
 from slurmext.model.job import Job, JobState, NodeGpus
 from slurmext.model.node import Node
 from slurmext.model.plan import Reason
@@ -69,11 +70,7 @@ def test_every_reason_has_a_sentence() -> None:
 
     snapshot = _world(Job(id="x", queue="research", state=JobState.PENDING, gpus_per_task=8))
     books = module._books(snapshot, plan(snapshot))
-    pending = [
-        reason
-        for reason in Reason
-        if reason.value not in {"RECLAIM_GUARANTEE", "PREEMPT_PRIORITY", "CONSOLIDATE", "QUOTA_CUT"}
-    ]
+    pending = list(PENDING)
     job = snapshot.jobs[-1]
     told = {reason: module._sentence(books, job, reason) for reason in pending}
     assert all(told.values())
