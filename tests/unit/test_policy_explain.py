@@ -9,6 +9,8 @@ from slurmext.model.plan import Reason
 from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Settings, Snapshot
 from slurmext.policy.explain import explain, explain_queue, messages
+from slurmext.policy.explain.books import books_of
+from slurmext.policy.explain.reasons import sentence
 from slurmext.policy.planner import plan
 
 NODES = tuple(Node(name=f"n{i}", gpus=8, gpu_type="h100") for i in range(1, 5))
@@ -66,13 +68,11 @@ def test_no_free_gpus_tells_when_running_jobs_end() -> None:
 
 def test_every_reason_has_a_sentence() -> None:
     """Each pending reason gives a sentence, none the fallback by mistake."""
-    from slurmext.policy import explain as module
-
     snapshot = _world(Job(id="x", queue="research", state=JobState.PENDING, gpus_per_task=8))
-    books = module._books(snapshot, plan(snapshot))
+    books = books_of(snapshot, plan(snapshot))
     pending = list(PENDING)
     job = snapshot.jobs[-1]
-    told = {reason: module._sentence(books, job, reason) for reason in pending}
+    told = {reason: sentence(books, job, reason) for reason in pending}
     assert all(told.values())
     unknown = [reason for reason, text in told.items() if "nothing is done" in text]
     assert unknown == [Reason.UNKNOWN_STATE]

@@ -1,0 +1,99 @@
+"""The world counted once, for every message about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from slurmext.model.job import JobState
+from slurmext.model.node import NodeState
+from slurmext.model.plan import Plan
+from slurmext.model.queue import Queue
+from slurmext.model.snapshot import Snapshot
+
+_HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING, JobState.SUSPENDED, JobState.UNKNOWN})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Books:
+    """What every message draws on, counted once."""
+
+    snapshot: Snapshot
+    queues: Mapping[str, Queue]
+    used: Mapping[str, int]
+    user_used: Mapping[tuple[str, str], int]
+    guaranteed: Mapping[str, int]
+    free: Mapping[str, int]
+    leaving: Mapping[str, tuple[str, ...]]
+
+
+def free_gpus(books: Books) -> int:
+    """GPUs idle on nodes that are up."""
+    return sum(max(0, gpus) for gpus in books.free.values())
+
+
+def books_of(snapshot: Snapshot, plan: Plan) -> Books:
+    """Count the world as the plan leaves it: released jobs hold their GPUs, victims still theirs."""
+    used, user_used, leaving = Counter[str](), Counter[tuple[str, str]](), dict[str, list[str]]()
+    free = {node.name: node.gpus for node in snapshot.nodes if node.state is NodeState.UP}
+    placements = [(job, job.placement) for job in snapshot.jobs if job.state in _HOLDING]
+    by_id = {job.id: job for job in snapshot.jobs}
+    placements += [(by_id[release.job], release.placement) for release in plan.release]
+    for job, placement in placements:
+        gpus = sum(part.gpus for part in placement)
+        for at in lineage(job.queue):
+            used[at] += gpus
+        user_used[job.queue, job.user] += gpus
+        for part in placement:
+            if part.node in free:
+                free[part.node] -= part.gpus
+    queues = {queue.path: queue for queue in snapshot.queues}
+    for path in {at for queue in queues for at in lineage(queue)}:
+        used.setdefault(path, 0)
+    for job in snapshot.jobs:
+        if job.evicting_for is not None:
+            leaving.setdefault(job.evicting_for, []).append(job.id)
+    for goer in (*plan.evict, *plan.move):
+        leaving.setdefault(goer.beneficiary, []).append(goer.job)
+    return Books(
+        snapshot=snapshot,
+        queues=queues,
+        used=used,
+        user_used=user_used,
+        guaranteed=_guarantees(queues, used),
+        free=free,
+        leaving={job: tuple(sorted(set(victims))) for job, victims in leaving.items()},
+    )
+
+
+def _guarantees(queues: Mapping[str, Queue], paths: Iterable[str]) -> dict[str, int]:
+    """Each queue's guarantee; a parent without one has the sum of its children's."""
+    found = dict[str, int]()
+    children = dict[str | None, list[str]]()
+    for path in paths:
+        children.setdefault(above(path), []).append(path)
+    for path in sorted(paths, key=lambda path: -path.count("/")):
+        queue = queues.get(path)
+        given = queue.guaranteed if queue is not None else None
+        found[path] = sum(found[child] for child in children.get(path, ())) if given is None else given
+    return found
+
+
+def lineage(path: str) -> list[str]:
+    """`a/b/c`, `a/b`, `a`."""
+    lines = [path]
+    while (parent := above(lines[-1])) is not None:
+        lines.append(parent)
+    return lines
+
+
+def above(path: str) -> str | None:
+    """`a/b` -> `a`; None for a queue at the top."""
+    parent, _, _ = path.rpartition("/")
+    return parent or None
+
+
+def within(path: str, other: str) -> bool:
+    """Whether the queue is `other` or below it."""
+    return path == other or path.startswith(f"{other}/")

@@ -1,0 +1,85 @@
+"""The one sentence for every reason a job waits, with the queues and numbers that decide."""
+
+from __future__ import annotations
+
+from slurmext.model.job import Job
+from slurmext.model.plan import Reason
+from slurmext.policy.explain.books import Books, free_gpus, lineage
+
+_NAMED = 5
+"""So many victims are named; of more the number is told."""
+
+
+def sentence(books: Books, job: Job, reason: Reason) -> str:
+    """Why this pending job waits, for its one reason."""
+    need, queue = job.least_tasks * job.gpus_per_task, job.queue
+    match reason:
+        case Reason.QUEUE_MAX:
+            path, limit = _limiting(books, queue, need)
+            if need > limit:
+                return f"it asks for {need} GPUs and queue {path} may never use more than {limit}; ask for fewer"
+            return f"queue {path} uses {books.used[path]} of at most {limit} GPUs and the job needs {need}"
+        case Reason.USER_MAX:
+            return f"{job.user} holds as many GPUs in queue {queue} as one user may; the job needs {need} more"
+        case Reason.OVER_GUARANTEE:
+            own = f"{books.used.get(queue, 0)} of {books.guaranteed.get(queue, 0)}"
+            return f"with --no-preempt it may use only guaranteed GPUs, and queue {queue} uses {own} of its own"
+        case Reason.LENDING_LIMIT:
+            return f"the queues with idle GPUs lend no more, and queue {queue} is beyond its guarantee"
+        case Reason.QUEUE_FENCE:
+            return f"a fence keeps queue {queue} from borrowing the {need} GPUs elsewhere"
+        case Reason.NO_NODE_FITS:
+            return f"no set of nodes that are up could hold {_shape(job)}, even if all were idle"
+        case Reason.FRAGMENTED:
+            return f"{free_gpus(books)} GPUs are free, but not where {_shape(job)} would fit"
+        case Reason.NO_FREE_GPUS:
+            own = f"{books.used.get(queue, 0)} of its {books.guaranteed.get(queue, 0)} guaranteed"
+            return f"it needs {need} GPUs, {free_gpus(books)} are free, and queue {queue} uses {own}"
+        case Reason.BEHIND_IN_QUEUE:
+            return f"jobs before it in queue {queue} or owed to other queues take what is free"
+        case Reason.RECLAIMING | Reason.PREEMPTING | Reason.CONSOLIDATING:
+            return f"{_victims(books, job)} for it, each within {books.snapshot.settings.grace_s:g} s"
+        case Reason.WAITING_NEAR_END:
+            return f"running jobs end within {books.snapshot.settings.near_end_s:g} s, which beats evicting others"
+        case Reason.NOT_ELIGIBLE:
+            wait = (job.eligible_s or 0) - books.snapshot.now_s
+            return job.blocked or (
+                f"it may start in {wait:.0f} s at the earliest" if wait > 0 else "it may not start yet"
+            )
+        case Reason.GROUP_MAX:
+            return f"a group of {job.user} holds as many GPUs in queue {queue} as it may; the job needs {need} more"
+        case Reason.HEADROOM:
+            kept = books.snapshot.settings.headroom_gpus
+            return f"{kept} GPUs stay free for bursts, {free_gpus(books)} are free, and queue {queue} would borrow"
+        case Reason.PRE_DRAIN:
+            return f"queue {queue} gets smaller before the job's time limit is over; a shorter --time lets it start"
+        case Reason.UNKNOWN_QUEUE:
+            return (
+                f"the policy has no queue {queue!r} for jobs" if queue else "it names no queue and no rule gives it one"
+            )
+        case _:
+            return "Slurm's state of it is not known, so nothing is done"
+
+
+def _victims(books: Books, job: Job) -> str:
+    victims = books.leaving.get(job.id, ())
+    if not victims:
+        return "GPUs become free"
+    shown = ", ".join(victims[:_NAMED]) + (f" and {len(victims) - _NAMED} more" if len(victims) > _NAMED else "")
+    return f"job{'s' if len(victims) > 1 else ''} {shown} {'make' if len(victims) > 1 else 'makes'} room"
+
+
+def _shape(job: Job) -> str:
+    tasks = f"{job.least_tasks} x " if job.least_tasks > 1 else ""
+    kinds = f" of type {' or '.join(job.types)}" if job.types else ""
+    return f"{tasks}{job.gpus_per_task} GPUs{kinds}"
+
+
+def _limiting(books: Books, path: str, need: int) -> tuple[str, int]:
+    """The nearest queue whose limit the job would pass, and that limit."""
+    for at in lineage(path):
+        queue = books.queues.get(at)
+        if queue is not None and queue.max is not None and books.used[at] + need > queue.max:
+            return at, queue.max
+    limits = [(at, queue.max) for at in lineage(path) if (queue := books.queues.get(at)) and queue.max is not None]
+    return limits[0] if limits else (path, 0)
