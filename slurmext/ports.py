@@ -12,10 +12,14 @@ from slurmext.model.state import (
     ActionState,
     CheckpointRecord,
     Event,
+    Extension,
+    GpuActivity,
+    GpuState,
     Intent,
     JobKey,
     JobRow,
     Lease,
+    Notice,
     PolicyVersion,
     PreemptionRecord,
     StoredFence,
@@ -206,6 +210,38 @@ class Store(Protocol):
         """Newest first."""
         ...
 
+    def last_left(self, keys: Iterable[JobKey], reason: str) -> Mapping[JobKey, float]:
+        """When each of these jobs last had to leave for that reason; jobs that never had are left out."""
+        ...
+
+    # idle GPUs
+    def record_gpu_activity(self, record: GpuActivity) -> None:
+        """Replace what is known of the job's GPUs on that node, unless something newer is."""
+        ...
+
+    def gpu_activity(
+        self, *, job_ids: Collection[str] | None = None, state: GpuState | None = None
+    ) -> list[GpuActivity]:
+        """What agents said last, by job and node."""
+        ...
+
+    def record_extension(self, record: Extension) -> None:
+        """Spare a job until then; replaces an earlier extension of it."""
+        ...
+
+    def extensions(self, *, until_s: float) -> Mapping[JobKey, Extension]:
+        """Extensions that last longer than `until_s`."""
+        ...
+
+    def replace_notices(self, token: int, notices: Sequence[Notice]) -> None:
+        """Make exactly these notices stand: one for a job and reason."""
+        ...
+
+    def notices(self) -> list[Notice]:
+        """Standing notices, oldest first."""
+        ...
+
+    # events
     def record_event(self, event: Event, *, dedup: str | None = None) -> bool:
         """Add an event; False when one with the same `dedup` key is already there."""
         ...

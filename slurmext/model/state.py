@@ -133,6 +133,55 @@ class Event:
     id: int | None = None
 
 
+class GpuState(StrEnum):
+    """What a job's GPUs on one node do. No rule acts on UNKNOWN."""
+
+    WORKING = "working"
+    IDLE = "idle"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuActivity:
+    """What an agent last said of a job's GPUs on its node: all of them idle since `idle_since_s`, or not.
+
+    `started_s` is when the job's run there began, `mean_percent` and `peak_memory_mib` (of one GPU) are over that run
+    so far. An agent repeats that a job is idle: from `valid_until_s` on, nobody knows.
+    """
+
+    job_id: str
+    node: str
+    state: GpuState
+    at_s: float
+    valid_until_s: float
+    started_s: float
+    gpus: int
+    idle_since_s: float | None = None
+    mean_percent: float | None = None
+    peak_memory_mib: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extension:
+    """A job that is spared although its GPUs are idle, until `keep_until_s`, because `asked_by` wanted so."""
+
+    job: JobKey
+    keep_until_s: float
+    asked_by: str
+    asked_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What a running job's owner is told will happen to it at `at_s`. `since_s` is when it was first told."""
+
+    job: JobKey
+    reason: str
+    since_s: float
+    at_s: float
+    message: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyVersion:
     """A policy as applied. `document` is the YAML text, `version` counts from 1."""

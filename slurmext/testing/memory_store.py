@@ -15,10 +15,14 @@ from slurmext.model.state import (
     ActionState,
     CheckpointRecord,
     Event,
+    Extension,
+    GpuActivity,
+    GpuState,
     Intent,
     JobKey,
     JobRow,
     Lease,
+    Notice,
     PolicyVersion,
     PreemptionRecord,
     StoredFence,
@@ -46,6 +50,9 @@ class MemoryStore:
         self._fences: dict[JobKey, StoredFence] = {}
         self._preemptions: list[PreemptionRecord] = []
         self._checkpoints: list[CheckpointRecord] = []
+        self._activity: dict[tuple[str, str], GpuActivity] = {}
+        self._extensions: dict[JobKey, Extension] = {}
+        self._notices: list[Notice] = []
         self._events: list[Event] = []
         self._dedup: set[str] = set()
         self._last_id: Counter[str] = Counter()
@@ -275,6 +282,56 @@ class MemoryStore:
         found.sort(key=lambda record: record.saved_s)
         return found[::-1][:limit]
 
+    def last_left(self, keys: Iterable[JobKey], reason: str) -> Mapping[JobKey, float]:
+        with self._lock:
+            self._require_up()
+            lines = sorted(self._preemptions, key=lambda record: record.ended_s)
+        asked = set(keys)
+        return {line.victim: line.ended_s for line in lines if line.reason == reason and line.victim in asked}
+
+    # idle GPUs
+    def record_gpu_activity(self, record: GpuActivity) -> None:
+        with self._lock:
+            self._require_up()
+            key = (record.job_id, record.node)
+            if key not in self._activity or self._activity[key].at_s <= record.at_s:
+                self._activity[key] = record
+
+    def gpu_activity(
+        self, *, job_ids: Collection[str] | None = None, state: GpuState | None = None
+    ) -> list[GpuActivity]:
+        with self._lock:
+            self._require_up()
+            found = sorted(self._activity.items())
+        return [
+            record
+            for _, record in found
+            if (job_ids is None or record.job_id in job_ids) and state in {None, record.state}
+        ]
+
+    def record_extension(self, record: Extension) -> None:
+        with self._lock:
+            self._require_up()
+            self._extensions[record.job] = record
+
+    def extensions(self, *, until_s: float) -> Mapping[JobKey, Extension]:
+        with self._lock:
+            self._require_up()
+            return {job: found for job, found in self._extensions.items() if found.keep_until_s > until_s}
+
+    def replace_notices(self, token: int, notices: Sequence[Notice]) -> None:
+        if len({(notice.job, notice.reason) for notice in notices}) < len(notices):
+            raise SlurmextError("a job was given two notices for one reason; keep the earlier.")
+        with self._lock:
+            self._require_controller(token)
+            self._notices = list(notices)
+
+    def notices(self) -> list[Notice]:
+        with self._lock:
+            self._require_up()
+            return sorted(self._notices, key=lambda notice: (notice.since_s, notice.job.job_id))
+
+    # events
     def record_event(self, event: Event, *, dedup: str | None = None) -> bool:
         with self._lock:
             self._require_up()
@@ -317,6 +374,13 @@ class MemoryStore:
             checkpoints = [c for c in self._checkpoints if c.confirmed_s >= before_s or c.job_id in alive]
             ended = [key for key, row in self._jobs.items() if row.end_s is not None and row.end_s < before_s]
             gone = len(plans) + len(self._events) - len(events) + len(self._checkpoints) - len(checkpoints) + len(ended)
+            old = [k for k, record in self._activity.items() if record.at_s < before_s and record.job_id not in alive]
+            over = [job for job, found in self._extensions.items() if found.keep_until_s < before_s]
+            for key in old:
+                del self._activity[key]
+            for job in over:
+                del self._extensions[job]
+            gone += len(old) + len(over)
             self._events, self._checkpoints = events, checkpoints
             for key in ended:
                 del self._jobs[key]

@@ -131,6 +131,7 @@ def test_interrupted_migration_is_finished_by_the_next(empty_url: str) -> None:
             f"DELETE FROM {revisions.VERSION_TABLE}",
             "DROP VIEW queue_usage",
             "DROP TABLE slices",
+            "DROP TABLE extensions",
             "DROP INDEX ix_jobs_cluster_end_s ON jobs",
         ):
             connection.execute(sqlalchemy.text(statement))

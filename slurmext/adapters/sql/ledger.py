@@ -108,3 +108,21 @@ class LedgerStore:
                 self._counts[JobKey(job_id=job_id, submit_s=at)] += n
                 self._counted_id = max(self._counted_id, last)
             return {key: self._counts[key] for key in asked}
+
+    def last_left(self, keys: Iterable[JobKey], reason: str) -> Mapping[JobKey, float]:
+        """When each of these jobs last had to leave for that reason; jobs that never had are left out."""
+        asked = set(keys)
+        if not asked:
+            return {}
+        group = (Preemption.victim_job_id, Preemption.victim_submit_s)
+        query = select(*group, func.max(Preemption.ended_s)).where(
+            Preemption.cluster == self._db.cluster, Preemption.reason == reason
+        )
+        if len(asked) <= FEW:
+            query = query.where(Preemption.victim_job_id.in_({key.job_id for key in asked}))
+        with self._db.read() as connection:
+            found = {
+                JobKey(job_id=job_id, submit_s=at): float(ended_s)
+                for job_id, at, ended_s in connection.execute(query.group_by(*group))
+            }
+        return {key: ended_s for key, ended_s in found.items() if key in asked}

@@ -11,17 +11,28 @@ from slurmext.adapters.sql.checkpoints import CheckpointStore
 from slurmext.adapters.sql.engine import BUSY_TIMEOUT_S, Database
 from slurmext.adapters.sql.events import EventStore
 from slurmext.adapters.sql.fences import FenceStore
+from slurmext.adapters.sql.idle import IdleStore
 from slurmext.adapters.sql.jobs import JobStore
 from slurmext.adapters.sql.leases import LeaseStore
 from slurmext.adapters.sql.ledger import LedgerStore
-from slurmext.adapters.sql.models import Action, Checkpoint, Event, Job, Plan
+from slurmext.adapters.sql.models import Action, Checkpoint, Event, Extension, GpuActivity, Job, Plan
 from slurmext.adapters.sql.policies import PolicyStore
 
 PRUNE_BATCH = 1000
 """Rows deleted in one transaction: short enough that a cycle never waits for pruning."""
 
 
-class SqlStore(LeaseStore, PolicyStore, JobStore, ActionStore, FenceStore, LedgerStore, CheckpointStore, EventStore):
+class SqlStore(
+    LeaseStore,
+    PolicyStore,
+    JobStore,
+    ActionStore,
+    FenceStore,
+    LedgerStore,
+    CheckpointStore,
+    IdleStore,
+    EventStore,
+):
     """State of one cluster in a migrated database. Safe to share between threads.
 
     Raises DatabaseRefused for a URL that cannot serve, SchemaMismatch when the tables are not this version's, and as
@@ -37,7 +48,8 @@ class SqlStore(LeaseStore, PolicyStore, JobStore, ActionStore, FenceStore, Ledge
         self._db.close()
 
     def prune(self, token: int, before_s: float) -> int:
-        """Delete what ended before then: events, plans without open actions, ended jobs and their checkpoints.
+        """Delete what ended before then: events, plans without open actions, ended jobs, their checkpoints and what
+        their GPUs did.
 
         The ledger and the policies stay. Returns the number of rows deleted (actions go with their plans).
         """
@@ -59,6 +71,11 @@ class SqlStore(LeaseStore, PolicyStore, JobStore, ActionStore, FenceStore, Ledge
         )
         with self._newest_lock:
             self._forget_checkpoints()
+        with self._db.controlled(token) as connection:
+            old = (GpuActivity.cluster == mine, GpuActivity.at_s < before_s, GpuActivity.job_id.not_in(alive))
+            deleted += connection.execute(delete(GpuActivity).where(*old)).rowcount
+            over = (Extension.cluster == mine, Extension.keep_until_s < before_s)
+            deleted += connection.execute(delete(Extension).where(*over)).rowcount
         return deleted + self._prune_jobs(token, before_s, PRUNE_BATCH)
 
     def _prune(self, token: int, column: Any, query: Select[Any]) -> int:
