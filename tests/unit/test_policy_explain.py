@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from slurmext.cli.reasons import PENDING
 from slurmext.model.job import Job, JobState, NodeGpus
 from slurmext.model.node import Node
 from slurmext.model.plan import Reason
-from slurmext.model.queue import Queue
+from slurmext.model.queue import Queue, TypeQuota
 from slurmext.model.snapshot import Settings, Snapshot
 from slurmext.policy.explain import explain, explain_queue, messages
 from slurmext.policy.explain.books import books_of
+from slurmext.policy.explain.queue import QueueAccount, queue_account
 from slurmext.policy.explain.reasons import sentence
 from slurmext.policy.planner import plan
 
@@ -79,11 +84,70 @@ def test_every_reason_has_a_sentence() -> None:
 
 
 def test_queue_explains_its_share_and_who_borrows() -> None:
-    """A queue tells what it uses, its fair share and why, and who beside it borrows."""
+    """A queue tells what it uses, its fair share and why, who beside it borrows from whom, and who starves."""
     snapshot = _world(Job(id="p", queue="prod", state=JobState.PENDING, gpus_per_task=8))
     text = explain_queue(snapshot, plan(snapshot), "prod")
-    assert "0 of 16 guaranteed" in text
-    assert "fair share is 16 GPUs" in text
-    assert "research 16" in text
-    assert "1 jobs wait for 8 GPUs: 1 RECLAIMING" in text
+    assert "0 of 16 guaranteed, 0 borrowed, at most 24" in text
+    assert "fair share now is 8 GPUs, 8 more than it uses" in text
+    assert "1 job waits for 8 GPUs, the first for 100 s: 1 RECLAIMING" in text
+    assert "research 16; they come from idle guarantees of prod 16" in text
+    assert "Below their fair share while jobs wait: prod 8 (8 of its guarantee)" in text
     assert "no queue 'nope'" in explain_queue(snapshot, plan(snapshot), "nope")
+
+
+TREE = (
+    Queue(path="research", guaranteed=16),
+    Queue(path="research/nlp", guaranteed=8, weight=3),
+    Queue(path="research/vision", guaranteed=4, by_type={"h100": TypeQuota(guaranteed=4)}),
+    Queue(path="prod", guaranteed=8, reserved=4),
+    Queue(path="guests"),
+)
+
+
+def _account(path: str) -> QueueAccount:
+    """Guests borrow 12, nlp borrows 8 of its siblings; vision's and research's own jobs wait."""
+    jobs = (
+        _running("1", "n1", "research/nlp"), _running("2", "n2", "research/nlp"), _running("3", "n3", "guests"),
+        replace(_running("4", "n4", "guests"), gpus_per_task=4, placement=(NodeGpus(node="n4", gpus=4),)),
+        Job(id="5", queue="research/vision", state=JobState.PENDING, tasks=6),
+        Job(id="6", queue="research", state=JobState.PENDING, tasks=6),
+        Job(id="7", queue="guests", state=JobState.PENDING, tasks=6, blocked="waits for 3"),
+    )  # fmt: skip
+    snapshot = Snapshot(now_s=100, nodes=NODES, queues=TREE, jobs=jobs)
+    return queue_account(snapshot, plan(snapshot), path)
+
+
+def test_every_level_tells_what_it_shares_and_each_queues_part() -> None:
+    """The cluster's 28 lendable GPUs by weight, then research's among its queues and its own jobs."""
+    cluster, research = _account("research/nlp").levels
+    assert (cluster.parent, cluster.gpus, cluster.kept, cluster.beyond) == ("", 28, 4, 12)
+    assert {row.path: (row.wants, row.share) for row in cluster.rows} == {
+        "guests": (12, 6),  # the blocked job wants nothing yet
+        "prod": (0, 0),
+        "research": (28, 22),
+    }
+    shares = {(row.path, row.own): row.share for row in research.rows}
+    assert sum(shares.values()) == pytest.approx(22)
+    assert shares["research/nlp", False] - 8 == pytest.approx(3 * (shares["research/vision", False] - 4))
+    assert [row.path for row in research.rows if row.own] == ["research"]
+
+
+def test_borrowed_gpus_are_told_apart_from_those_nobody_is_guaranteed() -> None:
+    """Prod lends only what it does not reserve; vision and research itself lend to nlp."""
+    cluster, research = _account("research").levels
+    assert {row.path: row.lends for row in cluster.rows} == {"guests": 0, "prod": 4, "research": 0}
+    assert {row.path: (row.lends, row.borrows) for row in research.rows if not row.own} == {
+        "research/nlp": (0, 8),
+        "research/vision": (4, 0),
+    }
+
+
+def test_types_with_quotas_have_levels_of_their_own() -> None:
+    """All nodes are h100: vision's guarantee of that type counts before nlp's use of it."""
+    account = _account("research/vision")
+    (*_, research) = account.types["h100"]
+    vision = next(row for row in research.rows if row.path == "research/vision")
+    assert (vision.guaranteed, vision.wants) == (4, 6)
+    assert vision.share >= 4
+    assert account.waiting_jobs == 1
+    assert {row.path for row in account.starving} == {"research", "research/vision"}

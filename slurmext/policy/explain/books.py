@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from slurmext.model.job import JobState
+from slurmext.model.job import Job, JobState, Placement
 from slurmext.model.node import NodeState
 from slurmext.model.plan import Plan
 from slurmext.model.queue import Queue
@@ -17,12 +17,16 @@ _HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING, JobState.SUSPENDED,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Books:
-    """What every message draws on, counted once."""
+    """What every message draws on, counted once.
+
+    `by_user` and `by_group` (GPUs per member) are there for queues that limit people.
+    """
 
     snapshot: Snapshot
     queues: Mapping[str, Queue]
-    used: Mapping[str, int]
-    user_used: Mapping[tuple[str, str], int]
+    used: Counter[str]
+    by_user: Mapping[tuple[str, str], int]
+    by_group: Mapping[tuple[str, str], Mapping[str, int]]
     guaranteed: Mapping[str, int]
     free: Mapping[str, int]
     leaving: Mapping[str, tuple[str, ...]]
@@ -33,18 +37,30 @@ def free_gpus(books: Books) -> int:
     return sum(max(0, gpus) for gpus in books.free.values())
 
 
+def placements(snapshot: Snapshot, plan: Plan) -> Iterator[tuple[Job, Placement]]:
+    """Who holds which GPUs once the plan's releases have started; victims still hold theirs."""
+    for job in snapshot.jobs:
+        if job.state in _HOLDING:
+            yield job, job.placement
+    by_id = {job.id: job for job in snapshot.jobs} if plan.release else {}
+    for release in plan.release:
+        yield by_id[release.job], release.placement
+
+
 def books_of(snapshot: Snapshot, plan: Plan) -> Books:
     """Count the world as the plan leaves it: released jobs hold their GPUs, victims still theirs."""
-    used, user_used, leaving = Counter[str](), Counter[tuple[str, str]](), dict[str, list[str]]()
+    used, by_user, leaving = Counter[str](), Counter[tuple[str, str]](), dict[str, list[str]]()
+    by_group = dict[tuple[str, str], Counter[str]]()
+    limiting = {q.path for q in snapshot.queues if q.users or q.groups or q.each_user_max is not None}
     free = {node.name: node.gpus for node in snapshot.nodes if node.state is NodeState.UP}
-    placements = [(job, job.placement) for job in snapshot.jobs if job.state in _HOLDING]
-    by_id = {job.id: job for job in snapshot.jobs}
-    placements += [(by_id[release.job], release.placement) for release in plan.release]
-    for job, placement in placements:
+    for job, placement in placements(snapshot, plan):
         gpus = sum(part.gpus for part in placement)
         for at in lineage(job.queue):
             used[at] += gpus
-        user_used[job.queue, job.user] += gpus
+            if at in limiting:
+                by_user[at, job.user] += gpus
+                for group in job.groups:
+                    by_group.setdefault((at, group), Counter())[job.user] += gpus
         for part in placement:
             if part.node in free:
                 free[part.node] -= part.gpus
@@ -60,7 +76,8 @@ def books_of(snapshot: Snapshot, plan: Plan) -> Books:
         snapshot=snapshot,
         queues=queues,
         used=used,
-        user_used=user_used,
+        by_user=by_user,
+        by_group=by_group,
         guaranteed=_guarantees(queues, used),
         free=free,
         leaving={job: tuple(sorted(set(victims))) for job, victims in leaving.items()},

@@ -1,46 +1,169 @@
-"""Who borrows, who waits, and what a queue's fair share is."""
+"""What a queue may count on and why: its fair share at every level, who borrows and lends, who starves. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from slurmext.model.job import Job
-from slurmext.model.node import NodeState
 from slurmext.model.plan import Plan
 from slurmext.model.snapshot import Snapshot
-from slurmext.policy.explain.books import above, books_of, within
+from slurmext.policy.explain.books import Books, books_of, lineage, placements, within
+from slurmext.policy.explain.stakes import stakes_of
+from slurmext.policy.share import Stake
+from slurmext.policy.tree import HIDDEN_LEAF, ROOT, QueueTree, queue_tree
 
 
-def explain_queue(snapshot: Snapshot, plan: Plan, path: str) -> str:
-    """Who borrows, who waits, and what the queue's fair share of the borrowable GPUs is and why. Lines of text."""
-    books = books_of(snapshot, plan)
-    if path not in books.used:
-        return f"There is no queue {path!r}; queues: {', '.join(sorted(books.used))}."
-    queue, used, own = books.queues.get(path), books.used[path], books.guaranteed[path]
-    total = sum(node.gpus for node in snapshot.nodes if node.state is NodeState.UP)
-    siblings = [other for other in books.used if above(other) == above(path)]
-    weights = {other: books.queues[other].weight if other in books.queues else 1.0 for other in siblings}
-    parent = above(path)
-    pot = (total if parent is None else books.guaranteed[parent]) - sum(books.guaranteed[other] for other in siblings)
-    share = own + max(0, pot) * weights[path] / sum(weights.values())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One queue of a level, in GPUs. `uses` is after the plan; `own` marks the jobs of the parent itself.
+
+    `lends` are idle GPUs of its guarantee that others use; `short` is what it lacks of its fair share while jobs wait.
+    """
+
+    path: str
+    guaranteed: int
+    wants: int
+    uses: int
+    kept: int
+    weight: float
+    priority: int
+    share: float
+    lends: int
+    short: float
+    own: bool = False
+
+    @property
+    def borrows(self) -> int:
+        """GPUs it uses beyond its guarantee."""
+        return max(0, self.uses - self.guaranteed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """The queues under `parent` ("": the cluster) and the GPUs they share. `kept` stay idle; `beyond` are left when
+    everybody has what it wants within its guarantee.
+    """
+
+    parent: str
+    gpus: float
+    kept: int
+    beyond: float
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueAccount:
+    """One queue's account. `types` has the levels once more for each GPU type that has quotas, in GPUs of that type."""
+
+    path: str
+    uses: int
+    guaranteed: int
+    reserved: int
+    max: int | None
+    share: float
+    levels: tuple[Level, ...]
+    types: dict[str, tuple[Level, ...]]
+    waiting_jobs: int
+    waiting_gpus: int
+    waiting_since_s: float | None
+    reasons: dict[str, int]
+    starving: tuple[Row, ...]
+
+
+def queue_account(snapshot: Snapshot, plan: Plan, path: str) -> QueueAccount:
+    """The account of the queue at `path`. Raises KeyError when the snapshot has no such queue."""
+    tree, books = queue_tree(snapshot), books_of(snapshot, plan)
+    index = tree.by_path[path]
+    stakes = stakes_of(snapshot, plan, tree)
+    levels = tuple(_levels(tree, stakes, books.used, index))
+    types = dict[str, tuple[Level, ...]]()
+    for gpu_type in sorted({name for node in tree.nodes for name in (*node.type_guaranteed, *node.type_max)}):
+        typed = stakes_of(snapshot, plan, tree, gpu_type)
+        types[gpu_type] = tuple(_levels(tree, typed, _used_of_type(snapshot, plan, gpu_type), index))
     waiting = [job for job in snapshot.jobs if job.id in plan.reasons and within(job.queue, path)]
-    borrowers = sorted(other for other in siblings if other != path and books.used[other] > books.guaranteed[other])
-    lines = [
-        f"Queue {path} uses {used} GPUs: {min(used, own)} of {own} guaranteed, {max(0, used - own)} borrowed"
-        + (f", at most {queue.max}." if queue is not None and queue.max is not None else ", without a limit."),
-        (
-            f"Its fair share is {share:g} GPUs: its guarantee and {weights[path]:g}/{sum(weights.values()):g} of the"
-            f" {max(0, pot)} that {parent or 'the cluster'} has beyond guarantees."
-        ),
-        f"{len(waiting)} jobs wait for {sum(job.gpus for job in waiting)} GPUs"
-        + (f": {', '.join(f'{count} {reason}' for reason, count in _reasons(plan, waiting))}." if waiting else "."),
-    ]
-    if borrowers:
-        lent = ", ".join(f"{other} {books.used[other] - books.guaranteed[other]}" for other in borrowers)
-        lines.append(f"Beside it, beyond their guarantee: {lent}.")
-    return "\n".join(lines)
+    limits = [most for at in tree.nodes[index].lineage if (most := tree.nodes[at].max) is not None]
+    return QueueAccount(
+        path=path,
+        uses=books.used[path],
+        guaranteed=tree.nodes[index].guaranteed,
+        reserved=tree.nodes[index].reserved,
+        max=min(limits, default=None),
+        share=stakes[index].share,
+        levels=levels,
+        types=types,
+        waiting_jobs=len(waiting),
+        waiting_gpus=sum(job.gpus for job in waiting),
+        waiting_since_s=min((float(job.submitted_s) for job in waiting), default=None),
+        reasons=dict(Counter(plan.reasons[job.id].value for job in waiting).most_common()),
+        starving=tuple(_starving(tree, stakes, books)),
+    )
 
 
-def _reasons(plan: Plan, jobs: Iterable[Job]) -> list[tuple[str, int]]:
-    return Counter(plan.reasons[job.id].value for job in jobs).most_common()
+def _used_of_type(snapshot: Snapshot, plan: Plan, gpu_type: str) -> Counter[str]:
+    of_type = {node.name for node in snapshot.nodes if node.gpu_type == gpu_type}
+    used = Counter[str]()
+    for job, placement in placements(snapshot, plan):
+        gpus = sum(part.gpus for part in placement if part.node in of_type)
+        for at in lineage(job.queue) if gpus else ():
+            used[at] += gpus
+    return used
+
+
+def _levels(tree: QueueTree, stakes: Sequence[Stake], used: Counter[str], index: int) -> Iterable[Level]:
+    """From the cluster down to the queue's own children."""
+    for at in (ROOT, *reversed(tree.nodes[index].lineage)):
+        node = tree.nodes[at]
+        if not node.children:
+            continue
+        plain = [_row(tree, stakes, used, child) for child in node.children]
+        gpus = stakes[at].share
+        floor = sum(row.guaranteed for row in plain)
+        whole = max(node.guaranteed, used[node.path]) if at else gpus + stakes[at].kept
+        lent = max(0, sum(row.borrows for row in plain) - max(0, int(whole) - floor))
+        rows = tuple(_with_loan(row, part) for row, part in zip(plain, _loans(plain, lent), strict=True))
+        sure = sum(min(row.wants, row.guaranteed) for row in rows)
+        yield Level(parent=node.path, gpus=gpus, kept=stakes[at].kept, beyond=max(0.0, gpus - sure), rows=rows)
+
+
+def _row(tree: QueueTree, stakes: Sequence[Stake], used: Counter[str], index: int) -> Row:
+    node, stake = tree.nodes[index], stakes[index]
+    own = node.key.endswith(HIDDEN_LEAF)
+    uses = used[node.path]
+    if own:
+        uses -= sum(used[tree.nodes[i].path] for i in tree.nodes[node.lineage[1]].children if i != index)
+    return Row(
+        path=node.path,
+        guaranteed=stake.guaranteed,
+        wants=stake.wants,
+        uses=uses,
+        kept=stake.kept,
+        weight=stake.weight,
+        priority=stake.priority,
+        share=stake.share,
+        lends=0,
+        short=max(0.0, stake.share - uses) if stake.wants > uses else 0.0,
+        own=own,
+    )
+
+
+def _with_loan(row: Row, lends: int) -> Row:
+    return replace(row, lends=lends)
+
+
+def _loans(rows: Sequence[Row], lent: int) -> list[int]:
+    """How many of the `lent` GPUs each row lends: GPUs have no names, so in proportion to what lies idle."""
+    idle = [max(0, row.guaranteed - max(row.uses, row.kept)) for row in rows]
+    total = sum(idle)
+    lent = min(lent, total)
+    parts = [count * lent // total if total else 0 for count in idle]
+    order = sorted(range(len(rows)), key=lambda n: (-(idle[n] * lent % total if total else 0), rows[n].path))
+    for number in order[: lent - sum(parts)]:
+        parts[number] += 1
+    return parts
+
+
+def _starving(tree: QueueTree, stakes: Sequence[Stake], books: Books) -> Iterable[Row]:
+    """Leaves with waiting jobs and a GPU or more less than their fair share, the neediest first."""
+    rows = [_row(tree, stakes, books.used, leaf) for leaf in sorted(set(tree.leaf_of.values()))]
+    return sorted((row for row in rows if row.short >= 1), key=lambda row: (-row.short, row.path))
