@@ -194,10 +194,13 @@ def _run(
 def _monitor(broken: list[str] | None) -> Any:
     if broken is None:
         return lambda _snapshot, _plan: None
-    from slurmext.policy.invariants import violations
+    from slurmext.policy.invariants import Watch
+    from slurmext.policy.invariants.over_time import look_of
+
+    watch = Watch()
 
     def look(snapshot: Any, made: Any) -> None:
-        broken.extend(f"at {snapshot.now_s:.0f} s: {problem}" for problem in violations(snapshot, made))
+        broken.extend(f"at {snapshot.now_s:.0f} s: {problem}" for problem in watch.look(look_of(snapshot, made)))
 
     return look
 

@@ -1,7 +1,7 @@
-"""The laws of the contract, executable: over a snapshot and its plan, and over a sequence of such steps.
+"""The laws of the contract, executable: over a snapshot and its plan, and over a sequence of such steps (over_time.py).
 
 They are written the slow and obvious way, apart from the planner's own search and indexes, so that a mistake there
-shows here. Tests, simulation and the monitor on a live cluster all call `violations`.
+shows here. Tests call `violations`; simulation and the monitor on a live cluster keep a `Watch`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from slurmext.policy.invariants.leaving import (
     spared_jobs_untouched,
     takers_have_a_claim,
 )
+from slurmext.policy.invariants.over_time import Look, OverTime
 from slurmext.policy.invariants.serving import guaranteed_demand_is_served, work_conserving
 from slurmext.policy.invariants.starting import (
     never_above_max,
@@ -63,3 +64,15 @@ LAWS: tuple[tuple[str, Callable[[Case], Iterator[str]]], ...] = (
     ("one reason per pending job", one_reason_each),
 )
 """Name and check of each law; a check yields what breaks it."""
+
+
+class Watch:
+    """Checks every law on every look: those over a plan, and those over the time between looks."""
+
+    def __init__(self) -> None:
+        self._over_time = OverTime()
+
+    def look(self, look: Look) -> list[Violation]:
+        """Laws broken now; looks come in the order of time."""
+        over_time = [Violation(law=law, detail=detail) for law, detail in self._over_time.look(look)]
+        return violations(look.snapshot, look.plan) + over_time

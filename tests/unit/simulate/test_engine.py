@@ -7,7 +7,8 @@ import pytest
 from slurmext.model.node import Node
 from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Settings
-from slurmext.policy.invariants import violations
+from slurmext.policy.invariants import Watch
+from slurmext.policy.invariants.over_time import look_of
 from slurmext.simulate.engine import Outcome, Simulation, Track, World
 from slurmext.simulate.peers import QosPreemption, static
 from slurmext.simulate.report import jain, percentile, report
@@ -30,12 +31,13 @@ def job(job_id: str, queue: str, submit_s: float, duration_s: float, gpus: int =
 
 def play(*jobs: TraceJob, queues: tuple[Queue, ...] = QUEUES, world: World | None = None, **more: object) -> Outcome:
     broken: list[object] = []
+    watch = Watch()
     simulation = Simulation(
         nodes=NODES,
         queues=queues,
         settings=Settings(grace_s=60),
         world=world or World(),
-        observe=lambda snapshot, made: broken.extend(violations(snapshot, made)),
+        observe=lambda snapshot, made: broken.extend(watch.look(look_of(snapshot, made))),
         **more,  # type: ignore[arg-type]
     )
     outcome = simulation.run(jobs)
