@@ -126,11 +126,9 @@ class OverTime:
             gpus = {"": job.least_tasks * job.gpus_per_task}
             if job_id in ours or case.tree.typed or leaf in ledger.claims(leaf, gpus):
                 # Not from its submission on: it may have been in nobody's guarantee for hours.
-                since_s = max(
-                    job.submitted_s + node.preemption_delay_s,
-                    job.eligible_s or 0,
-                    now_s if self._now_s is None else self._now_s,
-                )
+                last_s = now_s if self._now_s is None else self._now_s
+                times = (job.submitted_s + node.preemption_delay_s, job.eligible_s or 0)
+                since_s = max((at_s for at_s in times if at_s > last_s), default=now_s)
                 limit_s = settings.grace_s + settings.near_end_s + SLACK_S
                 self._demands[job_id] = _Demand(since_s=since_s, limit_s=limit_s)
 
