@@ -82,9 +82,13 @@ class TypeDocument(_Strict):
 
 
 class UserDocument(_Strict):
-    """Limits of one user in a queue."""
+    """Limits of a user or of a group."""
 
-    max: Gpus | None = Field(default=None, description="Most GPUs the user may hold in the queue; null = no limit.")
+    max: Gpus | None = Field(
+        default=None,
+        description="Most GPUs held at a time in the queue and those below it, by all of a group together; null = no"
+        " limit.",
+    )
 
 
 class AclDocument(_Strict):
@@ -128,7 +132,15 @@ class QueueDocument(_Strict):
     by_type: dict[TypeName, TypeDocument] = Field(
         default={}, description="Quota by GPU type, besides the totals above."
     )
-    users: dict[Name, UserDocument] = Field(default={}, description="Limits of single users in this queue.")
+    users: dict[Name, UserDocument] = Field(
+        default={}, description="Limits of single users in this queue and those below it."
+    )
+    groups: dict[Name, UserDocument] = Field(
+        default={}, description="Limits of Unix groups in this queue and those below it: all their members together."
+    )
+    each_user: UserDocument | None = Field(
+        default=None, description="The limit of every user who is not listed under users; each by himself."
+    )
     acl: AclDocument | None = Field(
         default=None, description="Who may submit. Not set: whoever may submit to the parent; at the top: everyone."
     )

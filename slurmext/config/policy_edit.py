@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _LIST_KEYS = {"acl.users", "acl.groups", "acl.accounts"}
-_MAP_KEYS = {"by_type": ("guaranteed", "reserved", "max"), "users": ("max",)}
+_MAP_KEYS = {"by_type": ("guaranteed", "reserved", "max"), "users": ("max",), "groups": ("max",)}
+_SINGLE_KEYS = ["each_user.max"]
+"""Keys of a queue that are mappings with fixed fields."""
 _UNSET = {"", "default"}
 
 
@@ -43,8 +45,17 @@ class _Null:
 
 def settable_keys() -> list[str]:
     """Keys that `queue set` takes."""
-    plain = [name for name in QueueDocument.model_fields if name not in {"by_type", "users", "acl", "children"}]
-    return [*plain, *sorted(_LIST_KEYS), *(f"{key}.NAME.{sub}" for key, subs in _MAP_KEYS.items() for sub in subs)]
+    plain = [
+        name
+        for name in QueueDocument.model_fields
+        if name not in {"by_type", "users", "groups", "each_user", "acl", "children"}
+    ]
+    return [
+        *plain,
+        *_SINGLE_KEYS,
+        *sorted(_LIST_KEYS),
+        *(f"{key}.NAME.{sub}" for key, subs in _MAP_KEYS.items() for sub in subs),
+    ]
 
 
 def _require_known(key: str) -> None:

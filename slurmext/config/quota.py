@@ -120,6 +120,8 @@ class _Resolver:
                 for name, quota in item.by_type.items()
             },
             users={name: UserLimit(max=limit.max) for name, limit in item.users.items()},
+            groups={name: UserLimit(max=limit.max) for name, limit in item.groups.items()},
+            each_user_max=None if item.each_user is None else item.each_user.max,
         )
         children = tuple(
             self.queue(f"{path}/{name}", child, queue, (*loc, "children", name))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from slurmext.adapters.slurm_cli.actuator import SlurmActuator
 from slurmext.adapters.slurm_cli.reader import SlurmReader
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
+from slurmext.adapters.unix_groups import UnixGroups
 from slurmext.config.policy import SitePolicy
 from slurmext.config.site import SiteConfig
 from slurmext.model.snapshot import Snapshot
@@ -46,7 +47,13 @@ def controller(
         store=store, reader=reader, actuator=SlurmActuator(runner), clock=clock, guard_s=site.daemon.heartbeat_stale_s
     )
     return Controller(
-        store=store, reader=reader, applier=applier, clock=clock, shadow=site.daemon.shadow, on_policy=on_policy
+        store=store,
+        reader=reader,
+        applier=applier,
+        clock=clock,
+        shadow=site.daemon.shadow,
+        on_policy=on_policy,
+        groups_of=UnixGroups(),
     )
 
 

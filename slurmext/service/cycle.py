@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from slurmext.config.policy import SitePolicy, parse_policy
@@ -59,9 +59,10 @@ class Controller:
         clock: Clock,
         shadow: bool = False,
         on_policy: Callable[[SitePolicy], None] = lambda _policy: None,
+        groups_of: Callable[[str], Sequence[str]] = lambda _user: (),
     ) -> None:
         self._store, self._reader, self._applier, self._clock = store, reader, applier, clock
-        self._shadow, self._on_policy = shadow, on_policy
+        self._shadow, self._on_policy, self._groups_of = shadow, on_policy, groups_of
         self._policy = Policy()
         self._seen = frozenset[JobKey]()
         self.last: tuple[Observation, Plan] | None = None
@@ -71,14 +72,14 @@ class Controller:
         began_at = self._clock.now()
         policy = self._current_policy()
         view = self._reader.read()
-        observation = observe(view, policy, self._memory(view.read_s), view.read_s)
+        observation = observe(view, policy, self._memory(view.read_s), view.read_s, self._groups_of)
         before = self._store.open_actions()
         if before and not self._shadow:
             checkpoints = self._store.last_checkpoints({action.job.job_id for action in before})
             self._applier.follow(token, observation, checkpoints)
             # What was just finished or requeued changes the world: the plan looks at it anew.
             view = self._reader.read()
-            observation = observe(view, policy, self._memory(view.read_s), view.read_s)
+            observation = observe(view, policy, self._memory(view.read_s), view.read_s, self._groups_of)
         decided = plan(observation.snapshot) if policy.version else Plan()
         said = messages(observation.snapshot, decided)
         began = 0
@@ -116,7 +117,7 @@ class Controller:
     def observation(self) -> Observation:
         """The world now, without acting on it."""
         view = self._reader.read()
-        return observe(view, self._current_policy(), self._memory(view.read_s), view.read_s)
+        return observe(view, self._current_policy(), self._memory(view.read_s), view.read_s, self._groups_of)
 
     def _current_policy(self) -> Policy:
         stored = self._store.current_policy()

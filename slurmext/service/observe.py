@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -69,8 +69,16 @@ def checkpoint_signal(ckpt: str | None, grace_s: float) -> tuple[str, float] | N
     return found["signal"], min(float(found["seconds"]), grace_s)
 
 
-def observe(view: ClusterView, policy: Policy, memory: Memory, now_s: float) -> Observation:
-    """The world as `plan()` shall see it."""
+def observe(
+    view: ClusterView,
+    policy: Policy,
+    memory: Memory,
+    now_s: float,
+    groups_of: Callable[[str], Sequence[str]] = lambda _user: (),
+) -> Observation:
+    """The world as `plan()` shall see it. `groups_of` gives a user's Unix groups, the primary one first."""
+    limited = {group for queue in policy.queues for group in queue.groups}
+    groups = dict[str, tuple[str, ...]]()
     releases = {
         a.job: a for a in memory.open_actions if a.kind is ActionKind.RELEASE and a.state is ActionState.RELEASED
     }
@@ -96,7 +104,10 @@ def observe(view: ClusterView, policy: Policy, memory: Memory, now_s: float) -> 
             first_nodes=row.requested_nodes if row and row.job == key else record.required_nodes,
             stray=stray,
         )
-        jobs.append(_job(record, key, queue, release, evictions.get(key), memory, now_s))
+        if limited and record.user not in groups:
+            groups[record.user] = tuple(sorted(limited.intersection(groups_of(record.user))))
+        job = _job(record, key, queue, release, evictions.get(key), memory, now_s)
+        jobs.append(replace(job, groups=groups[record.user]) if groups.get(record.user) else job)
     nodes = tuple(replace(node, gpus=max(0, node.gpus - unmanaged[node.name])) for node in view.nodes)
     pending = {job.id for job in jobs if job.state is JobState.PENDING}
     fences = tuple(

@@ -220,7 +220,7 @@ def _job(line: str) -> dict[str, Any]:
         key, _, text = pair.partition("=")
         if key not in known:
             raise ValueError(f"job {line!r} has no field {key!r}")
-        value: Any = tuple(text.split(",")) if key == "types" else YAML(typ="safe").load(text)
+        value: Any = tuple(text.split(",")) if key in {"types", "groups"} else YAML(typ="safe").load(text)
         job[key] = str(value) if key in {"user", "evicting_for", "blocked"} else value
     return job
 

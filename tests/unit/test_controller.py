@@ -23,6 +23,9 @@ queues:
 """
 
 
+GROUPS = {"alice": ("staff", "lab"), "bob": ("staff",)}
+
+
 class Site:
     """A fake cluster with a controller; `crash` is handed to the applier."""
 
@@ -39,7 +42,12 @@ class Site:
         self.token = lease.token
         applier = Applier(store=self.store, reader=self.slurm, actuator=self.slurm, clock=self.slurm, crash=crash)
         self.controller = Controller(
-            store=self.store, reader=self.slurm, applier=applier, clock=self.slurm, shadow=self.shadow
+            store=self.store,
+            reader=self.slurm,
+            applier=applier,
+            clock=self.slurm,
+            shadow=self.shadow,
+            groups_of=lambda user: GROUPS.get(user, ()),
         )
 
     def rounds(self, count: int = 4, seconds: float = 1.0) -> None:
@@ -436,3 +444,18 @@ def test_actions_tell_their_kind(site: Site) -> None:
     kinds = [action.kind for action in site.store.actions()]
     assert kinds.count(ActionKind.EVICT) == 1
     assert kinds.count(ActionKind.RELEASE) >= 5
+
+
+def test_a_group_limit_holds_jobs_of_the_groups_members() -> None:
+    """Slurm names the user, the name service his groups: only those some limit names are looked at."""
+    site = Site()
+    limited = (POLICY % "").replace("max: 32}", "max: 32, groups: {lab: {max: 8}}}", 1)
+    site.store.apply_policy(limited, "root", site.slurm.now())
+    first, second = site.slurm.submit("research"), site.slurm.submit("research")
+    other = site.slurm.submit("research", user="bob")
+    site.rounds()
+    assert (site.state(first), site.state(other)) == (JobState.RUNNING, JobState.RUNNING)
+    assert site.state(second) is JobState.PENDING
+    (row,) = [row for row in site.store.jobs() if row.job.job_id == second]
+    assert row.reason == "GROUP_MAX"
+    assert row.message == "group lab may hold 8 GPUs in queue research and holds 8 (alice 8); the job needs 8"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from slurmext.model.job import Job
 from slurmext.model.plan import Reason
 from slurmext.policy.explain.books import Books, free_gpus, lineage
+from slurmext.policy.explain.people import group_limit, user_limit
 
 _NAMED = 5
 """So many victims are named; of more the number is told."""
@@ -20,7 +21,7 @@ def sentence(books: Books, job: Job, reason: Reason) -> str:
                 return f"it asks for {need} GPUs and queue {path} may never use more than {limit}; ask for fewer"
             return f"queue {path} uses {books.used[path]} of at most {limit} GPUs and the job needs {need}"
         case Reason.USER_MAX:
-            return f"{job.user} holds as many GPUs in queue {queue} as one user may; the job needs {need} more"
+            return user_limit(books, job, need)
         case Reason.OVER_GUARANTEE:
             own = f"{books.used.get(queue, 0)} of {books.guaranteed.get(queue, 0)}"
             return f"with --no-preempt it may use only guaranteed GPUs, and queue {queue} uses {own} of its own"
@@ -47,7 +48,7 @@ def sentence(books: Books, job: Job, reason: Reason) -> str:
                 f"it may start in {wait:.0f} s at the earliest" if wait > 0 else "it may not start yet"
             )
         case Reason.GROUP_MAX:
-            return f"a group of {job.user} holds as many GPUs in queue {queue} as it may; the job needs {need} more"
+            return group_limit(books, job, need)
         case Reason.HEADROOM:
             kept = books.snapshot.settings.headroom_gpus
             return f"{kept} GPUs stay free for bursts, {free_gpus(books)} are free, and queue {queue} would borrow"

@@ -249,12 +249,15 @@ def test_deep_keys_lists_nulls_and_defaults_can_be_set() -> None:
     """Acl lists, by_type, users with dots in their names, null, and back to the default."""
     changes = parse_changes(
         {"acl.users": "q, r", "by_type.h100.max": "4", "users.al.ice.max": "3", "max": "null", "guaranteed": ""}
+        | {"groups.stud.max": "16", "each_user.max": "2"}
     )
     _, policy = set_queue(EDITED, "a/x", changes)
     queue = policy.by_path["a/x"]
     assert policy.acls["a/x"].users == {"q", "r"}
     assert queue.by_type["h100"].max == 4
     assert queue.users["al.ice"].max == 3
+    assert queue.groups["stud"].max == 16
+    assert queue.each_user_max == 2
     assert (queue.max, queue.guaranteed) == (None, None)
 
 
