@@ -138,9 +138,8 @@ class OverTime:
             job = case.jobs.get(job_id)
             if job is None or demand.told:
                 continue
-            until_s = look.snapshot.now_s
-            if job_id in look.running:
-                until_s = look.running[job_id] or until_s
+            started_s = look.running.get(job_id)
+            until_s = look.snapshot.now_s if started_s is None else started_s
             if until_s - demand.since_s > demand.limit_s:
                 demand.told = True
                 verb = "ran" if job_id in look.running else "waits"
@@ -182,7 +181,8 @@ class OverTime:
         """Who others left for starts within grace + 5 s of the last one's leaving."""
         now_s = look.snapshot.now_s
         for beneficiary, debt in self._debts.items():
-            if beneficiary in look.running or debt.told:
+            job = case.jobs.get(beneficiary)
+            if job is None or not _waits(job) or beneficiary in look.running or debt.told:
                 continue
             if any(victim in look.running and look.running[victim] == run for victim, run in debt.runs.items()):
                 debt.there_s = now_s
