@@ -103,7 +103,15 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, object]]:
     if "open_actions" in found:
         lines.append(("Open actions", found["open_actions"]))
         lines.append(("Policy version", found["policy_version"] or "none"))
-    known = {"healthy", "problems", "lease", "cycle", "agents", "open_actions", "policy_version", "now_s"}
+    if (laws := found.get("invariants")) is not None:
+        checked = f"{laws['checked']} cycles checked" + (f" ({laws['skipped']} not)" if laws["skipped"] else "")
+        cost = f", {laws['mean_ms']:.1f} ms each" if laws["mean_ms"] is not None else ""
+        broken = f"{laws['broken']} broken" if laws["broken"] else "none broken"
+        lines.append(("Invariants", f"{broken}, {checked}{cost}"))
+        if laws["last"] is not None:
+            lines.append(("Last broken", f"{clock(laws['last']['at_s'])} {laws['last']['law']}"))
+            lines.append(("Its snapshot", laws["last"]["snapshot"] or "not saved"))
+    known = {"healthy", "problems", "invariants", "lease", "cycle", "agents", "open_actions", "policy_version", "now_s"}
     rest = {key: value for key, value in found.items() if key not in known | {"heartbeat_age_s"}}
     lines += [(key.replace("_", " ").capitalize(), plain(value)) for key, value in rest.items() if value is not None]
     return lines

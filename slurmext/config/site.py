@@ -87,6 +87,11 @@ class DaemonSite(_Strict):
         30, description="Seconds without a heartbeat after which submitted jobs pass to Slurm unheld (fail open)."
     )
     shadow: bool = Field(False, description="true: plan and record, but change nothing in Slurm.")  # noqa: FBT003
+    check_invariants: bool = Field(
+        False,  # noqa: FBT003
+        description="true: check every cycle against the laws of the queues; what breaks one is an event of the kind "
+        "`invariant`, counted in `slurmext daemon status`.",
+    )
 
 
 class AgentSite(_Strict):
@@ -97,6 +102,12 @@ class AgentSite(_Strict):
     )
     hook_deadline_s: PositiveSeconds = Field(
         5, description="Seconds after which a prolog or epilog goes on without the agent."
+    )
+    sample_s: PositiveSeconds = Field(
+        10, description="Seconds between two looks at the GPUs of jobs; an idle job is reported after six."
+    )
+    busy_percent: Annotated[float, Field(gt=0, le=100)] = Field(
+        1, description="Utilisation from which a GPU counts as working; below it is idle."
     )
 
 

@@ -21,6 +21,7 @@ from slurmext.adapters.tcp.agent_server import AgentServer
 from slurmext.adapters.tcp.wire import AgentEvent
 from slurmext.config.policy import SitePolicy, queues_tsv
 from slurmext.config.site import SiteConfig
+from slurmext.daemon.monitor import Monitor
 from slurmext.daemon.query_server import SOCKET_NAME, QueryServer
 from slurmext.errors import SlurmextError, SlurmUnavailable, StoreConflict, StoreUnavailable
 from slurmext.model.state import CheckpointRecord, Event, Lease
@@ -56,7 +57,12 @@ class Daemon:
     def __init__(self, site: SiteConfig) -> None:
         self._site = site
         self._store = bootstrap.open_store(site)
-        self._controller = bootstrap.controller(site, self._store, on_policy=self._write_queues)
+        self._monitor: Monitor | None = None
+        if site.daemon.check_invariants:
+            self._monitor = Monitor(self._store, site.run_dir / "invariants")
+        self._controller = bootstrap.controller(
+            site, self._store, on_policy=self._write_queues, on_look=self._monitor and self._monitor.see
+        )
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._wake, self._stop = threading.Event(), threading.Event()
         self._submits = threading.Event()
@@ -83,6 +89,8 @@ class Daemon:
     def run(self) -> None:
         """Take the lease and run cycles until stopped."""
         self._prepare_run_dir()
+        if self._monitor is not None:
+            self._monitor.start()
         self._timers.add_job(self._renew, "interval", seconds=LEASE_S / 3)
         self._timers.add_job(self._beat, "interval", seconds=HEARTBEAT_S)
         self._timers.add_job(self._wake.set, "interval", seconds=self._site.daemon.interval_s)
@@ -119,6 +127,8 @@ class Daemon:
             if serving:
                 self._queries.stop()
                 self._agents.stop()
+            if self._monitor is not None:
+                self._monitor.stop()
             if self._lease is not None:
                 with contextlib.suppress(SlurmextError):
                     self._store.release_lease(self._lease)
@@ -273,6 +283,7 @@ class Daemon:
                 "error": self._error,
             },
             "agents": [agent.node for agent in self._agents.connected()],
+            **({"invariants": self._monitor.status()} if self._monitor is not None else {}),
         }
 
     def _plan(self) -> Mapping[str, object]:

@@ -85,7 +85,7 @@ def _site(spec: ClusterSpec, layout: Layout, network: Network) -> dict[str, obje
         "database": f"sqlite:///{layout.state}/slurmext/state.db",
         "run_dir": str(layout.slurmext_run),
         "slurm": {"bin_dir": str(layout.bin), "conf": str(layout.slurm_conf), "user": "slurm"},
-        "daemon": {"listen": endpoint, "address": endpoint},
+        "daemon": {"listen": endpoint, "address": endpoint, "check_invariants": True},
         "agent": {"spool_dir": str(layout.state / "agent")},
         "munge_socket": str(layout.munge_socket),
     }

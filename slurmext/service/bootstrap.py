@@ -12,6 +12,7 @@ from slurmext.adapters.unix_groups import UnixGroups
 from slurmext.config.policy import SitePolicy
 from slurmext.config.site import SiteConfig
 from slurmext.model.snapshot import Snapshot
+from slurmext.policy.invariants.over_time import Look
 from slurmext.ports import Store
 from slurmext.service.apply import Applier
 from slurmext.service.cycle import Controller
@@ -38,7 +39,11 @@ def slurm_runner(site: SiteConfig) -> SlurmRunner:
 
 
 def controller(
-    site: SiteConfig, store: Store, *, on_policy: Callable[[SitePolicy], None] = lambda _policy: None
+    site: SiteConfig,
+    store: Store,
+    *,
+    on_policy: Callable[[SitePolicy], None] = lambda _policy: None,
+    on_look: Callable[[Look], None] | None = None,
 ) -> Controller:
     """The cycle over the site's real Slurm."""
     runner, clock = slurm_runner(site), SystemClock()
@@ -54,6 +59,7 @@ def controller(
         shadow=site.daemon.shadow,
         on_policy=on_policy,
         groups_of=UnixGroups(),
+        on_look=on_look,
     )
 
 

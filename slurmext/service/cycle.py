@@ -13,9 +13,11 @@ from slurmext.model.policy import Policy
 from slurmext.model.snapshot import Snapshot
 from slurmext.model.state import ActionKind, ActionRecord, ActionState, JobKey
 from slurmext.policy.explain import messages
+from slurmext.policy.invariants.over_time import Look
 from slurmext.policy.planner import plan
 from slurmext.ports import Clock, ClusterReader, Store
 from slurmext.service.apply import Applier
+from slurmext.service.look import look_of
 from slurmext.service.observe import Memory, Observation, job_rows, observe
 
 log = logging.getLogger(__name__)
@@ -60,9 +62,11 @@ class Controller:
         shadow: bool = False,
         on_policy: Callable[[SitePolicy], None] = lambda _policy: None,
         groups_of: Callable[[str], Sequence[str]] = lambda _user: (),
+        on_look: Callable[[Look], None] | None = None,
     ) -> None:
         self._store, self._reader, self._applier, self._clock = store, reader, applier, clock
         self._shadow, self._on_policy, self._groups_of = shadow, on_policy, groups_of
+        self._on_look = on_look
         self._policy = Policy()
         self._seen = frozenset[JobKey]()
         self.last: tuple[Observation, Plan] | None = None
@@ -95,6 +99,8 @@ class Controller:
         released = {action.job.job_id for action in still_open if action.kind is ActionKind.RELEASE}
         victims = [action for action in still_open if action.kind is ActionKind.EVICT]
         leaving = sum(action.detail.get("beneficiary") in released for action in victims)
+        if self._on_look is not None and policy.version and not self._shadow:
+            self._on_look(look_of(view, observation, decided, victims))
         return CycleResult(
             at_s=began_at,
             took_s=self._clock.now() - began_at,
