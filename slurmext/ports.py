@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from slurmext.model.cluster import ClusterView, JobRecord
+from slurmext.model.gpu import GpuDevice, GpuSample
 from slurmext.model.queue import Queue
 from slurmext.model.state import (
     ActionRecord,
@@ -79,6 +80,22 @@ class Actuator(Protocol):
 
     def cancel(self, job_id: str) -> None:
         """Cancel a job."""
+        ...
+
+
+class GpuDriver(Protocol):
+    """Reads a node's GPUs. What cannot be read is left out: it is unknown, and nothing is done about it."""
+
+    def inventory(self) -> tuple[GpuDevice, ...]:
+        """The GPUs that answer, by minor number."""
+        ...
+
+    def sample(self, minors: Collection[int]) -> Mapping[int, GpuSample]:
+        """What these GPUs (by minor number) did since they were last asked about."""
+        ...
+
+    def release(self) -> None:
+        """Let go of the driver until the next call: an open one keeps GPUs from being reset."""
         ...
 
 

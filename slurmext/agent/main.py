@@ -17,9 +17,11 @@ import click
 
 from slurmext import __version__
 from slurmext.adapters.munge import MungeAuth
+from slurmext.adapters.nvml import NvmlDriver
 from slurmext.agent import handlers
 from slurmext.agent.files import only_one, own_directory, replace_file
 from slurmext.agent.forward import Forwarder
+from slurmext.agent.gpus import GpuWatch
 from slurmext.agent.jobs import JobTable, jobs_with_processes
 from slurmext.agent.node import Node
 from slurmext.agent.notes import Notes
@@ -30,6 +32,8 @@ from slurmext.errors import SlurmextError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from slurmext.ports import GpuDriver
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +53,7 @@ class Agent:
         *,
         munge: MungeAuth | None = None,
         trusted_uids: Iterable[int] | None = None,
+        driver: GpuDriver | None = None,
     ) -> None:
         run_dir = own_directory(site.run_dir, 0o755)
         spool_dir = own_directory(own_directory(site.agent.spool_dir, 0o700) / node, 0o700)
@@ -56,10 +61,20 @@ class Agent:
         uids = {0, os.geteuid()}
         events = EventSpool(spool_dir / "events", node)
         public = run_dir / f"agent-{node}.sock"
+        jobs = JobTable(spool_dir / "jobs.jsonl")
+        self.gpus = GpuWatch(
+            jobs=jobs,
+            events=events,
+            driver=driver or NvmlDriver(),
+            memory=spool_dir / "gpus.jsonl",
+            sample_s=site.agent.sample_s,
+            busy_percent=site.agent.busy_percent,
+        )
         self.node = Node(
             name=node,
-            jobs=JobTable(spool_dir / "jobs.jsonl"),
+            jobs=jobs,
             events=events,
+            gpu_states=self.gpus.states,
             socket_path=str(public),
             trusted_uids=frozenset(uids if trusted_uids is None else trusted_uids),
             controller_since_s=lambda: self.forwarder.connected_since_s,
@@ -87,6 +102,7 @@ class Agent:
         for server in self._servers:
             server.start()
         self._notes.start()
+        self.gpus.start()
         self.forwarder.start()
         # From now on hooks leave notes instead of asking.
         replace_file(self._pid_file, f"{os.getpid()} {_start_ticks()}\n".encode())
@@ -97,6 +113,7 @@ class Agent:
         for server in self._servers:
             server.stop()
         self._notes.stop()
+        self.gpus.stop()
         self.forwarder.stop()
         if self._lock >= 0:
             os.close(self._lock)

@@ -31,6 +31,7 @@ class Node:
     trusted_uids: frozenset[int] = frozenset({0})
     started_s: float = field(default_factory=time.time)
     controller_since_s: Callable[[], float | None] = lambda: None
+    gpu_states: Callable[[], Mapping[int, str]] = dict
 
 
 def only_trusted(node: Node, peer: Peer) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def status(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001
     """Everyone sees the agent's state and their own jobs; root sees every job."""
     everything = peer.uid in node.trusted_uids
+    states = node.gpu_states()
     jobs = [job for job in node.jobs.all() if everything or job.uid == peer.uid]
     return {
         "version": __version__,
@@ -26,7 +27,7 @@ def status(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]
         "started_s": node.started_s,
         "controller_since_s": node.controller_since_s(),
         "events_waiting": len(node.events),
-        "jobs": [asdict(job) for job in jobs][:1000],
+        "jobs": [asdict(job) | {"gpu_state": states.get(job.job_id, "")} for job in jobs][:1000],
     }
 
 
