@@ -30,6 +30,7 @@ from slurmext.devcluster.components import PYTHON, Component, address, component
 from slurmext.devcluster.errors import BadSpec, DevclusterError
 from slurmext.devcluster.record import Record
 from slurmext.devcluster.spec import NATIVE, ClusterSpec, Layout
+from slurmext.testing import nvml
 
 if TYPE_CHECKING:
     from slurmext.devcluster.packages import Say
@@ -110,6 +111,11 @@ def _prepare(record: Record) -> None:
         _own(layout.etc / "slurmdbd.conf", 0o600)
     wrappers.write_wrappers(layout, record.root)
     _copy_package(layout)
+    if spec.gpus and not spec.plain:
+        nvml.build(layout.nvml)
+        for index, node in enumerate(spec.node_names):
+            types = (spec.gpu_type(index),) * spec.gpus
+            nvml.SimulatedGpus.create(layout.nvml / f"{node}.gpus", types, cluster=spec.name, node=node)
 
 
 def _make_directories(spec: ClusterSpec, layout: Layout) -> None:

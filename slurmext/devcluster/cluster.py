@@ -14,6 +14,7 @@ from slurmext.devcluster.components import Component, components
 from slurmext.devcluster.errors import BadSpec, DevclusterError
 from slurmext.devcluster.record import Record
 from slurmext.devcluster.spec import BASE, ClusterSpec, Layout
+from slurmext.testing.nvml import SimulatedGpus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -103,6 +104,13 @@ class Devcluster:
         path = f"{self.layout.bin}:/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
         home = str(self.home(user))
         return {**self.env, **kept, "PATH": path, "HOME": home, "USER": user, "LOGNAME": user, "SHELL": "/bin/bash"}
+
+    def gpus(self, node: str) -> SimulatedGpus:
+        """The simulated GPUs of a node: what they do, and how they fail. Raises BadSpec."""
+        path = self.layout.nvml / f"{node}.gpus"
+        if not path.exists():
+            raise BadSpec(f"no simulated GPUs on {node!r}: nodes {', '.join(self.node_names)}, --gpus above 0")
+        return SimulatedGpus(path)
 
     def home(self, user: str) -> Path:
         """A directory in the cluster that this user owns."""

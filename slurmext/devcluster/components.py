@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from slurmext.devcluster import namespaces, netns, packages, processes
 from slurmext.devcluster.spec import Layout
+from slurmext.testing import nvml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -157,7 +158,11 @@ def _agent(record: Record, layout: Layout, node: str) -> Component:
     def ready() -> bool:
         return _accepts(layout.slurmext_run / f"agent-{node}.sock")
 
-    return Component(name=name, argv=argv, ready=ready, log=layout.log / f"{name}.out", env=_python_env())
+    env = _python_env()
+    if record.spec.gpus:
+        # Where pynvml finds the simulated driver, and the driver its GPUs.
+        env |= {"LD_LIBRARY_PATH": str(layout.nvml), nvml.ENVIRONMENT: str(layout.nvml / f"{node}.gpus")}
+    return Component(name=name, argv=argv, ready=ready, log=layout.log / f"{name}.out", env=env)
 
 
 def _python_env() -> dict[str, str]:

@@ -152,6 +152,11 @@ class Layout:
         return self.root / "dev"
 
     @property
+    def nvml(self) -> Path:
+        """The simulated NVIDIA driver, and a file for each node with what its GPUs do."""
+        return self.root / "nvml"
+
+    @property
     def home(self) -> Path:
         """A working directory for each test user."""
         return self.root / "home"

@@ -1,4 +1,4 @@
 """Public fakes and tools for tests: an in-memory store, private database servers, scenarios.
 
-May import everything but cli and daemon; nothing outside tests imports it.
+May import everything but cli and daemon; only tests and the devcluster import it.
 """
