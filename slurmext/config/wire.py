@@ -74,8 +74,9 @@ def snapshot_to_json(snapshot: Snapshot, *, indent: int | None = None) -> str:
             for key in keys:
                 if item[key] is None or (key != "evicting_for" and not item[key]):
                     del item[key]
-    if not data["fences"]:
-        del data["fences"]
+    for key in ("fences", "removed"):
+        if not data[key]:
+            del data[key]
     return json.dumps(data, indent=indent, ensure_ascii=False)
 
 

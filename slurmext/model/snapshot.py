@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from slurmext.model.job import Job, Placement, Seconds
@@ -44,7 +45,10 @@ class Fence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """One frozen view of cluster, policy and history. `fences` are those standing from earlier plans."""
+    """One frozen view of cluster, policy and history. `fences` are those standing from earlier plans.
+
+    `removed` are queues that the policy had before, and from when on their jobs must leave.
+    """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
@@ -55,3 +59,4 @@ class Snapshot:
     queues: tuple[Queue, ...] = ()
     jobs: tuple[Job, ...] = ()
     fences: tuple[Fence, ...] = ()
+    removed: Mapping[str, Seconds] = field(default_factory=dict[str, Seconds])

@@ -66,8 +66,8 @@ class Admission(Round):
             if parts is None:
                 break
             by_type = self.nodes.by_type(parts)
-            if len(by_type) > 1 and self.tree.typed:
-                limit = self.ledger.over_limit(self.ledger.held, leaf, job.user, by_type)
+            if self.tree.typed:
+                limit = self.ledger.over_limit(self.ledger.held, leaf, job, by_type)
                 if limit is None and not job.preemptible:
                     own = self.own_queue(leaf)
                     limit = None if self.ledger.held.within_guarantee(own, by_type) else Reason.OVER_GUARANTEE
@@ -91,7 +91,7 @@ class Admission(Round):
         by_type = self.nodes.by_type(parts)
         own = self.ledger.held.within_guarantee(self.own_queue(leaf), by_type)
         self.supply.take_now(parts)
-        self.ledger.start(leaf, job.user, by_type)
+        self.ledger.start(leaf, job, by_type)
         usage = QueueUsage.GUARANTEED if own else QueueUsage.BORROWED
         self.release.append(Release(job=job.id, placement=self.placement(parts), queue_usage=usage))
         if job.least_tasks < job.tasks:
@@ -106,7 +106,7 @@ class Admission(Round):
                 continue
             by_type = self.nodes.by_type(parts)
             self.supply.give_back(parts)
-            self.ledger.stop(leaf, job.user, by_type)
+            self.ledger.stop(leaf, job, by_type)
             gpu_type = next(iter(by_type)) if self.tree.typed else None
             allowed, _ = self.tasks_allowed(self.ledger.held, leaf, job, gpu_type)
             more, _ = self._idle_place(leaf, job, allowed, mask, ())
@@ -118,7 +118,7 @@ class Admission(Round):
                 parts = more  # noqa: PLW2901
                 self.growing[number] = (leaf, job, parts, mask)
             self.supply.take_now(parts)
-            self.ledger.start(leaf, job.user, self.nodes.by_type(parts))
+            self.ledger.start(leaf, job, self.nodes.by_type(parts))
         self.release = [grown.get(release.job, release) for release in self.release]
         if moved:
             self.unfit.clear()
@@ -150,7 +150,7 @@ class Admission(Round):
                     continue
                 near = free is self.supply.near
                 idle = self.supply.take_near(parts) if near else self.supply.take_soon(parts)
-                self.ledger.start(leaf, job.user, self.nodes.by_type(parts))
+                self.ledger.start(leaf, job, self.nodes.by_type(parts))
                 # What a running job holds until its near end cannot be fenced; only what is idle needs keeping then.
                 if near:
                     self.keep(job, idle)

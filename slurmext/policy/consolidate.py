@@ -143,7 +143,7 @@ class Consolidation(Admission):
         )
         assert parts is not None, "moves were checked to make room"  # noqa: S101
         idle = self.supply.take_soon(parts)
-        self.ledger.start(leaf, job.user, self.nodes.by_type(parts))
+        self.ledger.start(leaf, job, self.nodes.by_type(parts))
         written = tuple(
             Move(
                 job=victim.job.id,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from slurmext.model.job import Job
 from slurmext.model.plan import Reason
-from slurmext.model.snapshot import Snapshot
 from slurmext.policy.consolidate import Consolidation
+from slurmext.policy.counting import Count
 from slurmext.policy.herd import Givers, Need, Victims
 from slurmext.policy.ledger import GpusByType, Usage
 from slurmext.policy.round import Promise, Standing
@@ -16,13 +16,17 @@ from slurmext.policy.round import Promise, Standing
 class Eviction(Consolidation):
     """Reclaim and preempt."""
 
-    def __init__(self, snapshot: Snapshot, *, may_disrupt: Callable[[str], bool]) -> None:
-        super().__init__(snapshot, may_disrupt=may_disrupt)
+    def __init__(self, count: Count, *, barred: Collection[str] | None) -> None:
+        super().__init__(count, barred=barred)
         self._givers: dict[tuple[int, tuple[int, ...], bool], Givers] = {}
 
     def delayed(self, leaf: int, job: Job) -> bool:
         """True while the job's queue makes it wait before anyone is disturbed for it."""
         return self.snapshot.now_s - job.submitted_s < self.tree.nodes[leaf].preemption_delay_s
+
+    def all_alike(self, leaf: int) -> bool:
+        """Whether jobs of the leaf that ask for the same thing are answered the same, whoever they are."""
+        return not self.barred and not self.tree.nodes[leaf].preemption_delay_s
 
     def reclaim(self, leaf: int, job: Job) -> bool:
         """Take back for the job what queues beside its own, at some level, hold above their guarantee."""
@@ -133,7 +137,7 @@ class Eviction(Consolidation):
             without = _Without(victims, expected, lasting)
             try:
                 covered = all(expected.within_guarantee(self.tree.nodes[index], gpus) for index in outside)
-                return covered and self.ledger.over_limit(lasting, leaf, job.user, gpus) is None
+                return covered and self.ledger.over_limit(lasting, leaf, job, gpus) is None
             finally:
                 without.undo()
 
@@ -141,7 +145,7 @@ class Eviction(Consolidation):
             del victims
             return True
 
-        if plain and self.ledger.over_limit(self.ledger.lasting, leaf, job.user, gpus) is None:
+        if plain and self.ledger.over_limit(self.ledger.lasting, leaf, job, gpus) is None:
             return at_once
         return accept
 
@@ -151,7 +155,7 @@ class Eviction(Consolidation):
             without = _Without(victims, lasting)
             try:
                 own = job.preemptible or lasting.within_guarantee(self.own_queue(leaf), gpus)
-                return own and self.ledger.over_limit(lasting, leaf, job.user, gpus) is None
+                return own and self.ledger.over_limit(lasting, leaf, job, gpus) is None
             finally:
                 without.undo()
 
@@ -159,7 +163,7 @@ class Eviction(Consolidation):
             del victims
             return True
 
-        if plain and job.preemptible and self.ledger.over_limit(self.ledger.lasting, leaf, job.user, gpus) is None:
+        if plain and job.preemptible and self.ledger.over_limit(self.ledger.lasting, leaf, job, gpus) is None:
             return at_once
         return accept
 
@@ -184,7 +188,7 @@ class Eviction(Consolidation):
         parts = self.promised_place(self.supply.soon, need, victims)
         assert parts is not None, "victims were checked to make room"  # noqa: S101
         idle = self.supply.take_soon(parts)
-        self.ledger.start(leaf, job.user, self.nodes.by_type(parts))
+        self.ledger.start(leaf, job, self.nodes.by_type(parts))
         self.promises.append(
             Promise(
                 leaf=leaf, job=job, need=need, reason=reason, accept=accept, victims=victims, parts=parts, idle=idle
@@ -208,4 +212,4 @@ class _Without:
     def _add(self, sign: int) -> None:
         for taking in self._victims.values():
             for usage in self._usages:
-                usage.add(taking.victim.leaf, taking.victim.job.user, taking.by_type, sign=sign)
+                usage.add(taking.victim.leaf, taking.victim.job, taking.by_type, sign=sign)

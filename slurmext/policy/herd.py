@@ -91,7 +91,7 @@ class Herd:
                 before[index] = before.get(index, 0) + gpus // taking.victim.task_gpus
         self._count_priority(taking.victim, -taking.gpus)
         self.supply.leaving(taking.parts, self.nodes.usable)
-        self.ledger.leave(taking.victim.leaf, taking.victim.job.user, taking.by_type)
+        self.ledger.leave(taking.victim.leaf, taking.victim.job, taking.by_type)
         self.changed(index for index, _ in taking.victim.parts)
 
     def let_off(self, taking: Taking) -> None:
@@ -105,7 +105,7 @@ class Herd:
         self._count_priority(taking.victim, taking.gpus)
         back = [(index, -gpus) for index, gpus in taking.parts]
         self.supply.leaving(back, self.nodes.usable)
-        self.ledger.stay(taking.victim.leaf, taking.victim.job.user, taking.by_type)
+        self.ledger.stay(taking.victim.leaf, taking.victim.job, taking.by_type)
         self.changed(index for index, _ in taking.victim.parts)
 
     def one_task_less(self, taking: Taking) -> Taking:

@@ -255,7 +255,7 @@ class Hunt(Herd):
         return kept
 
     def _count(self, taking: Taking, *, sign: int) -> None:
-        self.ledger.solid.add(taking.victim.leaf, taking.victim.job.user, taking.by_type, sign=sign)
+        self.ledger.solid.add(taking.victim.leaf, taking.victim.job, taking.by_type, sign=sign)
 
     def _adopt(self, trial: _Trial, taking: Taking) -> set[int]:
         """Take it in this trial; returns the nodes where GPUs come free."""

@@ -12,8 +12,9 @@ Four counts are kept because a GPU in transition must be counted against whoever
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from slurmext.model.job import Job
 from slurmext.model.plan import Reason
 from slurmext.policy.tree import ROOT, QueueNode, QueueTree
 
@@ -24,17 +25,18 @@ UNLIMITED = 1 << 60
 
 
 class Usage:
-    """One count of whole GPUs in use, for every queue of the tree and every user."""
+    """One count of whole GPUs in use, for every queue of the tree, and every user and group that it limits."""
 
-    __slots__ = ("_tree", "_typed", "total", "users")
+    __slots__ = ("_tree", "_typed", "groups", "total", "users")
 
     def __init__(self, tree: QueueTree) -> None:
         self._tree = tree
         self.total = [0] * len(tree.nodes)
         self._typed: list[dict[str, int]] = [{} for _ in tree.nodes] if tree.typed else []
         self.users: dict[tuple[int, str], int] = {}
+        self.groups: dict[tuple[int, str], int] = {}
 
-    def add(self, leaf: int, user: str, gpus: GpusByType, *, sign: int = 1) -> None:
+    def add(self, leaf: int, job: Job, gpus: GpusByType, *, sign: int = 1) -> None:
         """Count (or with sign -1 uncount) GPUs of a job on `leaf`."""
         amount = sign * sum(gpus.values())
         for index in self._tree.nodes[leaf].lineage:
@@ -43,9 +45,17 @@ class Usage:
                 counts = self._typed[index]
                 for gpu_type, count in gpus.items():
                     counts[gpu_type] = counts.get(gpu_type, 0) + sign * count
-            if self._tree.nodes[index].user_max:
-                key = (index, user)
-                self.users[key] = self.users.get(key, 0) + amount
+            if self._tree.nodes[index].counts_people:
+                self._add_people(index, job, amount)
+
+    def _add_people(self, index: int, job: Job, amount: int) -> None:
+        self.users[index, job.user] = self.users.get((index, job.user), 0) + amount
+        for group in job.groups:
+            self.groups[index, group] = self.groups.get((index, group), 0) + amount
+
+    def of_user(self, index: int, user: str) -> int:
+        """GPUs the user holds in the queue; only kept where the queue or its order looks at users."""
+        return self.users.get((index, user), 0)
 
     def of_type(self, index: int, gpu_type: str) -> int:
         """GPUs of one type in use; only kept where some queue has quotas per type."""
@@ -66,7 +76,7 @@ class Usage:
         twin._tree = self._tree  # noqa: SLF001  same class
         twin.total = self.total.copy()
         twin._typed = [counts.copy() for counts in self._typed]  # noqa: SLF001
-        twin.users = self.users.copy()
+        twin.users, twin.groups = self.users.copy(), self.groups.copy()
         return twin
 
     def guarantee_room(self, node: QueueNode, gpu_type: str | None) -> int:
@@ -111,21 +121,21 @@ class Kept:
 
     __slots__ = ("_held", "_kept", "_sums", "_tree")
 
-    def __init__(self, tree: QueueTree, gpu_type: str | None = None) -> None:
+    def __init__(self, tree: QueueTree, used: Callable[[int], int], gpu_type: str | None = None) -> None:
         self._tree = tree
         self._kept = [n.kept if gpu_type is None else n.type_kept.get(gpu_type, 0) for n in tree.nodes]
         self._held = [0] * len(tree.nodes)
         self._sums = [0] * len(tree.nodes)
         for node in sorted(tree.nodes, key=lambda n: -len(n.lineage)):
-            self._held[node.index] = max(self._kept[node.index], self._sums[node.index])
+            self._held[node.index] = max(0, self._kept[node.index] - used(node.index), self._sums[node.index])
             if node.parent is not None:
                 self._sums[node.parent] += self._held[node.index]
 
-    def use(self, leaf: int, used: list[int]) -> None:
-        """Recount the leaf's lineage; `used` is GPUs in use per queue."""
+    def use(self, leaf: int, used: Callable[[int], int]) -> None:
+        """Recount the leaf's lineage; `used` gives the GPUs in use of a queue."""
         for index in self._tree.nodes[leaf].lineage:
             node = self._tree.nodes[index]
-            fresh = max(0, self._kept[index] - used[index], self._sums[index])
+            fresh = max(0, self._kept[index] - used(index), self._sums[index])
             if node.parent is not None:
                 self._sums[node.parent] += fresh - self._held[index]
             self._held[index] = fresh
@@ -134,7 +144,7 @@ class Kept:
         """GPUs that must stay idle for the queues under `parent`."""
         return self._sums[parent]
 
-    def allows(self, leaf: int, parent: int, gpus: int, *, idle: int, used: list[int]) -> bool:
+    def allows(self, leaf: int, parent: int, gpus: int, *, idle: int, used: Callable[[int], int]) -> bool:
         """Whether `leaf` may take `gpus` of the `idle` ones without touching what others under `parent` keep.
 
         Where too few are idle already (a node was lost), whoever does not make it worse may go on.
@@ -143,7 +153,7 @@ class Kept:
         sums_change = 0
         for index in self._tree.below(leaf, parent):
             sums = self._sums[index] + sums_change
-            fresh = max(0, self._kept[index] - used[index] - gpus, sums)
+            fresh = max(0, self._kept[index] - used(index) - gpus, sums)
             sums_change = fresh - self._held[index]
         after = idle - gpus - self._sums[parent] - sums_change
         return after >= 0 or after >= before
@@ -154,43 +164,48 @@ class Ledger:
 
     __slots__ = ("_type_kept", "expected", "held", "kept", "lasting", "solid", "tree")
 
-    def __init__(self, tree: QueueTree) -> None:
+    def __init__(self, tree: QueueTree, *, held: Usage, lasting: Usage, solid: Usage) -> None:
+        """Copies of what is in use before anything is planned."""
         self.tree = tree
-        self.held, self.expected, self.lasting, self.solid = Usage(tree), Usage(tree), Usage(tree), Usage(tree)
-        self.kept = Kept(tree)
+        self.held, self.expected, self.lasting, self.solid = held.copy(), held.copy(), lasting.copy(), solid.copy()
+        self.kept = Kept(tree, self._used(None))
         types = sorted({gpu_type for node in tree.nodes for gpu_type in node.type_kept})
-        self._type_kept = {gpu_type: Kept(tree, gpu_type) for gpu_type in types}
+        self._type_kept = {gpu_type: Kept(tree, self._used(gpu_type), gpu_type) for gpu_type in types}
 
-    def start(self, leaf: int, user: str, gpus: GpusByType) -> None:
+    def _used(self, gpu_type: str | None) -> Callable[[int], int]:
+        held = self.held
+        return held.total.__getitem__ if gpu_type is None else lambda index: held.of_type(index, gpu_type)
+
+    def start(self, leaf: int, job: Job, gpus: GpusByType) -> None:
         """A job starts, or is promised its GPUs."""
         for usage in (self.held, self.expected, self.lasting):
-            usage.add(leaf, user, gpus)
+            usage.add(leaf, job, gpus)
         self.recount(leaf)
 
-    def leave(self, leaf: int, user: str, gpus: GpusByType) -> None:
+    def leave(self, leaf: int, job: Job, gpus: GpusByType) -> None:
         """A running job is told to go: its GPUs are still held, but neither lasting nor there to be given."""
         for usage in (self.expected, self.lasting, self.solid):
-            usage.add(leaf, user, gpus, sign=-1)
+            usage.add(leaf, job, gpus, sign=-1)
 
-    def stop(self, leaf: int, user: str, gpus: GpusByType) -> None:
+    def stop(self, leaf: int, job: Job, gpus: GpusByType) -> None:
         """Undo `start`."""
         for usage in (self.held, self.expected, self.lasting):
-            usage.add(leaf, user, gpus, sign=-1)
+            usage.add(leaf, job, gpus, sign=-1)
         self.recount(leaf)
 
-    def stay(self, leaf: int, user: str, gpus: GpusByType) -> None:
+    def stay(self, leaf: int, job: Job, gpus: GpusByType) -> None:
         """Undo `leave`."""
         for usage in (self.expected, self.lasting, self.solid):
-            usage.add(leaf, user, gpus)
+            usage.add(leaf, job, gpus)
 
     def recount(self, leaf: int) -> None:
         """Bring what is kept idle up to date after usage changed."""
         if self.tree.keeps:
-            self.kept.use(leaf, self.held.total)
+            self.kept.use(leaf, self._used(None))
             for gpu_type, kept in self._type_kept.items():
-                kept.use(leaf, [self.held.of_type(node.index, gpu_type) for node in self.tree.nodes])
+                kept.use(leaf, self._used(gpu_type))
 
-    def limit_room(self, usage: Usage, leaf: int, user: str, gpu_type: str | None) -> tuple[int, Reason]:
+    def limit_room(self, usage: Usage, leaf: int, job: Job, gpu_type: str | None) -> tuple[int, Reason]:
         """GPUs the leaf may add under every limit up the tree, and which limit is the tightest."""
         room, reason = UNLIMITED, Reason.QUEUE_MAX
         for index in self.tree.nodes[leaf].lineage:
@@ -201,24 +216,24 @@ class Ledger:
                 left = node.type_max[gpu_type] - usage.of_type(index, gpu_type)
                 if left < room:
                     room, reason = left, Reason.QUEUE_MAX
-            if user in node.user_max:
-                left = node.user_max[user] - usage.users.get((index, user), 0)
+            if node.limits_people:
+                left, who = _people_room(usage, node, job)
                 if left < room:
-                    room, reason = left, Reason.USER_MAX
+                    room, reason = left, who
             if not node.may_borrow:
                 left = usage.guarantee_room(node, gpu_type)
                 if left < room:
                     room, reason = left, Reason.QUEUE_FENCE
         return room, reason
 
-    def over_limit(self, usage: Usage, leaf: int, user: str, gpus: GpusByType) -> Reason | None:
+    def over_limit(self, usage: Usage, leaf: int, job: Job, gpus: GpusByType) -> Reason | None:
         """The limit that `gpus` more would break, None when all hold."""
         total = sum(gpus.values())
-        room, reason = self.limit_room(usage, leaf, user, None)
+        room, reason = self.limit_room(usage, leaf, job, None)
         if total > room:
             return reason
         for gpu_type, count in gpus.items():
-            room, reason = self.limit_room(usage, leaf, user, gpu_type)
+            room, reason = self.limit_room(usage, leaf, job, gpu_type)
             if count > room:
                 return reason
         return None
@@ -245,12 +260,12 @@ class Ledger:
         if parent is None:
             return True
         total = sum(gpus.values())
-        if not self.kept.allows(leaf, parent, total, idle=idle[None], used=self.held.total):
+        if not self.kept.allows(leaf, parent, total, idle=idle[None], used=self._used(None)):
             return False
         for gpu_type, kept in self._type_kept.items():
             count = gpus.get(gpu_type, 0)
-            used = [self.held.of_type(node.index, gpu_type) for node in self.tree.nodes]
-            if count and not kept.allows(leaf, parent, count, idle=idle.get(gpu_type, 0), used=used):
+            idle_here = idle.get(gpu_type, 0)
+            if count and not kept.allows(leaf, parent, count, idle=idle_here, used=self._used(gpu_type)):
                 return False
         return True
 
@@ -261,3 +276,17 @@ class Ledger:
         """
         nodes = self.tree.nodes
         return tuple(i for i in nodes[leaf].lineage if self.expected.within_guarantee(nodes[i], gpus))
+
+
+def _people_room(usage: Usage, node: QueueNode, job: Job) -> tuple[int, Reason]:
+    """GPUs that the limits of this one queue on users and groups leave the job's user, and the tightest of them."""
+    room, reason = UNLIMITED, Reason.USER_MAX
+    most = node.most_of(job.user)
+    if most is not None:
+        room = most - usage.users.get((node.index, job.user), 0)
+    for group in job.groups:
+        if group in node.group_max:
+            left = node.group_max[group] - usage.groups.get((node.index, group), 0)
+            if left < room:
+                room, reason = left, Reason.GROUP_MAX
+    return room, reason

@@ -8,7 +8,7 @@ GPUs are filled progressively towards the weighted fair share, at every level.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
 from slurmext.model.job import Job
@@ -17,6 +17,8 @@ from slurmext.policy.tree import ROOT, QueueNode, QueueTree
 
 QueueKey = tuple[float, ...]
 RankOf = Callable[[QueueNode], QueueKey]
+Waiting = Mapping[int, Sequence[Sequence[Job]]]
+"""Pending jobs per leaf, in rows of jobs that are alike."""
 
 
 def by_guarantee(usage: Usage) -> RankOf:
@@ -56,14 +58,18 @@ def sorted_jobs(jobs: Iterable[Job], job_sort: str, user_gpus: Mapping[str, int]
 
 
 class Tournament:
-    """Hands out pending jobs one by one. Tell it with `moved` when a queue's usage changed."""
+    """Hands out pending jobs one by one. Tell it with `moved` when a queue's usage changed.
+
+    `waiting` is per leaf the rows of jobs in order; jobs of one row are alike, so that what was refused to one of them
+    is refused to the `rest` of its row.
+    """
 
     __slots__ = ("_entry", "_heaps", "_rank", "_tree", "_waiting")
 
-    def __init__(self, tree: QueueTree, waiting: Mapping[int, Iterable[Job]], rank: RankOf) -> None:
+    def __init__(self, tree: QueueTree, waiting: Waiting, rank: RankOf) -> None:
         self._tree, self._rank = tree, rank
-        self._waiting = {leaf: deque(jobs) for leaf, jobs in waiting.items()}
-        self._waiting = {leaf: jobs for leaf, jobs in self._waiting.items() if jobs}
+        self._waiting = {leaf: deque(deque(row) for row in rows if row) for leaf, rows in waiting.items()}
+        self._waiting = {leaf: rows for leaf, rows in self._waiting.items() if rows}
         live = {index for leaf in self._waiting for index in tree.nodes[leaf].lineage}
         self._entry: dict[int, tuple[QueueKey, str, int]] = {}
         self._heaps: dict[int, list[tuple[QueueKey, str, int]]] = {}
@@ -85,15 +91,24 @@ class Tournament:
                 index = heap[0][2]
                 continue
             if index in self._waiting:
-                job = self._waiting[index].popleft()
-                if not self._waiting[index]:
-                    del self._waiting[index]
-                    self._close(index)
-                return index, job
+                rows = self._waiting[index]
+                while rows and not rows[0]:
+                    rows.popleft()
+                if rows:
+                    return index, rows[0].popleft()
+                del self._waiting[index]
+                self._close(index)
+                index = ROOT
+                continue
             if index == ROOT:
                 return None
             self._close(index)
             index = ROOT
+
+    def rest(self, leaf: int) -> list[Job]:
+        """Jobs of the row that the leaf's last job came from; they are not handed out any more."""
+        rows = self._waiting.get(leaf)
+        return list(rows.popleft()) if rows else []
 
     def moved(self, leaf: int) -> None:
         """Usage of the leaf's lineage changed: rank it anew."""

@@ -13,17 +13,22 @@ fit at the end: that is what makes the plan work-conserving.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection, Container
 from dataclasses import replace
 
 from slurmext.model.job import Job, JobState, Placement
 from slurmext.model.plan import EvictAction, Plan, Reason
 from slurmext.model.snapshot import Snapshot
-from slurmext.policy.order import RankOf, Tournament, by_borrowing, by_guarantee, sorted_jobs
-from slurmext.policy.round import HOLDING, Standing
+from slurmext.policy.counting import HOLDING, Count
+from slurmext.policy.departures import departures, told
+from slurmext.policy.order import RankOf, Tournament, by_borrowing, by_guarantee
+from slurmext.policy.round import Standing
 from slurmext.policy.settlement import Settlement
 from slurmext.policy.victims import shrunk
 from slurmext.policy.waiting import reason_for
+
+Rows = dict[int, list[list[Job]]]
+"""Pending jobs per leaf, in rows of jobs that are alike."""
 
 PROMISE_ROUNDS = 4
 """How often plans are made again without the evictions that would not help, before evictions are left out."""
@@ -32,31 +37,55 @@ PROMISE_ROUNDS = 4
 def plan(snapshot: Snapshot) -> Plan:
     """The one plan for this snapshot, whatever the order of its lists. Pure and total.
 
-    A plan that evicts is simulated to the end: victims gone, would each beneficiary start? Those that would not lose
-    the right to disturb anybody, and the plan is made again.
+    Who leaves for nobody in particular is settled first. A plan that evicts is simulated to the end: victims gone,
+    would each beneficiary start? Those that would not lose the right to disturb anybody, and the plan is made again.
     """
-    if all(job.state is not JobState.PENDING for job in snapshot.jobs):
+    return plan_counted(Count(snapshot))
+
+
+class Planner:
+    """`plan()` for one snapshot after the other: what did not change since the last one is not counted again."""
+
+    def __init__(self) -> None:
+        self._count: Count | None = None
+
+    def plan(self, snapshot: Snapshot) -> Plan:
+        """The same as `plan(snapshot)`."""
+        # While it is brought up to date a count is of no snapshot at all: an error must not leave it behind.
+        before, self._count = self._count, None
+        count = Count(snapshot) if before is None else before.follow(snapshot)
+        self._count = count
+        return plan_counted(count)
+
+
+def plan_counted(count: Count) -> Plan:
+    """`plan()` of the snapshot that was counted."""
+    leaving = departures(count.snapshot, tree=count.tree, nodes=count.nodes)
+    if leaving.evict:
+        count = count.fork().follow(told(count.snapshot, leaving.evict))
+    made = _for_those_who_wait(count)
+    return replace(made, evict=leaving.evict + made.evict, note=leaving.note + made.note)
+
+
+def _for_those_who_wait(count: Count) -> Plan:
+    if not count.pending:
         return Plan()
-    barred: set[str] = set()
+    barred: frozenset[str] = frozenset()
     for _ in range(PROMISE_ROUNDS):
-        made = _round(snapshot, _all_but(frozenset(barred)))
-        broken = _broken_promises(snapshot, made)
+        made = _round(count, barred)
+        broken = _broken_promises(count, made)
         if not broken:
             return made
         barred |= broken
-    return _round(snapshot, lambda _: False)
+    return _round(count, None)
 
 
-def _all_but(barred: frozenset[str]) -> Callable[[str], bool]:
-    return lambda job_id: job_id not in barred
-
-
-def _broken_promises(snapshot: Snapshot, made: Plan) -> set[str]:
+def _broken_promises(count: Count, made: Plan) -> set[str]:
     """Beneficiaries that would not start although their victims are gone, or not where GPUs are kept for them."""
     if not made.evict and not made.move:
         return set()
-    later = aftermath(snapshot, made)
-    after = _round(later, _all_but(frozenset()))
+    later = aftermath(count.snapshot, made)
+    after = _round(count.fork().follow(later), frozenset())
     started = {release.job for release in after.release}
     named = {evict.beneficiary for evict in made.evict} | {move.beneficiary for move in made.move}
     return (named - started) | (named & _kept_twice(later, made))
@@ -110,8 +139,8 @@ def aftermath(snapshot: Snapshot, made: Plan) -> Snapshot:
     return replace(snapshot, jobs=tuple(jobs), fences=made.fence if snapshot.settings.fences_stand else ())
 
 
-def _round(snapshot: Snapshot, may_disrupt: Callable[[str], bool]) -> Plan:
-    state = Settlement(snapshot, may_disrupt=may_disrupt)
+def _round(count: Count, barred: Collection[str] | None) -> Plan:
+    state = Settlement(count, barred=barred)
     waiting = _eligible(state)
     waiting = _fenced_first(state, waiting)
     lasting = state.ledger.lasting
@@ -136,9 +165,7 @@ def _round(snapshot: Snapshot, may_disrupt: Callable[[str], bool]) -> Plan:
             break
         _ask_again(state, ranks)
     state.write_promises()
-    for job_id, job in state.pending.items():
-        if job_id in state.reasons and state.reasons[job_id] is Reason.NO_FREE_GPUS:
-            state.reasons[job_id] = reason_for(state, job)
+    _say_why_nothing_is_free(state)
     started = {release.job for release in state.release}
     reasons = {job_id: state.reasons[job_id] for job_id in sorted(state.pending) if job_id not in started}
     return Plan(
@@ -150,77 +177,88 @@ def _round(snapshot: Snapshot, may_disrupt: Callable[[str], bool]) -> Plan:
     )
 
 
-def _eligible(state: Settlement, *, tell: bool = True) -> dict[int, list[Job]]:
+def _say_why_nothing_is_free(state: Settlement) -> None:
+    known: dict[tuple[object, ...], Reason] = {}
+    for job_id, reason in state.reasons.items():
+        if reason is Reason.NO_FREE_GPUS:
+            job = state.pending[job_id]
+            form = (job.least_tasks, job.gpus_per_task, job.tasks_per_node, job.types)
+            if form not in known:
+                known[form] = reason_for(state, job)
+            state.reasons[job_id] = known[form]
+
+
+def _eligible(state: Settlement, *, tell: bool = True) -> Rows:
     """Pending jobs per leaf in their queue's order; with `tell` those nobody can start get their reason."""
-    by_leaf: dict[int, list[Job]] = {}
     now_s = state.snapshot.now_s
-    for job in state.pending.values():
-        leaf = state.tree.leaf_of.get(job.queue)
-        later = job.blocked is not None or (job.eligible_s is not None and job.eligible_s > now_s)
-        if leaf is None or later:
-            if tell:
-                state.reasons[job.id] = Reason.UNKNOWN_QUEUE if leaf is None else Reason.NOT_ELIGIBLE
-        else:
-            by_leaf.setdefault(leaf, []).append(job)
-    users: dict[int, dict[str, int]] = {}
-    for job in state.snapshot.jobs:
-        leaf = state.tree.leaf_of.get(job.queue)
-        if leaf in by_leaf and job.state is not JobState.PENDING:
-            counts = users.setdefault(leaf, {})
-            counts[job.user] = counts.get(job.user, 0) + job.placed_gpus
-    return {
-        leaf: sorted_jobs(jobs, state.tree.nodes[leaf].job_sort, users.get(leaf, {}))
-        for leaf, jobs in sorted(by_leaf.items())
-    }
+    found: Rows = {}
+    for leaf in sorted(state.count.waiting):
+        for row in state.count.in_order(leaf):
+            # The jobs of a row are blocked, or eligible later, alike.
+            if row[0].blocked is not None or (row[0].eligible_s is not None and row[0].eligible_s > now_s):
+                if tell:
+                    state.reasons |= dict.fromkeys((job.id for job in row), Reason.NOT_ELIGIBLE)
+            else:
+                found.setdefault(leaf, []).append(row)
+    if tell:
+        for job in state.pending.values():
+            if job.queue not in state.tree.leaf_of:
+                state.reasons[job.id] = Reason.UNKNOWN_QUEUE
+    return found
 
 
-def _fenced_first(state: Settlement, waiting: dict[int, list[Job]]) -> dict[int, list[Job]]:
+def _without(rows: list[list[Job]], left_out: Container[str]) -> list[list[Job]]:
+    """Rows without some of their jobs."""
+    return [kept for row in rows if (kept := [job for job in row if job.id not in left_out])]
+
+
+def _fenced_first(state: Settlement, waiting: Rows) -> Rows:
     """Serve those with a standing fence or an eviction under way; returns everybody else."""
     fences = {f.beneficiary: f.placement for f in state.snapshot.fences if f.beneficiary in state.pending}
-    evicting = {job.evicting_for for job in state.snapshot.jobs if job.state is JobState.RUNNING}
+    evicting = {job.evicting_for for job in state.count.evicting.values() if job.state is JobState.RUNNING}
     first = {job_id for job_id in (*fences, *evicting) if job_id is not None}
     if not first:
         return waiting
-    chosen = [(leaf, job) for leaf, jobs in waiting.items() for job in jobs if job.id in first]
+    chosen = [(leaf, job) for leaf, rows in waiting.items() for row in rows for job in row if job.id in first]
     for leaf, job in sorted(chosen, key=lambda pair: (state.standing(*pair), pair[1].submitted_s, pair[1].id)):
         _ask(state, leaf, job, state.standing(leaf, job), fences.get(job.id, ()))
-    return {leaf: [job for job in jobs if job.id not in first] for leaf, jobs in waiting.items()}
+    return {leaf: _without(rows, first) for leaf, rows in waiting.items()}
 
 
-def _own_types_first(state: Settlement, waiting: dict[int, list[Job]], rank: RankOf) -> dict[int, list[Job]]:
+def _own_types_first(state: Settlement, waiting: Rows, rank: RankOf) -> Rows:
     """Start who fits on idle GPUs of a type it is guaranteed, before anybody falls back to a type of others."""
-    left: dict[int, list[Job]] = {}
+    left: Rows = {}
     tournament = Tournament(state.tree, waiting, rank)
     while (found := tournament.next()) is not None:
         leaf, job = found
         if state.start_on_own_type(leaf, job):
             tournament.moved(leaf)
         else:
-            left.setdefault(leaf, []).append(job)
+            left.setdefault(leaf, []).append([job, *tournament.rest(leaf)])
     return left
 
 
-def _ask_all(
-    state: Settlement, waiting: dict[int, list[Job]], standing: Standing, rank: RankOf
-) -> dict[int, list[Job]]:
+def _ask_all(state: Settlement, waiting: Rows, standing: Standing, rank: RankOf) -> Rows:
     """Ask every waiting job of this standing; returns those of weaker standing."""
-    weaker: dict[int, list[Job]] = {}
+    weaker: Rows = {}
     tournament = Tournament(state.tree, waiting, rank)
     while (found := tournament.next()) is not None:
         leaf, job = found
         if standing is not Standing.BORROW and state.standing(leaf, job) > standing:
-            weaker.setdefault(leaf, []).append(job)
+            weaker.setdefault(leaf, []).append([job, *tournament.rest(leaf)])
         elif _ask(state, leaf, job, standing):
             tournament.moved(leaf)
+        elif state.all_alike(leaf):
+            # Nothing happened, so whoever is like it and comes next is refused for the same reason.
+            why = state.reasons[job.id]
+            state.reasons |= dict.fromkeys((other.id for other in tournament.rest(leaf)), why)
     return weaker
 
 
 def _ask_again(state: Settlement, ranks: tuple[tuple[Standing, RankOf], ...]) -> None:
     """Ask who has nothing yet, now that victims were let off: their queues may give again, kept GPUs are idle."""
     settled = {release.job for release in state.release} | state.waits_for_gpus()
-    waiting = {
-        leaf: [job for job in jobs if job.id not in settled] for leaf, jobs in _eligible(state, tell=False).items()
-    }
+    waiting: Rows = {leaf: _without(rows, settled) for leaf, rows in _eligible(state, tell=False).items()}
     for standing, rank in ranks:
         waiting = _ask_all(state, waiting, standing, rank)
 
@@ -234,7 +272,7 @@ def _ask(state: Settlement, leaf: int, job: Job, standing: Standing, wanted: Pla
     state.reasons[job.id] = why
     if (standing is not Standing.BORROW or evicting) and state.wait(leaf, job, evicting=evicting, wanted=wanted):
         return True
-    if not state.may_disrupt(job.id) or why is Reason.USER_MAX:
+    if not state.may_disrupt(job) or why in {Reason.USER_MAX, Reason.GROUP_MAX}:
         return False
     if state.delayed(leaf, job):
         return False

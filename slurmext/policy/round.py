@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
 
 from slurmext.model.job import Job, JobState, NodeGpus, Placement
 from slurmext.model.plan import Evict, Move, Reason, Release
-from slurmext.model.snapshot import Fence, Snapshot
+from slurmext.model.snapshot import Fence
+from slurmext.policy.counting import Count
 from slurmext.policy.herd import Need, Victims
 from slurmext.policy.hunt import Hunt
-from slurmext.policy.ledger import Ledger, Usage
+from slurmext.policy.ledger import Usage
 from slurmext.policy.placement import flavors
 from slurmext.policy.supply import FreeIndex, NodePart, NodeTable, Supply
-from slurmext.policy.tree import HIDDEN_LEAF, QueueNode, QueueTree, queue_tree
+from slurmext.policy.tree import HIDDEN_LEAF, QueueNode
 from slurmext.policy.victims import candidate, ends_within
-
-HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING, JobState.SUSPENDED, JobState.UNKNOWN})
-"""States in which a job's placement is not free."""
-
 
 class Standing(IntEnum):
     """What a pending job may ask for, strongest first."""
@@ -55,18 +52,18 @@ class Round:
     Admission (start, wait), Consolidation (move), Eviction (reclaim, preempt), Settlement (the plan as a whole).
     """
 
-    def __init__(self, snapshot: Snapshot, *, may_disrupt: Callable[[str], bool]) -> None:
-        self.snapshot = snapshot
-        self.may_disrupt = may_disrupt
-        self.tree: QueueTree = queue_tree(snapshot)
-        self.nodes = NodeTable(snapshot.nodes)
-        self.ledger = Ledger(self.tree)
-        self.pending = {job.id: job for job in snapshot.jobs if job.state is JobState.PENDING}
+    def __init__(self, count: Count, *, barred: Collection[str] | None) -> None:
+        """`count` is not changed. Nobody is disturbed for the jobs in `barred`; None: for no job at all."""
+        self.snapshot = count.snapshot
+        self.barred = barred
+        self.count = count
+        self.tree, self.nodes, self.pending = count.tree, count.nodes, count.pending
+        self.ledger = count.ledger()
         self.evicted_for: dict[str, list[NodePart]] = {}
-        self.supply = self._count_everything()
+        self.supply = self._supply()
         self.at_start = self.supply.now.copy()
-        self.empty = FreeIndex(self.nodes.gpus, self.nodes.types, self.nodes.usable)
-        self.least_priority = min((job.priority for job in snapshot.jobs if job.state is JobState.RUNNING), default=0)
+        self.empty = count.empty
+        self.least_priority = count.least_priority
         self.unfit: dict[tuple[object, ...], Reason | None] = {}
         self.disruptions: int = 0
         self.hopeless: dict[tuple[object, ...], int] = {}
@@ -84,57 +81,35 @@ class Round:
         found = (candidate(job, self.snapshot, self.tree, self.nodes) for job in self.snapshot.jobs)
         return Hunt((c for c in found if c is not None), self.nodes, self.supply, self.ledger)
 
-    def _count_everything(self) -> Supply:
-        used = [0] * len(self.nodes.names)
-        leaving, ending = used.copy(), used.copy()
-        settings, now_s = self.snapshot.settings, self.snapshot.now_s
-        for job in self.snapshot.jobs:
-            if job.state not in HOLDING:
-                continue
-            parts = self.nodes.parts(job.placement)
-            near = (
-                settings.near_end_s > 0
-                and job.state is JobState.RUNNING
-                and job.evicting_for is None
-                and ends_within(job, now_s, settings.near_end_s)
-            )
-            for index, gpus in parts:
-                used[index] += gpus
-                if job.state is JobState.COMPLETING or (
-                    job.evicting_for is not None and job.evicting_for not in self.pending
-                ):
+    def may_disrupt(self, job: Job) -> bool:
+        """Whether anybody may be disturbed for the job."""
+        return self.barred is not None and job.id not in self.barred
+
+    def _supply(self) -> Supply:
+        used, table = self.count.used, self.nodes
+        leaving = self.count.completing.copy()
+        ending = [0] * len(used)
+        for job in self.count.evicting.values():
+            parts = table.parts(job.placement)
+            if job.state is not JobState.COMPLETING and job.evicting_for not in self.pending:
+                for index, gpus in parts:
                     leaving[index] += gpus
-                elif near:
-                    ending[index] += gpus
             if job.evicting_for in self.pending and job.state is JobState.RUNNING:
                 self.evicted_for.setdefault(str(job.evicting_for), []).extend(parts)
-            self._count_job(job, parts)
-        for leaf in sorted(set(self.tree.leaf_of.values())):
-            self.ledger.recount(leaf)
-        total, table = self.nodes.gpus, self.nodes
+        settings, now_s = self.snapshot.settings, self.snapshot.now_s
+        for job in self.snapshot.jobs if settings.near_end_s > 0 else ():
+            if (
+                job.state is JobState.RUNNING
+                and job.evicting_for is None
+                and ends_within(job, now_s, settings.near_end_s)
+            ):
+                for index, gpus in table.parts(job.placement):
+                    ending[index] += gpus
+        total = table.gpus
         now = [max(0, gpus - taken) for gpus, taken in zip(total, used, strict=True)]
         soon = [max(n, g - u + out) for n, g, u, out in zip(now, total, used, leaving, strict=True)]
         near_end = [max(s, g - u + o + e) for s, g, u, o, e in zip(soon, total, used, leaving, ending, strict=True)]
         return Supply(*(FreeIndex(count, table.types, table.usable) for count in (now, soon, near_end)))
-
-    def _count_job(self, job: Job, parts: list[NodePart]) -> None:
-        leaf = self.tree.leaf_of.get(job.queue)
-        if leaf is None:
-            return
-        by_type = self.nodes.by_type(parts)
-        unlisted = job.placed_gpus - sum(by_type.values())
-        if not job.placement and job.state is not JobState.UNKNOWN:
-            unlisted = job.gpus
-        if unlisted:
-            by_type[""] = unlisted
-        self.ledger.held.add(leaf, job.user, by_type)
-        self.ledger.expected.add(leaf, job.user, by_type)
-        if job.state is JobState.COMPLETING or job.evicting_for is not None:
-            return
-        self.ledger.lasting.add(leaf, job.user, by_type)
-        if job.state is JobState.RUNNING:
-            sure = self.nodes.by_type(part for part in parts if self.nodes.known >> part[0] & 1)
-            self.ledger.solid.add(leaf, job.user, sure)
 
     # --- what a job may ask for -------------------------------------------------------------------------------------
 
@@ -165,7 +140,7 @@ class Round:
 
     def tasks_allowed(self, usage: Usage, leaf: int, job: Job, gpu_type: str | None) -> tuple[int, Reason]:
         """How many of the job's tasks every limit lets start, and the limit that allows the fewest."""
-        room, reason = self.ledger.limit_room(usage, leaf, job.user, gpu_type)
+        room, reason = self.ledger.limit_room(usage, leaf, job, gpu_type)
         if not job.preemptible:
             own = usage.guarantee_room(self.own_queue(leaf), gpu_type)
             if own < room:
@@ -175,8 +150,8 @@ class Round:
     def shape(self, leaf: int, job: Job, standing: Standing) -> tuple[object, ...]:
         """Jobs of the same shape share their fate within a round: what is free or allowed only shrinks."""
         return (
-            leaf, job.user, job.gpus_per_task, job.tasks, job.min_tasks, job.tasks_per_node, job.types,
-            job.preemptible, job.priority, standing,
+            leaf, job.user, job.groups, job.gpus_per_task, job.tasks, job.min_tasks, job.tasks_per_node, job.types,
+            job.preemptible, job.priority, job.groups, job.time_limit_s if self.tree.changes else None, standing,
         )  # fmt: skip
 
     def placement(self, parts: Iterable[NodePart]) -> Placement:

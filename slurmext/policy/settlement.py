@@ -35,7 +35,7 @@ class Settlement(Eviction):
             return True
         for promise in waits:
             promise.idle = self.supply.take_soon(promise.parts)
-            self.ledger.start(promise.leaf, promise.job.user, self.nodes.by_type(promise.parts))
+            self.ledger.start(promise.leaf, promise.job, self.nodes.by_type(promise.parts))
         self.promises = before
         return False
 
@@ -45,7 +45,7 @@ class Settlement(Eviction):
 
     def _break(self, promise: Promise) -> None:
         self.supply.break_promise(promise.parts, promise.idle)
-        self.ledger.stop(promise.leaf, promise.job.user, self.nodes.by_type(promise.parts))
+        self.ledger.stop(promise.leaf, promise.job, self.nodes.by_type(promise.parts))
 
     def _let_off(self, promise: Promise) -> bool:
         before = promise.victims
@@ -88,24 +88,24 @@ class Settlement(Eviction):
         else:
             return False
         by_type = self.nodes.by_type(promise.parts)
-        self.ledger.stop(promise.leaf, promise.job.user, by_type)
+        self.ledger.stop(promise.leaf, promise.job, by_type)
         for other in moving:
             self.supply.break_promise(other.parts, other.idle)
         self.hunt.let_off(taking)
         if instead is not None:
             self.hunt.take_back(instead)
         for kept in smaller.values():  # `accept` takes the victims away itself
-            self.ledger.stay(kept.victim.leaf, kept.victim.job.user, kept.by_type)
+            self.ledger.stay(kept.victim.leaf, kept.victim.job, kept.by_type)
         accepted = promise.accept(smaller)
         for kept in smaller.values():
-            self.ledger.leave(kept.victim.leaf, kept.victim.job.user, kept.by_type)
+            self.ledger.leave(kept.victim.leaf, kept.victim.job, kept.by_type)
         if accepted:
             promise.victims = smaller
         else:
             if instead is not None:
                 self.hunt.let_off(instead)
             self.hunt.take_back(taking)
-        self.ledger.start(promise.leaf, promise.job.user, by_type)
+        self.ledger.start(promise.leaf, promise.job, by_type)
         for other, parts in zip(moving, places, strict=True):
             other.parts = parts if accepted else other.parts
             other.idle = self.supply.take_soon(other.parts)

@@ -50,16 +50,25 @@ class QueueNode:
     min_runtime_s: float
     preemption_delay_s: float
     job_sort: str
-    user_max: Mapping[str, int]
+    user_max: Mapping[str, int | None]
+    group_max: Mapping[str, int]
+    each_user_max: int | None
+    limits_people: bool
+    counts_people: bool
     reserved: int
     lending_limit: int | None
+
+    def most_of(self, user: str) -> int | None:
+        """Most GPUs the user may hold in the queue: what it says of the user, else of everybody. None = no limit."""
+        return self.user_max.get(user, self.each_user_max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueTree:
     """All queues; `leaf_of` maps a path that a job names to the leaf it sits on.
 
-    `typed` says whether any queue has quotas per GPU type, `keeps` whether any keeps GPUs from being lent.
+    `typed` says whether any queue has quotas per GPU type, `keeps` whether any keeps GPUs from being lent, `changes`
+    whether a calendar will change any: then it matters how long a job runs.
     """
 
     nodes: tuple[QueueNode, ...]
@@ -67,6 +76,7 @@ class QueueTree:
     by_path: Mapping[str, int]
     typed: bool
     keeps: bool
+    changes: bool
 
     def common_ancestor(self, one: int, other: int) -> int:
         """Index of the lowest queue that holds both leaves."""
@@ -112,6 +122,7 @@ def queue_tree(snapshot: Snapshot) -> QueueTree:
         by_path={path: index_of[path] for path in queues},
         typed=any(queue.by_type for queue in queues.values()),
         keeps=any(node.kept or any(node.type_kept.values()) for node in nodes),
+        changes=any(queue.changes for queue in queues.values()),
     )
 
 
@@ -148,6 +159,10 @@ def _root(children: tuple[int, ...]) -> QueueNode:
         preemption_delay_s=0,
         job_sort="",
         user_max={},
+        group_max={},
+        each_user_max=None,
+        limits_people=False,
+        counts_people=False,
         reserved=0,
         lending_limit=None,
     )
@@ -195,6 +210,7 @@ class _Numbers:
         if queue.fence in {FenceMode.OUT, FenceMode.BOTH}:
             kept = max(kept, guaranteed)
         line = [self._queues[above] for above in _paths_up(path)]
+        limited = bool(queue.users or queue.groups) or queue.each_user_max is not None
         return QueueNode(
             index=index,
             key=key,
@@ -215,7 +231,11 @@ class _Numbers:
             min_runtime_s=max(above.min_runtime_s for above in line),
             preemption_delay_s=max(above.preemption_delay_s for above in line),
             job_sort=queue.job_sort,
-            user_max={user: limit.max for user, limit in queue.users.items() if limit.max is not None},
+            user_max={user: limit.max for user, limit in queue.users.items()},
+            group_max={group: limit.max for group, limit in queue.groups.items() if limit.max is not None},
+            each_user_max=queue.each_user_max,
+            limits_people=limited,
+            counts_people=limited or "fair" in queue.job_sort,
             reserved=queue.reserved,
             lending_limit=queue.lending_limit,
         )

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from slurmext.model.job import Job, JobState
 from slurmext.model.plan import QueueUsage, Reason
 from slurmext.model.state import ActionKind, ActionRecord, ActionState, Intent, JobKey, StoredFence
-from slurmext.policy.round import HOLDING
+from slurmext.policy.counting import HOLDING
 from slurmext.service.observe import Known, Observation
 
 

@@ -10,10 +10,12 @@ A file is one theme with several named scenarios. Shorthand keeps them readable:
       - 57 prod/chat pending 2x8 priority=5            further key=value pairs are fields of the job
     expect:
       release: {57: n1:8 n2:8}                         or a list of ids: placement does not matter
-      evict:   {41: 57}                                victim: beneficiary, or victim: {for: 57, reason: ..., ...}
+      evict:   {41: 57}                                victim: beneficiary, or victim: {for: 57, reason: ..., ...};
+                                                       who leaves for nobody in particular: 41: QUOTA_CUT
       move:    {43: n2 for 58}
       fence:   {57: n1:8}
       reasons: {57: RECLAIMING}
+      note:    {41: QUOTA_CUT at 1300}                 what a job is told will happen, and when
       then:    {release: [57]}                         the plan once victims are gone
 
 What `expect` does not name it does not check, except that a bucket that is left out must be empty (reasons excepted).
@@ -38,6 +40,7 @@ from slurmext.model.node import Node
 from slurmext.model.plan import Plan
 from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Fence, Settings, Snapshot
+from slurmext.policy.departures import WITHOUT_BENEFICIARY
 from slurmext.policy.invariants import violations
 from slurmext.policy.planner import plan
 from slurmext.testing.world import step
@@ -120,6 +123,11 @@ def _differences(made: Plan, expect: Mapping[str, Any], when: str) -> Iterator[s
         if usage is None and _placement(where) != releases[job_id].placement:
             yield f"{when}: {job_id} starts on {_shown(releases[job_id].placement)}, not {where}"
     yield from _evict_differences(made, expect.get("evict", {}), when)
+    notes = {note.job: f"{note.reason.value} at {note.at_s:g}" for note in made.note}
+    yield from _same_ids(f"{when}: note", notes, expect.get("note", {}))
+    for job_id, what in _items(expect.get("note", {})):
+        if job_id in notes and what is not None and notes[job_id] != what:
+            yield f"{when}: {job_id} is told {notes[job_id]}, not {what}"
     moves = {move.job: move for move in made.move}
     yield from _same_ids(f"{when}: move", moves, expect.get("move", {}))
     for job_id, what in _items(expect.get("move", {})):
@@ -145,7 +153,7 @@ def _evict_differences(made: Plan, expected: Any, when: str) -> Iterator[str]:
     for job_id, what in _items(expected):
         if job_id not in evicts or what is None:
             continue
-        wanted = what if isinstance(what, dict) else {"for": what}
+        wanted = what if isinstance(what, dict) else {"reason" if what in WITHOUT_BENEFICIARY else "for": what}
         found = evicts[job_id]
         actual = {
             "for": found.beneficiary,
@@ -198,7 +206,7 @@ def _snapshot(case: Mapping[str, Any]) -> Snapshot:
     kept = tuple(
         Fence(beneficiary=str(job_id), placement=_placement(where)) for job_id, where in case.get("fences", {}).items()
     )
-    return replace(snapshot, fences=kept)
+    return replace(snapshot, fences=kept, removed=case.get("removed", {}))
 
 
 def _job(line: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from slurmext.model.queue import FenceMode, Queue, TypeQuota, UserLimit
 from slurmext.model.snapshot import Settings, Snapshot
 
 NOW_S = 10_000
+GROUPS = {"ann": ("lab",), "ben": ("lab", "ops"), "cem": ()}
 LEAVES = ("a", "b/x", "b/y", "c/x/p", "c/x/q", "c/y")
 
 
@@ -27,7 +28,8 @@ def snapshots(draw: st.DrawFn, *, plain: bool = False) -> Snapshot:
             fences_stand=draw(st.booleans()),
         )
     jobs = draw(_jobs(nodes, plain))
-    return Snapshot(now_s=NOW_S, settings=settings, nodes=nodes, queues=queues, jobs=jobs)
+    removed = {} if plain else draw(st.sampled_from([{}, {}, {"nowhere": NOW_S}, {"nowhere": NOW_S + 100_000}]))
+    return Snapshot(now_s=NOW_S, settings=settings, nodes=nodes, queues=queues, jobs=jobs, removed=removed)
 
 
 @st.composite
@@ -86,7 +88,14 @@ def _queue(draw: st.DrawFn, path: str, gpus: int, stated: int | None, plain: boo
         by_type={"h100": TypeQuota(guaranteed=draw(st.integers(0, gpus)), max=None)}
         if typed and path in LEAVES
         else {},
+        cut_s=draw(st.sampled_from([None, None, None, NOW_S - 50, NOW_S, NOW_S + 100_000]))
+        if most is not None
+        else None,
         users={"ann": UserLimit(max=draw(st.integers(0, 8)))} if draw(st.integers(0, 5)) == 0 else {},
+        groups={
+            group: UserLimit(max=draw(st.integers(0, 12))) for group in ("lab", "ops") if draw(st.integers(0, 7)) == 0
+        },
+        each_user_max=draw(st.sampled_from([None] * 6 + [2, 8])),
     )
 
 
@@ -132,11 +141,13 @@ def _replace(draw: st.DrawFn, job: Job, state: JobState, placement: tuple[NodeGp
 @st.composite
 def _shape(draw: st.DrawFn, job_id: str, plain: bool) -> Job:
     tasks = draw(st.sampled_from([1, 1, 1, 2, 3, 4, 8]))
+    user = draw(st.sampled_from(["ann", "ben", "cem"]))
     return Job(
         id=job_id,
         queue=draw(st.sampled_from(LEAVES if plain else (*LEAVES, "b", "c/x", "nowhere"))),
         state=JobState.PENDING,
-        user=draw(st.sampled_from(["ann", "ben"])),
+        user=user,
+        groups=() if plain else GROUPS[user],
         gpus_per_task=draw(st.sampled_from([1, 1, 1, 2, 4, 8])),
         tasks=tasks,
         min_tasks=draw(st.sampled_from([None, None, None, 1, max(1, tasks // 2)])),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from slurmext.model.plan import Plan
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.invariants.case import Case
+from slurmext.policy.invariants.departing import cuts_are_complete, cuts_are_minimal, departures_are_due
 from slurmext.policy.invariants.leaving import (
     every_beneficiary_fits,
     gangs_stay_whole,
@@ -59,6 +60,9 @@ LAWS: tuple[tuple[str, Callable[[Case], Iterator[str]]], ...] = (
     ("non-preemptible within guarantee", non_preemptible_within_guarantee),
     ("every eviction starts its beneficiary", every_beneficiary_fits),
     ("minimal victims", no_spare_victim),
+    ("departures are due", departures_are_due),
+    ("minimal cuts", cuts_are_minimal),
+    ("cuts are carried out", cuts_are_complete),
     ("work-conserving", work_conserving),
     ("guaranteed demand is served", guaranteed_demand_is_served),
     ("one reason per pending job", one_reason_each),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import copy
+from dataclasses import replace
 
 from slurmext.model.job import Job, JobState
 from slurmext.model.node import NodeState
 from slurmext.model.plan import Evict, EvictAction, Plan, Reason
 from slurmext.model.snapshot import Snapshot
-from slurmext.policy.ledger import Ledger
+from slurmext.policy.departures import told
+from slurmext.policy.ledger import Ledger, Usage
 from slurmext.policy.supply import NodeTable
 from slurmext.policy.tree import HIDDEN_LEAF, QueueNode, QueueTree, queue_tree
 from slurmext.policy.victims import ends_within, shrunk
@@ -19,9 +21,16 @@ Gpus = dict[str, int]
 
 
 class Case:
-    """A snapshot and its plan, looked up."""
+    """A snapshot and its plan, looked up.
+
+    Who leaves for nobody in particular (`departures`) has its own laws, over `before`. To the others those jobs are on
+    their way out, as they were to the planner.
+    """
 
     def __init__(self, snapshot: Snapshot, plan: Plan) -> None:
+        self.before, self.departures = snapshot, tuple(evict for evict in plan.evict if not evict.beneficiary)
+        snapshot = told(snapshot, self.departures)
+        plan = replace(plan, evict=tuple(evict for evict in plan.evict if evict.beneficiary))
         self.snapshot, self.plan = snapshot, plan
         self.jobs = {job.id: job for job in snapshot.jobs}
         self.nodes = {node.name: node for node in snapshot.nodes}
@@ -83,7 +92,7 @@ class Case:
 
     def ledger_now(self) -> Ledger:
         """Usage before the plan."""
-        ledger = Ledger(self.tree)
+        ledger = Ledger(self.tree, held=Usage(self.tree), lasting=Usage(self.tree), solid=Usage(self.tree))
         for job in self.snapshot.jobs:
             leaf = self.tree.leaf_of.get(job.queue)
             if leaf is None or not holds(job):
@@ -91,12 +100,12 @@ class Case:
             by_type = self.by_type((part.node, part.gpus) for part in job.placement)
             if not job.placement and job.state is not JobState.UNKNOWN:
                 by_type = {"": job.gpus}
-            ledger.held.add(leaf, job.user, by_type)
-            ledger.expected.add(leaf, job.user, by_type)
+            ledger.held.add(leaf, job, by_type)
+            ledger.expected.add(leaf, job, by_type)
             if job.state is JobState.RUNNING and job.evicting_for is None:
                 known = self.table.known
                 sure = [part for part in self.table.parts(job.placement) if known >> part[0] & 1]
-                ledger.solid.add(leaf, job.user, self.table.by_type(sure))
+                ledger.solid.add(leaf, job, self.table.by_type(sure))
         return ledger
 
     def ledger(self, *, promised: bool) -> Ledger:
@@ -111,7 +120,7 @@ class Case:
             job = self.jobs[job_id]
             leaf = self.tree.leaf_of.get(job.queue)
             if leaf is not None:
-                ledger.start(leaf, job.user, self.by_type((part.node, part.gpus) for part in placement))
+                ledger.start(leaf, job, self.by_type((part.node, part.gpus) for part in placement))
         for leaf in set(self.tree.leaf_of.values()):
             ledger.recount(leaf)
         return ledger
@@ -159,9 +168,9 @@ def within(case: Case, ledger: Ledger, job: Job, node: QueueNode) -> bool:
     """Whether the released job's GPUs are within the queue's guarantee, on top of all else that runs."""
     parts = case.by_type((part.node, part.gpus) for part in case.released[job.id].placement)
     leaf = case.tree.leaf_of[job.queue]
-    ledger.held.add(leaf, job.user, parts, sign=-1)
+    ledger.held.add(leaf, job, parts, sign=-1)
     covered = ledger.held.within_guarantee(node, parts)
-    ledger.held.add(leaf, job.user, parts)
+    ledger.held.add(leaf, job, parts)
     return covered
 
 

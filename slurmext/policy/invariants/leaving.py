@@ -47,7 +47,7 @@ def guarantees_kept(case: Case) -> Iterator[str]:
     for evict in case.plan.evict:
         job = case.jobs[evict.job]
         parts = case.freed([evict]) if evict.action is EvictAction.SHRINK else {p.node: p.gpus for p in job.placement}
-        solid.add(case.tree.leaf_of[job.queue], job.user, case.by_type(parts.items()), sign=-1)
+        solid.add(case.tree.leaf_of[job.queue], job, case.by_type(parts.items()), sign=-1)
     for evict in case.plan.evict:
         taker, giver = (case.tree.leaf_of[path] for path in (evict.to_queue, evict.from_queue))
         if evict.reason is Reason.PREEMPT_PRIORITY:
@@ -74,7 +74,7 @@ def takers_have_a_claim(case: Case) -> Iterator[str]:
         for evict in case.plan.evict:
             victim = case.jobs[evict.job]
             freed = case.by_type(case.freed([evict]).items())
-            held.add(case.tree.leaf_of[victim.queue], victim.user, freed, sign=-1)
+            held.add(case.tree.leaf_of[victim.queue], victim, freed, sign=-1)
         least = case.jobs[beneficiary].least_tasks * case.jobs[beneficiary].gpus_per_task
         for evict in outside:
             ancestor = case.tree.common_ancestor(leaf, case.tree.leaf_of[evict.from_queue])
@@ -150,7 +150,7 @@ def _allowed_with(case: Case, job: Job, smaller: Sequence[Evict], evicts: Sequen
     for evict in [*(e for e in case.plan.evict if e not in evicts), *smaller]:
         victim = case.jobs[evict.job]
         ledger.held.add(
-            case.tree.leaf_of[victim.queue], victim.user, case.by_type(case.freed([evict]).items()), sign=-1
+            case.tree.leaf_of[victim.queue], victim, case.by_type(case.freed([evict]).items()), sign=-1
         )
     leaf = case.tree.leaf_of[job.queue]
     queues = {index for other in case.victims for index in case.tree.nodes[leaf_of(case, other)].lineage}

@@ -32,7 +32,7 @@ def work_conserving(case: Case) -> Iterator[str]:
         # What somebody waits for counts against limits as a whole, also where it cannot be fenced yet.
         missing = job.least_tasks * job.gpus_per_task - kept.get(job.id, 0)
         if case.plan.reasons.get(job.id) in waiting and missing > 0 and job.queue in case.tree.leaf_of:
-            ledger.held.add(case.tree.leaf_of[job.queue], job.user, {"": missing})
+            ledger.held.add(case.tree.leaf_of[job.queue], job, {"": missing})
     for job in case.snapshot.jobs:
         eligible = (
             job.state is JobState.PENDING
@@ -49,7 +49,7 @@ def work_conserving(case: Case) -> Iterator[str]:
             names = [name for name in case.accepted(job) if case.nodes[name].gpu_type == gpu_type]
             gpus = {gpu_type: job.least_tasks * job.gpus_per_task}
             fits = case.tasks_that_fit(job, idle, names) >= job.least_tasks
-            if not fits or ledger.over_limit(ledger.held, leaf, job.user, gpus) is not None:
+            if not fits or ledger.over_limit(ledger.held, leaf, job, gpus) is not None:
                 continue
             if not job.preemptible and not ledger.held.within_guarantee(case.own_queue(job), gpus):
                 continue
@@ -81,7 +81,7 @@ def guaranteed_demand_is_served(case: Case) -> Iterator[str]:
         if case.own_queue(job).index != leaf:
             continue  # a parent's own jobs share what their queue is guaranteed with its children
         waited = case.snapshot.now_s - job.submitted_s >= node.preemption_delay_s
-        if not waited or leaf not in claims or ledger.over_limit(ledger.held, leaf, job.user, gpus) is not None:
+        if not waited or leaf not in claims or ledger.over_limit(ledger.held, leaf, job, gpus) is not None:
             continue
         for victim in case.snapshot.jobs:
             other = case.tree.leaf_of.get(victim.queue, ROOT)

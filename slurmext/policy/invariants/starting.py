@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from slurmext.model.job import JobState
@@ -52,8 +53,9 @@ def placements_fit_the_job(case: Case) -> Iterator[str]:
 
 
 def never_above_max(case: Case) -> Iterator[str]:
-    """No queue, type or user is above a max because of a release."""
+    """No queue, type, user or group is above a max because of a release."""
     ledger = case.ledger(promised=False)
+    people = _gpus_of_people(case)
     for release in case.plan.release:
         job = case.jobs[release.job]
         for index in case.tree.nodes[case.tree.leaf_of[job.queue]].lineage:
@@ -64,11 +66,29 @@ def never_above_max(case: Case) -> Iterator[str]:
                 used = case.by_type((part.node, part.gpus) for part in release.placement).get(gpu_type, 0)
                 if used and ledger.held.of_type(index, gpu_type) > most:
                     yield f"{job.id}: {node.path} holds {ledger.held.of_type(index, gpu_type)} {gpu_type} of max {most}"
-            most = node.user_max.get(job.user)
-            if most is not None and ledger.held.users.get((index, job.user), 0) > most:
+            most = node.most_of(job.user)
+            if most is not None and people[node.path, "user", job.user] > most:
                 yield f"{job.id}: {job.user} is above {most} in {node.path}"
+            for group in set(job.groups) & set(node.group_max):
+                if people[node.path, "group", group] > node.group_max[group]:
+                    yield f"{job.id}: group {group} is above {node.group_max[group]} in {node.path}"
             if not node.may_borrow and not within(case, ledger, job, node):
                 yield f"{job.id}: {node.path} borrows through its fence"
+
+
+def _gpus_of_people(case: Case) -> Counter[tuple[str, str, str]]:
+    """GPUs held after the releases per (queue path, "user" or "group", name): counted by hand, not by the ledger."""
+    found = Counter[tuple[str, str, str]]()
+    for job in case.snapshot.jobs:
+        gpus = job.placed_gpus if job.placement or job.state is JobState.UNKNOWN else job.gpus
+        if job.state is JobState.PENDING:
+            gpus = sum(part.gpus for part in case.released[job.id].placement) if job.id in case.released else 0
+        parts = job.queue.split("/")
+        for path in ("/".join(parts[:depth]) for depth in range(1, len(parts) + 1)):
+            found[path, "user", job.user] += gpus
+            for group in set(job.groups):
+                found[path, "group", group] += gpus
+    return found
 
 
 def non_preemptible_within_guarantee(case: Case) -> Iterator[str]:
@@ -78,7 +98,7 @@ def non_preemptible_within_guarantee(case: Case) -> Iterator[str]:
         if release.queue_usage is QueueUsage.BORROWED:
             job = case.jobs[release.job]
             parts = case.by_type((part.node, part.gpus) for part in release.placement)
-            held.add(case.tree.leaf_of[job.queue], job.user, parts, sign=-1)
+            held.add(case.tree.leaf_of[job.queue], job, parts, sign=-1)
             if not job.preemptible:
                 yield f"{job.id} borrows"
     for release in case.plan.release:
