@@ -97,10 +97,8 @@ def _losses(answer: Answer) -> Iterator[str]:
         )
         if item["signalled_s"] is not None:
             saved += f", signalled {span(item['ended_s'] - item['signalled_s'])} before"
-        yield (
-            f"  {clock(item['ended_s'])}  {item['gpus']} GPUs from {item['from_queue']} to {item['to_queue']}"
-            f" for job {item['beneficiary']}"
-        )
+        gainer = f" to {item['to_queue']} for job {item['beneficiary']}" if item["beneficiary"] else ""
+        yield f"  {clock(item['ended_s'])}  {item['gpus']} GPUs from {item['from_queue']}{gainer}"
         yield f"      {item['reason']}: {words.meaning if words else 'see the policy'}"
         yield f"      lost {span(item['lost_gpu_s'])} of GPU time; {saved}"
 

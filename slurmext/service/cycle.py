@@ -14,10 +14,11 @@ from slurmext.model.snapshot import Snapshot
 from slurmext.model.state import ActionKind, ActionRecord, ActionState, JobKey
 from slurmext.policy.explain import messages
 from slurmext.policy.invariants.over_time import Look
-from slurmext.policy.planner import plan
+from slurmext.policy.planner import Planner
 from slurmext.ports import Clock, ClusterReader, Store
 from slurmext.service.apply import Applier
 from slurmext.service.look import look_of
+from slurmext.service.notices import notices_of
 from slurmext.service.observe import Memory, Observation, job_rows, observe
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ class CycleResult:
 
     `evicting` counts victims whose beneficiary waits for us, `leaving` those whose beneficiary Slurm starts by itself.
     `ending` counts jobs that Slurm is cleaning up after: no agent tells when their GPUs are free. `next_s` is when the
-    next waiting job becomes eligible, None when none will.
+    time alone will change something: a waiting job becomes eligible, a calendar changes, a running job must leave. None
+    when nothing is known to.
     """
 
     at_s: float
@@ -68,6 +70,7 @@ class Controller:
         self._shadow, self._on_policy, self._groups_of = shadow, on_policy, groups_of
         self._on_look = on_look
         self._policy = Policy()
+        self._planner = Planner()
         self._seen = frozenset[JobKey]()
         self.last: tuple[Observation, Plan] | None = None
 
@@ -84,11 +87,12 @@ class Controller:
             # What was just finished or requeued changes the world: the plan looks at it anew.
             view = self._reader.read()
             observation = observe(view, policy, self._memory(view.read_s), view.read_s, self._groups_of)
-        decided = plan(observation.snapshot) if policy.version else Plan()
+        decided = self._planner.plan(observation.snapshot) if policy.version else Plan()
         said = messages(observation.snapshot, decided)
         began = 0
         if policy.version and not self._shadow:
             began = self._applier.start(token, decided, observation, policy)
+            self._tell(token, decided, observation)
         if before and not self._shadow:
             self._applier.hold_requeued()
         self._store.save_jobs(token, job_rows(observation, decided.reasons, said, view.read_s))
@@ -107,13 +111,20 @@ class Controller:
             jobs=len(keys),
             began=began,
             open_actions=len(still_open),
-            evicting=len(victims) - leaving,
+            evicting=sum(bool(action.detail.get("beneficiary")) for action in victims) - leaving,
             leaving=leaving,
             ending=sum(job.state is JobState.COMPLETING for job in view.jobs),
-            next_s=_next_eligible(observation.snapshot),
+            next_s=_next_time(observation.snapshot, decided),
             rpcs=view.rpcs,
             new_jobs=new,
         )
+
+    def _tell(self, token: int, decided: Plan, observation: Observation) -> None:
+        """Let owners of running jobs know what will happen to them."""
+        standing = self._store.notices()
+        notices = notices_of(decided.note, observation, standing, observation.snapshot.now_s)
+        if frozenset(notices) != frozenset(standing):
+            self._store.replace_notices(token, notices)
 
     def slurm_id(self, raw_id: str) -> str:
         """The id Slurm's commands take of the job that calls itself `raw_id` (they differ for array tasks)."""
@@ -145,9 +156,12 @@ class Controller:
         )
 
 
-def _next_eligible(snapshot: Snapshot) -> float | None:
-    """When the first job that is not eligible yet will be."""
-    times = (job.eligible_s for job in snapshot.jobs if job.state is JobState.PENDING and job.eligible_s is not None)
+def _next_time(snapshot: Snapshot, decided: Plan) -> float | None:
+    """When the first thing happens that nobody tells us of."""
+    pending = (job for job in snapshot.jobs if job.state is JobState.PENDING)
+    times = [job.eligible_s for job in pending if job.eligible_s is not None]
+    times += [queue.changes[0].at_s for queue in snapshot.queues if queue.changes]
+    times += [note.at_s for note in decided.note]
     return min((float(at_s) for at_s in times if at_s > snapshot.now_s), default=None)
 
 

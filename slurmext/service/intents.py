@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from slurmext.model.cluster import JobRecord
-from slurmext.model.plan import Plan
+from slurmext.model.plan import Evict, Plan, Reason
 from slurmext.model.policy import Policy
 from slurmext.model.state import ActionKind, ActionRecord, ActionState, Intent, StoredFence
 from slurmext.service.observe import Known, Observation
@@ -54,12 +54,12 @@ def fences_of(
 
 
 def _settled(plan: Plan, open_actions: Sequence[ActionRecord], now: float) -> Plan:
-    """The plan, without evictions while a release is unsettled."""
+    """The plan, without evictions for others while a release is unsettled."""
     if not any(_unsettled(action, now) for action in open_actions):
         return plan
     promised = {evict.beneficiary for evict in plan.evict} | {move.beneficiary for move in plan.move}
     fence = tuple(fence for fence in plan.fence if fence.beneficiary not in promised)
-    return replace(plan, evict=(), move=(), fence=fence)
+    return replace(plan, evict=tuple(evict for evict in plan.evict if not evict.beneficiary), move=(), fence=fence)
 
 
 def _unsettled(action: ActionRecord, now: float) -> bool:
@@ -79,27 +79,43 @@ def _evictions(
     open_actions: Sequence[ActionRecord],
     left: int | None,
 ) -> list[Intent]:
-    """Intents of the plan's evictions and moves, whole sets only, within the budget."""
+    """Intents of the plan's evictions and moves, whole sets only, within the budget.
+
+    Who leaves for nobody in particular is a set of its own.
+    """
     going = {action.job for action in open_actions if action.kind is ActionKind.EVICT}
-    sets = dict[str, list[Intent]]()
+    sets = dict[tuple[str, str], list[Intent]]()
     leaving = [
-        *((e.job, e.beneficiary, e.reason, e.lost_gpu_s, f"makes room for job {e.beneficiary}") for e in plan.evict),
+        *((e.job, e.beneficiary, e.reason, e.lost_gpu_s, _why(e)) for e in plan.evict),
         *((m.job, m.beneficiary, m.reason, 0.0, f"moves so that job {m.beneficiary} fits") for m in plan.move),
     ]
     for job, beneficiary, reason, lost, message in leaving:
         known = observation.known[job]
         if known.key not in going:
-            to_queue = observation.known[beneficiary].queue or ""
+            to_queue = observation.known[beneficiary].queue or "" if beneficiary else ""
             detail = _leave(known, beneficiary, to_queue, float(lost), float(policy.settings.grace_s))
             intent = Intent(kind=ActionKind.EVICT, job=known.key, reason=reason.value, message=message, detail=detail)
-            sets.setdefault(beneficiary, []).append(intent)
+            sets.setdefault((beneficiary, "" if beneficiary else job), []).append(intent)
     intents = list[Intent]()
-    for beneficiary, victims in sets.items():
+    for (beneficiary, _), victims in sets.items():
         if left is not None and len(victims) > left - len(intents):
-            log.info("job %s waits: its %d victims are over the requeue budget", beneficiary, len(victims))
+            if beneficiary:
+                log.info("job %s waits: its %d victims are over the requeue budget", beneficiary, len(victims))
             continue
         intents += victims
     return intents
+
+
+def _why(evict: Evict) -> str:
+    match evict.reason:
+        case Reason.QUOTA_CUT:
+            return f"queue {evict.from_queue}, or one above it, uses more than its max, which was made smaller"
+        case Reason.QUEUE_REMOVED:
+            return f"queue {evict.from_queue} was removed from the policy"
+        case _ if not evict.beneficiary:
+            return ""
+        case _:
+            return f"makes room for job {evict.beneficiary}"
 
 
 def _leave(known: Known, beneficiary: str, to_queue: str, lost_gpu_s: float, grace_s: float) -> dict[str, object]:

@@ -68,9 +68,9 @@ def books_of(snapshot: Snapshot, plan: Plan) -> Books:
     for path in {at for queue in queues for at in lineage(queue)}:
         used.setdefault(path, 0)
     for job in snapshot.jobs:
-        if job.evicting_for is not None:
+        if job.evicting_for:
             leaving.setdefault(job.evicting_for, []).append(job.id)
-    for goer in (*plan.evict, *plan.move):
+    for goer in (goer for goer in (*plan.evict, *plan.move) if goer.beneficiary):
         leaving.setdefault(goer.beneficiary, []).append(goer.job)
     return Books(
         snapshot=snapshot,

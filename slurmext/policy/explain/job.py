@@ -26,6 +26,11 @@ def explain(snapshot: Snapshot, plan: Plan, job_id: str) -> str:
         where = ", ".join(f"{part.gpus} on {part.node}" for part in release.placement)
         return f"Job {job_id} starts now on {release.queue_usage} GPUs of queue {job.queue}: {where}."
     evict = next((evict for evict in plan.evict if evict.job == job_id), None)
+    if evict is not None and not evict.beneficiary:
+        return (
+            f"Job {job_id} must leave ({evict.reason}) queue {evict.from_queue}, for nobody in particular;"
+            f" {evict.lost_gpu_s:g} GPU s of work are in no checkpoint."
+        )
     if evict is not None:
         return (
             f"Job {job_id} must leave ({evict.reason}): queue {evict.from_queue} gives GPUs back to job"
@@ -36,7 +41,10 @@ def explain(snapshot: Snapshot, plan: Plan, job_id: str) -> str:
         where = ", ".join(part.node for part in move.target)
         return f"Job {job_id} moves to {where} so that job {move.beneficiary} fits."
     if job_id not in plan.reasons:
-        return f"Job {job_id} is {job.state} in queue {job.queue} with {job.placed_gpus} GPUs and stays so."
+        told = [f"; at {note.at_s:g} it must leave ({note.reason})" for note in plan.note if note.job == job_id]
+        return (
+            f"Job {job_id} is {job.state} in queue {job.queue} with {job.placed_gpus} GPUs and stays so{''.join(told)}."
+        )
     books = books_of(snapshot, plan)
     reason = plan.reasons[job_id]
     start = latest_start(books, job, reason)
