@@ -15,6 +15,13 @@ from slurmext.model.queue import FenceMode
 _SORT_KEYS = ("priority", "fifo", "fair")
 
 
+class HetJobs(StrEnum):
+    """What becomes of a heterogeneous job: queues do not take it."""
+
+    PASS = "pass"  # noqa: S105  no password
+    REFUSE = "refuse"
+
+
 class OverMax(StrEnum):
     """What happens to a job that asks for more than its queue's max: it can never start there."""
 
@@ -59,6 +66,15 @@ def _nothing_is_empty(value: object) -> object:
     return {} if value is None else value
 
 
+def _asked_for(value: object) -> object:
+    """`idle:` with nothing after it asks for the defaults."""
+    if value is None:
+        return {}
+    if isinstance(value, bool):
+        raise ValueError("write 'idle: {}' for the defaults, 'idle: {action: none}' to leave this queue's jobs alone")  # noqa: TRY004
+    return value
+
+
 QueueName = Annotated[str, AfterValidator(_queue_name)]
 TypeName = Annotated[str, AfterValidator(_type_name)]
 Name = Annotated[str, AfterValidator(_name)]
@@ -97,6 +113,29 @@ class AclDocument(_Strict):
     users: tuple[Name, ...] = Field(default=(), description="User names.")
     groups: tuple[Name, ...] = Field(default=(), description="Unix groups; their members may submit.")
     accounts: tuple[Name, ...] = Field(default=(), description="Slurm accounts.")
+
+
+class IdlePolicy(StrEnum):
+    """What happens to a job whose GPUs stay idle."""
+
+    REQUEUE = "requeue"
+    BORROWED = "borrowed"
+    NONE = "none"
+
+
+class IdleDocument(_Strict):
+    """Jobs whose GPUs all stay idle are warned, given time, and requeued."""
+
+    after_s: Seconds = Field(default=3600, description="A job is warned when all its GPUs were idle for so long.")
+    grace_s: Seconds = Field(default=900, description="It leaves so long after that, unless they work again.")
+    action: IdlePolicy = Field(
+        default=IdlePolicy.REQUEUE,
+        description="requeue: it is requeued; borrowed: only while its queue uses more than its guarantee; none: idle"
+        " jobs are left alone.",
+    )
+    max_extend_s: Seconds = Field(
+        default=86400, description="For how long at a time its owner may have it spared (slurmext job extend)."
+    )
 
 
 class QueueDocument(_Strict):
@@ -141,6 +180,10 @@ class QueueDocument(_Strict):
     each_user: UserDocument | None = Field(
         default=None, description="The limit of every user who is not listed under users; each by himself."
     )
+    idle: Annotated[IdleDocument | None, BeforeValidator(_asked_for)] = Field(
+        default=None,
+        description="Reclaim of idle GPUs. Not set: as the parent does; at the top: jobs may idle. {} = with defaults.",
+    )
     acl: AclDocument | None = Field(
         default=None, description="Who may submit. Not set: whoever may submit to the parent; at the top: everyone."
     )
@@ -173,6 +216,10 @@ class SettingsDocument(_Strict):
     over_max: OverMax = Field(
         default=OverMax.REFUSE,
         description="A job asking for more than its queue's max: refuse it at submit, or hold it.",
+    )
+    het_jobs: HetJobs = Field(
+        default=HetJobs.PASS,
+        description="Heterogeneous jobs with GPUs: left to Slurm outside all queues (pass), or refused at submit.",
     )
     default_queue: str | None = Field(
         default=None,

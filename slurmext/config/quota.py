@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, PlainValidator
 
 from slurmext.config.yaml_errors import ConfigError, Document, Loc, Problem
-from slurmext.model.queue import Queue, TypeQuota, UserLimit
+from slurmext.model.queue import IdleAction, IdleRule, Queue, TypeQuota, UserLimit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -76,6 +76,17 @@ def _walk(node: _Node) -> Iterator[_Node]:
         yield from _walk(child)
 
 
+def _idle_rule(item: QueueDocument, parent: Queue | None) -> IdleRule | None:
+    """The queue's own rule, else its parent's."""
+    own = item.idle
+    if own is None:
+        return None if parent is None else parent.idle
+    if own.action == "none":
+        return None
+    action = IdleAction(own.action.value)
+    return IdleRule(after_s=own.after_s, grace_s=own.grace_s, action=action, max_extend_s=own.max_extend_s)
+
+
 class _Resolver:
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -119,6 +130,7 @@ class _Resolver:
                 name: self.type_quota(quota, parent, name, (*loc, "by_type", name))
                 for name, quota in item.by_type.items()
             },
+            idle=_idle_rule(item, parent),
             users={name: UserLimit(max=limit.max) for name, limit in item.users.items()},
             groups={name: UserLimit(max=limit.max) for name, limit in item.groups.items()},
             each_user_max=None if item.each_user is None else item.each_user.max,

@@ -47,13 +47,17 @@ class IdleAction(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdleRule:
-    """A job whose GPUs were idle for `after_s` is warned, and leaves `grace_s` later unless they work again."""
+    """A job whose GPUs were idle for `after_s` is warned, and leaves `grace_s` later unless they work again.
+
+    Its owner may have it spared for up to `max_extend_s` at a time.
+    """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     after_s: Seconds
     grace_s: Seconds = 0
     action: IdleAction = IdleAction.REQUEUE
+    max_extend_s: Seconds = 86400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +85,7 @@ class Queue:
     `users` and `groups` limit what a user, or all members of a Unix group together, hold in the queue and below it;
     `each_user_max` does for every user who is not listed. `changes` are the calendar's next ones, soonest first. From
     `cut_s` on, what is used above `max` must leave (None: it may end by itself). `usage_gpu_h` is past use, decayed.
+    `idle` is about this queue's own jobs.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 
 import pytest
@@ -15,7 +16,7 @@ from slurmext.config.policy_document import OverMax
 from slurmext.config.policy_edit import parse_changes, set_queue
 from slurmext.config.yaml_errors import ConfigError
 from slurmext.errors import UsageError
-from slurmext.model.queue import FenceMode
+from slurmext.model.queue import FenceMode, IdleAction, IdleRule
 
 
 def text_of(queues: str, head: str = "") -> str:
@@ -195,6 +196,7 @@ def test_queues_tsv_has_what_job_submit_checks() -> None:
     table = queues_tsv(parse_policy(text), {"g": ["x", "w"], "empty": []}.__getitem__)
     assert table == (
         "#default\tfree\n"
+        "#het\tpass\n"
         "#rule\t\tacc\tp\torg/a\n"
         "org\t0\t8\trefuse\tu,w,x\t\n"
         "org/a\t1\t8\trefuse\tu,w,x\t\n"
@@ -326,3 +328,34 @@ def test_children_are_accepted_exactly_when_they_fit_their_parent(children: list
         assert sum(children) > whole
     else:
         assert sum(children) <= whole
+
+
+def test_idle_rules_are_inherited_and_can_be_left():
+    """A queue without an idle rule has its parent's; `{}` asks for the defaults, `none` leaves idle jobs alone."""
+    text = """
+version: 1
+queues:
+  a:
+    idle: {after_s: 60, grace_s: 30, action: borrowed, max_extend_s: 7200}
+    children: {b: {}, c: {idle: {action: none}, children: {e: {}}}, d: {idle: {}}}
+  x: {}
+"""
+    rules = {queue.path: queue.idle for queue in parse_policy(text).queues}
+    own = IdleRule(after_s=60, grace_s=30, action=IdleAction.BORROWED, max_extend_s=7200)
+    defaults = IdleRule(after_s=3600, grace_s=900, action=IdleAction.REQUEUE, max_extend_s=86400)
+    assert rules == {"a": own, "a/b": own, "a/c": None, "a/c/e": None, "a/d": defaults, "x": None}
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("true", "policy:4: queues.a.idle: write 'idle: {}' for the defaults"),
+        ("{after: 60}", "policy:4: queues.a.idle.after: unknown key, did you mean 'after_s'?"),
+        ("{action: cancel}", "must be 'requeue', 'borrowed' or 'none'"),
+        ("{grace_s: -1}", "queues.a.idle.grace_s: input should be greater than or equal to 0"),
+    ],
+)
+def test_wrong_idle_rules_are_explained(written, message):
+    """The line, the key, and what to write instead."""
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse_policy(f"version: 1\nqueues:\n  a:\n    idle: {written}\n")
