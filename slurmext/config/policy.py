@@ -224,14 +224,14 @@ def _target_problems(document: Document, policy: SitePolicy) -> list[Problem]:
 
 
 def queues_tsv(policy: SitePolicy, expand_group: Callable[[str], Collection[str]]) -> str:
-    """The table job_submit reads: `#default`, a `#rule` per placement rule (`user, account, partition, queue`, empty =
-    any), then a line per queue.
+    """The table job_submit reads: `#default`, `#het` (pass or refuse), a `#rule` per placement rule (`user, account,
+    partition, queue`, empty = any), then a line per queue.
 
     `path, leaf (1|0), effective max GPUs (empty = none), over_max, users (comma; empty = all), accounts (the same)`.
     `expand_group` gives a Unix group's members. An ACL whose groups have no members gets the user `-`, which is
     nobody's name: an empty list would let everyone in.
     """
-    lines = [f"#default\t{policy.settings.default_queue or ''}"]
+    lines = [f"#default\t{policy.settings.default_queue or ''}", f"#het\t{policy.settings.het_jobs.value}"]
     lines += [
         "\t".join(("#rule", rule.user or "", rule.account or "", rule.partition or "", rule.queue))
         for rule in policy.document.placement

@@ -194,7 +194,7 @@ class PolicyVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRow:
-    """A job as slurmext knows it."""
+    """A job as slurmext knows it. `reasons` are those it waited for, oldest first, as `CODE@seconds` (Unix)."""
 
     job: JobKey
     name: str = ""
@@ -206,6 +206,7 @@ class JobRow:
     nodes: str = ""
     reason: str = ""
     message: str = ""
+    reasons: str = ""
     ckpt: str | None = None
     preempted: int = 0
     restarts: int = 0

@@ -14,6 +14,7 @@ from slurmext.model.plan import Reason
 from slurmext.model.policy import Policy
 from slurmext.model.snapshot import Fence, Snapshot
 from slurmext.model.state import ActionKind, ActionRecord, ActionState, CheckpointRecord, JobKey, JobRow, StoredFence
+from slurmext.service.reason_history import with_reason
 
 _CKPT = re.compile(r"^(?:SIG)?(?P<signal>[A-Z][A-Z0-9+\-]*)@(?P<seconds>\d+)$")
 _AUTO_SIGNAL = "USR1"
@@ -37,7 +38,7 @@ class Known:
     """A managed job: Slurm's record with its key, queue and what the snapshot makes of it.
 
     `stray` is a pending job that nothing holds although the daemon did not release it: let through while no daemon
-    was there, or requeued by Slurm itself.
+    was there, or requeued by Slurm itself. `reasons` are those it waited for so far.
     """
 
     record: JobRecord
@@ -45,6 +46,7 @@ class Known:
     queue: str | None
     first_nodes: str
     stray: bool = False
+    reasons: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,7 @@ def observe(
             queue=queue,
             first_nodes=row.requested_nodes if row and row.job == key else record.required_nodes,
             stray=stray,
+            reasons=row.reasons if row and row.job == key else "",
         )
         if limited and record.user not in groups:
             groups[record.user] = tuple(sorted(limited.intersection(groups_of(record.user))))
@@ -245,6 +248,7 @@ def job_rows(
                 nodes=",".join(part.node for part in job.placement),
                 reason=reasons[job.id].value if job.id in reasons else "",
                 message=messages.get(job.id, ""),
+                reasons=with_reason(known.reasons, reasons[job.id].value if job.id in reasons else "", now_s),
                 ckpt=record.annotation.ckpt if record.annotation else None,
                 preempted=job.preempted,
                 restarts=record.restarts,

@@ -133,7 +133,7 @@ class SlurmReader:
 
     def _with_layout(self, job: JobRecord) -> JobRecord:
         """The job with its GPUs per node. Slurm tells that only job by job; it does not change while a job runs."""
-        if job.state not in _HOLDING or not job.gpus_per_task:
+        if job.state not in _HOLDING or not job.gpus_per_task or not job.placement:
             return replace(job, placement=())
         nodes = [part.node for part in job.placement]
         total = job.tasks * job.gpus_per_task
@@ -157,7 +157,8 @@ class SlurmReader:
         return tuple(NodeGpus(node=node, gpus=count) for node, count in sorted(held.items()) if count)
 
 
-_HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING, JobState.SUSPENDED})
+_HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING, JobState.SUSPENDED, JobState.UNKNOWN})
+"""A state that is not understood may well hold the nodes that Slurm lists for it."""
 
 
 def _without_fulfilled(active: Sequence[JobRecord], ended: Sequence[JobRecord]) -> list[JobRecord]:

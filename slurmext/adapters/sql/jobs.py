@@ -33,6 +33,7 @@ _FIELDS = (
     "nodes",
     "reason",
     "message",
+    "reasons",
     "ckpt",
     "preempted",
     "restarts",

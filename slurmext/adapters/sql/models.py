@@ -99,6 +99,9 @@ class Job(Base):
     nodes: Mapped[str] = mapped_column(Words, doc="Where it runs (host list); empty while pending.")
     reason: Mapped[str] = mapped_column(Name(64), doc="The one dominant reason it is pending.")
     message: Mapped[str] = mapped_column(Words, doc="That reason in words.")
+    reasons: Mapped[str] = mapped_column(
+        Name(1024), server_default="", doc="The reasons it waited for, oldest first: `CODE@seconds`, by blanks."
+    )
     ckpt: Mapped[str | None] = mapped_column(Name(255), doc="`--ckpt`: signal and grace; null: cannot checkpoint.")
     preempted: Mapped[int] = mapped_column(Integer, doc="How often slurmext evicted it.")
     restarts: Mapped[int] = mapped_column(Integer, doc="How often Slurm restarted it, for whatever reason.")
