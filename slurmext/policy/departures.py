@@ -1,4 +1,4 @@
-"""Evictions that nobody in particular gains from: a queue was removed, a queue's max was cut.
+"""Evictions that nobody in particular gains from: a queue was removed, a queue's max was cut, GPUs idle.
 
 They are settled before anybody who waits is asked. The rest of the plan sees those jobs as told to go already: their
 GPUs come free by themselves, and whoever waits may be promised them.
@@ -16,12 +16,16 @@ from slurmext.model.job import Job, JobState, Seconds
 from slurmext.model.plan import Evict, EvictAction, Note, Reason
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.cuts import cut_queues
+from slurmext.policy.idle import idle_gpus
 from slurmext.policy.supply import NodeTable
 from slurmext.policy.tree import QueueTree
 from slurmext.policy.victims import lost_seconds, shrunk, spared
 
 WITHOUT_BENEFICIARY = frozenset({Reason.QUOTA_CUT, Reason.QUEUE_REMOVED, Reason.IDLE_GPUS})
 """The reasons for which a job may leave although nobody in particular gains."""
+
+BEHIND_OTHERS = frozenset({Reason.IDLE_GPUS})
+"""The reasons for which a job comes back behind those who wait already, as if it were submitted then."""
 
 SURPLUS = "/surplus"
 """Ends the id of the part of a shrinking job that is on its way out, where the rest of the plan sees it."""
@@ -113,7 +117,8 @@ def told(snapshot: Snapshot, evicts: Iterable[Evict]) -> Snapshot:
         if evict is None:
             jobs.append(job)
         elif evict.action is not EvictAction.SHRINK:
-            jobs.append(replace(job, evicting_for=""))
+            since_s = snapshot.now_s if evict.reason in BEHIND_OTHERS else job.submitted_s
+            jobs.append(replace(job, evicting_for="", submitted_s=since_s))
         else:
             kept = shrunk(job, [(evict.tasks, {})])
             left = {part.node: part.gpus for part in kept}
@@ -124,5 +129,5 @@ def told(snapshot: Snapshot, evicts: Iterable[Evict]) -> Snapshot:
     return replace(snapshot, jobs=tuple(jobs))
 
 
-RULES: tuple[Callable[[Scene], None], ...] = (removed_queues, cut_queues)
+RULES: tuple[Callable[[Scene], None], ...] = (removed_queues, idle_gpus, cut_queues)
 """In this order: a cut counts only what stays after everybody else has left."""

@@ -20,7 +20,7 @@ from slurmext.model.job import Job, JobState, Placement
 from slurmext.model.plan import EvictAction, Plan, Reason
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.counting import HOLDING, Count
-from slurmext.policy.departures import departures, told
+from slurmext.policy.departures import BEHIND_OTHERS, departures, told
 from slurmext.policy.order import RankOf, Tournament, by_borrowing, by_guarantee
 from slurmext.policy.round import Standing
 from slurmext.policy.settlement import Settlement
@@ -113,6 +113,7 @@ def aftermath(snapshot: Snapshot, made: Plan) -> Snapshot:
     for fence in made.fence:
         kept_for[fence.beneficiary] = {part.node: part.gpus for part in fence.placement}
     gone = {evict.job for evict in made.evict if evict.action is not EvictAction.SHRINK}
+    last = {evict.job for evict in made.evict if evict.reason in BEHIND_OTHERS}
     moved = {move.job: move.target for move in made.move}
     jobs: list[Job] = []
     for job in snapshot.jobs:
@@ -127,10 +128,11 @@ def aftermath(snapshot: Snapshot, made: Plan) -> Snapshot:
                 started_s=None,
                 preempted=job.preempted + 1,
                 evicting_for=None,
+                idle_since_s=None,
             )
-            jobs.append(requeued)
+            jobs.append(replace(requeued, submitted_s=snapshot.now_s) if job.id in last else requeued)
         elif job.id in moved:
-            jobs.append(replace(job, placement=moved[job.id], started_s=snapshot.now_s))
+            jobs.append(replace(job, placement=moved[job.id], started_s=snapshot.now_s, idle_since_s=None))
         elif job.id in taken:
             shares = [(e.tasks, kept_for.get(e.beneficiary, {})) for e in made.evict if e.job == job.id]
             jobs.append(replace(job, placement=shrunk(job, shares)))

@@ -12,6 +12,7 @@ from dataclasses import replace
 from slurmext.model.job import Job, JobState, Placement
 from slurmext.model.plan import EvictAction, Plan
 from slurmext.model.snapshot import Snapshot
+from slurmext.policy.departures import BEHIND_OTHERS
 from slurmext.policy.planner import plan as real_plan
 from slurmext.policy.victims import shrunk
 
@@ -53,7 +54,9 @@ def step(
                 kept = shrunk(job, [(evict.tasks, _fence(plan, evict.beneficiary)) for evict in evicts])
                 jobs.append(replace(job, placement=kept))
             elif evicts[0].action is EvictAction.REQUEUE:
-                jobs.append(_requeued(job, eligible_s))
+                back = _requeued(job, eligible_s)
+                behind = evicts[0].reason in BEHIND_OTHERS
+                jobs.append(replace(back, submitted_s=snapshot.now_s) if behind else back)
         elif job.id in moved and leaves(job.id):
             jobs.append(replace(job, placement=moved[job.id], started_s=now_s, preempted=job.preempted + 1))
         elif job.state is not JobState.COMPLETING:
@@ -83,6 +86,7 @@ def _requeued(job: Job, eligible_s: float | None) -> Job:
         preempted=job.preempted + 1,
         eligible_s=eligible_s,
         evicting_for=None,
+        idle_since_s=None,
     )
 
 

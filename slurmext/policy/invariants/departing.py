@@ -34,6 +34,8 @@ def departures_are_due(case: Case) -> Iterator[str]:
         gone_s = case.before.removed.get(job.queue, now_s + 1)
         if evict.reason is Reason.QUEUE_REMOVED and (gone_s > now_s or job.queue in case.tree.leaf_of):
             yield f"{job.id} leaves {job.queue}, which is not removed or not yet"
+        if evict.reason is Reason.IDLE_GPUS and not _idled_enough(case, job):
+            yield f"{job.id} has not idled for as long as {job.queue} allows"
     for note in case.plan.note:
         if note.at_s <= now_s:
             yield f"{note.job} is told at {now_s:g} what happens at {note.at_s:g}"
@@ -100,6 +102,15 @@ def _counts(case: Case, job: Job, path: str) -> bool:
     inside = job.queue in case.tree.leaf_of and (job.queue == path or job.queue.startswith(path + "/"))
     before = job.started_s is None or queue.cut_s is None or job.started_s < queue.cut_s
     return stays and inside and before and not (settings.near_end_s and ends_within(job, now_s, settings.near_end_s))
+
+
+def _idled_enough(case: Case, job: Job) -> bool:
+    """Whether its queue's time and grace are over, and what its owner asked for."""
+    rule = next((queue.idle for queue in case.before.queues if queue.path == job.queue), None)
+    if rule is None or job.idle_since_s is None:
+        return False
+    warned_s = max(job.idle_since_s + rule.after_s, job.keep_until_s or 0)
+    return warned_s + rule.grace_s <= case.before.now_s
 
 
 def _type(case: Case, node: str) -> str:
