@@ -30,7 +30,7 @@ TOTAL = (
     Column(key="wait_p95_s", title="WaitP95", right=True),
     Column(key="evictions", title="Evictions", right=True),
     Column(key="lost_gpu_h", title="LostGpuHours", right=True),
-    Column(key="late", title="Late", right=True),
+    Column(key="breaches", title="Breaches", right=True),
     Column(key="fairness", title="Fairness", right=True),
 )
 QUEUES = (
@@ -188,7 +188,7 @@ def _run(
         observe=_monitor(broken),
     )  # fmt: skip
     outcome: Outcome = simulation.run(jobs, running)
-    return report(outcome, grace_s=float(settings.grace_s))
+    return report(outcome)
 
 
 def _monitor(broken: list[str] | None) -> Any:

@@ -106,7 +106,7 @@ def replay(name: str, jobs: list[TraceJob], quotas: dict[str, int], tick_s: floa
         elif way == "qos":
             planner, world = peers.QosPreemption(quotas), replace(world, saves=False)
         outcome = Simulation(nodes=nodes, queues=used, settings=Settings(), world=world, planner=planner).run(jobs)
-        made = report(outcome, grace_s=60)
+        made = report(outcome)
         longest = max((queue.longest_reclaim_s for queue in made.queues), default=0.0)
         found[way] = {
             "util": round(made.util, 3),

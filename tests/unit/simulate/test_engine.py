@@ -9,10 +9,12 @@ from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Settings
 from slurmext.policy.invariants import Watch
 from slurmext.policy.invariants.over_time import look_of
-from slurmext.simulate.engine import Outcome, Simulation, Track, World
+from slurmext.simulate.engine import Simulation
 from slurmext.simulate.peers import QosPreemption, static
 from slurmext.simulate.report import jain, percentile, report
+from slurmext.simulate.track import Outcome, Track
 from slurmext.simulate.workload import TraceJob
+from slurmext.simulate.world import World
 
 NODES = (Node(name="n1", gpus=8), Node(name="n2", gpus=8))
 QUEUES = (Queue(path="prod", guaranteed=8), Queue(path="research", guaranteed=8))
@@ -130,13 +132,14 @@ def test_the_report_adds_up() -> None:
         job("a", "research", 0, 1000), job("b", "research", 0, 1000), job("p", "prod", 100, 200),
         job("z", "prod", 1000, 10, 1),
     )  # fmt: skip
-    made = report(outcome, grace_s=60)
+    made = report(outcome)
     assert made.jobs == 4
     assert made.util == pytest.approx((1000 * 8 + (120 + 680) * 8 + 200 * 8) / (16 * 1000), rel=0.01)
     assert made.wait_mean_s == (0 + 0 + 20 + 0) / 4
     assert made.evictions == 1
     assert made.lost_gpu_h == pytest.approx(240 / 3600)
-    assert made.late == 0
+    assert made.breaches == 0
+    assert made.longest_guaranteed_s == 20
     assert {queue.queue: queue.longest_reclaim_s for queue in made.queues} == {"prod": 20, "research": 0}
 
 
