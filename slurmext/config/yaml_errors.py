@@ -118,7 +118,10 @@ class _Walk:
         if self._count > _MOST_NODES:
             self._fail(node, loc, f"the file grows to more than {_MOST_NODES} values; use fewer aliases (*name)")
         if isinstance(node, ScalarNode):
-            return self._yaml.constructor.construct_object(node)
+            try:
+                return self._yaml.constructor.construct_object(node)
+            except ValueError as error:
+                self._fail(node, loc, f"{node.value!r} is no value: {error}")
         if id(node) in self._open:
             self._fail(node, loc, "an alias contains itself")
         self._open.add(id(node))
