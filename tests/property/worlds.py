@@ -6,11 +6,16 @@ from hypothesis import strategies as st
 
 from slurmext.model.job import Job, JobState, NodeGpus
 from slurmext.model.node import Node, NodeState
-from slurmext.model.queue import FenceMode, Queue, TypeQuota, UserLimit
+from slurmext.model.queue import FenceMode, IdleAction, IdleRule, Queue, TypeQuota, UserLimit
 from slurmext.model.snapshot import Settings, Snapshot
 
 NOW_S = 10_000
 GROUPS = {"ann": ("lab",), "ben": ("lab", "ops"), "cem": ()}
+IDLE_RULES = [
+    IdleRule(after_s=500, grace_s=40),
+    IdleRule(after_s=0, grace_s=100_000),
+    IdleRule(after_s=500, action=IdleAction.BORROWED),
+]
 LEAVES = ("a", "b/x", "b/y", "c/x/p", "c/x/q", "c/y")
 
 
@@ -96,6 +101,7 @@ def _queue(draw: st.DrawFn, path: str, gpus: int, stated: int | None, plain: boo
             group: UserLimit(max=draw(st.integers(0, 12))) for group in ("lab", "ops") if draw(st.integers(0, 7)) == 0
         },
         each_user_max=draw(st.sampled_from([None] * 6 + [2, 8])),
+        idle=draw(st.sampled_from([None] * 3 + IDLE_RULES)),
     )
 
 
@@ -117,7 +123,7 @@ def _jobs(draw: st.DrawFn, nodes: tuple[Node, ...], plain: bool) -> tuple[Job, .
         for part in placement:
             free[part.node] -= part.gpus
         state = JobState.RUNNING if plain else draw(st.sampled_from(RUNNING))
-        jobs.append(_replace(draw, job, state, tuple(placement)))
+        jobs.append(_replace(draw, job, state, tuple(placement), idles=not plain and draw(st.integers(0, 2)) == 0))
     jobs += [draw(_shape(f"p{number}", plain)) for number in range(draw(st.integers(0, 10)))]
     return tuple(draw(st.permutations(jobs)))
 
@@ -125,7 +131,7 @@ def _jobs(draw: st.DrawFn, nodes: tuple[Node, ...], plain: bool) -> tuple[Job, .
 RUNNING = [JobState.RUNNING] * 9 + [JobState.COMPLETING, JobState.SUSPENDED, JobState.UNKNOWN]
 
 
-def _replace(draw: st.DrawFn, job: Job, state: JobState, placement: tuple[NodeGpus, ...]) -> Job:
+def _replace(draw: st.DrawFn, job: Job, state: JobState, placement: tuple[NodeGpus, ...], *, idles: bool) -> Job:
     from dataclasses import replace
 
     return replace(
@@ -135,6 +141,8 @@ def _replace(draw: st.DrawFn, job: Job, state: JobState, placement: tuple[NodeGp
         started_s=draw(st.sampled_from([None, 0, 5000, 9000, 9900])),
         time_limit_s=draw(st.sampled_from([None, None, 1000, 5100, 20000])),
         checkpoint_s=draw(st.sampled_from([None, None, 4000, 9500])),
+        idle_since_s=draw(st.sampled_from([100, NOW_S - 550, NOW_S - 10])) if idles else None,
+        keep_until_s=draw(st.sampled_from([None, None, NOW_S - 20, NOW_S + 500])) if idles else None,
     )
 
 
