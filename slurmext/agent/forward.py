@@ -11,7 +11,7 @@ import select
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tenacity
 
@@ -19,10 +19,12 @@ from slurmext.adapters.tcp.wire import (
     HANDSHAKE_S,
     NONCE,
     VERSION,
+    EndJob,
     Lines,
     WireError,
     agent_payload,
     keep_alive,
+    parse_order,
     server_payload,
     split_address,
 )
@@ -53,6 +55,7 @@ class Forwarder:
         munge: MungeAuth,
         controller_uids: Collection[int],
         hello: Callable[[], Mapping[str, object]] = dict,
+        on_order: Callable[[EndJob], None] = lambda _order: None,
     ) -> None:
         self._spool = spool
         self._node = node
@@ -60,6 +63,7 @@ class Forwarder:
         self._munge = munge
         self._controller_uids = frozenset(controller_uids)
         self._hello = hello
+        self._on_order = on_order
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="forward", daemon=True)
         self.connected_since_s: float | None = None
@@ -143,16 +147,34 @@ class Forwarder:
                 self._deliver(lines, line)
                 self._spool.acknowledged(name)
                 continue
-            ready, _, _ = select.select([connection, self._spool.wake], [], [], 30)
-            if connection in ready:
-                raise WireError("the controller closed the connection")
+            ready = [] if lines.waiting else select.select([connection, self._spool.wake], [], [], 30)[0]
+            if lines.waiting or connection in ready:
+                self._obey(_said(lines))
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._spool.wake)
 
     def _deliver(self, lines: Lines, line: bytes) -> None:
         lines.send(line)
-        answer = lines.receive()
-        if answer is None:
-            raise WireError("the controller closed the connection")
+        while "ack" not in (answer := _said(lines)):
+            self._obey(answer)
         if f'"seq": {answer.get("ack")},'.encode() not in line[:80]:
             raise WireError(f"acknowledged {answer} instead of {line[:80]!r}")
+
+    def _obey(self, said: Mapping[str, object]) -> None:
+        """Carry out an order; what goes wrong in it is no reason to stop forwarding."""
+        order = parse_order(said)
+        if order is None:
+            log.warning("the controller said %.200r, which this version does not know", said)
+            return
+        try:
+            self._on_order(order)
+        except Exception:
+            log.exception("job %d was not ended here", order.job_id)
+
+
+def _said(lines: Lines) -> dict[str, Any]:
+    """The controller's next line. Raises WireError when there will be none."""
+    answer = lines.receive()
+    if answer is None:
+        raise WireError("the controller closed the connection")
+    return answer

@@ -19,6 +19,7 @@ from slurmext import __version__
 from slurmext.adapters.munge import MungeAuth
 from slurmext.adapters.nvml import NvmlDriver
 from slurmext.agent import handlers
+from slurmext.agent.ending import end_job
 from slurmext.agent.files import only_one, own_directory, replace_file
 from slurmext.agent.forward import Forwarder
 from slurmext.agent.gpus import GpuWatch
@@ -33,6 +34,7 @@ from slurmext.errors import SlurmextError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from slurmext.adapters.tcp.wire import EndJob
     from slurmext.ports import GpuDriver
 
 log = logging.getLogger(__name__)
@@ -86,6 +88,7 @@ class Agent:
             munge=munge or MungeAuth.find(bin_dir=site.slurm.bin_dir, socket=site.munge_socket),
             controller_uids=uids | _slurm_uids(site.slurm.user),
             hello=self._hello,
+            on_order=lambda order: self._end(order, site),
         )
         self._pid_file = run_dir / f"agent-{node}.pid"
         self._notes = Notes(run_dir / f"agent-{node}.notes", node, lambda note: self._answer(ROOT, note))
@@ -121,6 +124,11 @@ class Agent:
 
     def _answer(self, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
         return handlers.answer(self.node, peer, request)
+
+    @staticmethod
+    def _end(order: EndJob, site: SiteConfig) -> None:
+        conf = None if site.slurm.conf is None else str(site.slurm.conf)
+        end_job(order.job_id, started_before_s=order.started_before_s, slurm_conf=conf)
 
     def _hello(self) -> dict[str, object]:
         jobs = [job.job_id for job in self.node.jobs.all()]

@@ -18,7 +18,7 @@ from watchfiles import watch
 
 from slurmext.adapters.munge import MungeAuth
 from slurmext.adapters.tcp.agent_server import AgentServer
-from slurmext.adapters.tcp.wire import AgentEvent
+from slurmext.adapters.tcp.wire import AgentEvent, EndJob
 from slurmext.config.policy import SitePolicy, queues_tsv
 from slurmext.config.site import SiteConfig
 from slurmext.daemon.monitor import Monitor
@@ -61,7 +61,11 @@ class Daemon:
         if site.daemon.check_invariants:
             self._monitor = Monitor(self._store, site.run_dir / "invariants")
         self._controller = bootstrap.controller(
-            site, self._store, on_policy=self._write_queues, on_look=self._monitor and self._monitor.see
+            site,
+            self._store,
+            on_policy=self._write_queues,
+            on_look=self._monitor and self._monitor.see,
+            end_left=self._end_left,
         )
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -269,6 +273,11 @@ class Daemon:
         if new and event.event == "checkpoint" and job_id is not None:
             self._store.record_checkpoint(_checkpoint(event, job_id))
         self._wake.set()
+
+    def _end_left(self, nodes: Collection[str], raw_id: str, before_s: float) -> None:
+        """Have the agents of these nodes kill what is left of a job."""
+        if raw_id.isdecimal():
+            self._agents.order(nodes, EndJob(job_id=int(raw_id), started_before_s=before_s))
 
     # what the command line asks
 

@@ -35,9 +35,15 @@ LEAVE_PATIENCE_S = 60.0
 HOLD_WITHIN_S = 2.0
 HOLD_BEFORE_S = 3.0
 """A requeued victim is held when its beneficiary runs, but within this time, and this long before it is eligible."""
+END_AFTER_S = 2.0
+"""A requeued victim that had its grace gets this long to go before what is left of it is killed, and as long again
+before that is asked for once more."""
 _SAVED_BEFORE_S = 1.0
 """A checkpoint saved this little before the signal counts as its answer (clocks, and a save already under way)."""
 
+
+EndLeft = Callable[[Collection[str], str, float], None]
+"""(node names, SLURM_JOB_ID, Unix seconds before which the run began)."""
 
 _Due = tuple[ActionRecord, Mapping[str, object]]
 """An eviction whose time to requeue has come, and what its record is to say about its checkpoint."""
@@ -47,6 +53,7 @@ class Applier:
     """Acts for one holder of the controller lease; `token` goes with every write.
 
     `guard_s` is how long job_submit.lua keeps a job from starting that its user released from `sbatch --hold`.
+    `end_left` kills, on these nodes, what is left of a run of the job (SLURM_JOB_ID) that began before then.
     `crash` is called at every boundary between store and Slurm, for the test that kills the daemon at each of them.
     """
 
@@ -58,9 +65,11 @@ class Applier:
         actuator: Actuator,
         clock: Clock,
         guard_s: float = 30,
+        end_left: EndLeft = lambda _nodes, _raw_id, _before_s: None,
         crash: Callable[[str], None] = lambda _boundary: None,
     ) -> None:
-        self._guard_s = guard_s
+        self._guard_s, self._end_left = guard_s, end_left
+        self._ended_s = dict[int, float]()  # action -> when what was left of its job was last to be killed
         self._store, self._reader, self._actuator, self._clock, self._crash = store, reader, actuator, clock, crash
         self._unheld = list[str]()
         self._hold_at_once = False
@@ -271,7 +280,21 @@ class Applier:
             self._finish(token, action, "requeued and held", now)
         elif record.state is JobState.RUNNING and action.state is ActionState.REQUEUED:
             return [(action, {})]  # asked for, but Slurm does not show it: ask again
+        elif record.state is JobState.COMPLETING and action.state is ActionState.REQUEUED:
+            self._end_if_due(action, record, now)
         return []
+
+    def _end_if_due(self, action: ActionRecord, record: JobRecord, now: float) -> None:
+        """Nobody waits for Slurm's KillWait: who had no signal has the grace to end, who had one has had it."""
+        requeued_s = _number(action, "requeued_s")
+        warned = "signalled_s" in action.detail
+        patience_s = END_AFTER_S if warned else max(END_AFTER_S, _number(action, "grace_s"))
+        last_s = self._ended_s.get(action.id, 0.0)
+        if record.raw_id and now - requeued_s >= patience_s and now - last_s >= END_AFTER_S:
+            self._ended_s[action.id] = now
+            nodes = [part.node for part in record.placement]
+            log.info("job %s does not end on %s: what is left is killed", record.slurm_id, ",".join(nodes))
+            self._end_left(nodes, record.raw_id, requeued_s)
 
     def _requeue(self, token: int, due: Sequence[_Due], observation: Observation) -> None:
         if not due:
@@ -317,6 +340,7 @@ class Applier:
 
     def _finish(self, token: int, action: ActionRecord, message: str, now: float) -> None:
         """Close an eviction and write the victim's ledger."""
+        self._ended_s.pop(action.id, None)
         get = action.detail.get
         signalled, confirmed = get("signalled_s"), get("confirmed_s")
         gpus = int(_number(action, "gpus"))

@@ -14,7 +14,7 @@ from slurmext.config.site import SiteConfig
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.invariants.over_time import Look
 from slurmext.ports import Store
-from slurmext.service.apply import Applier
+from slurmext.service.apply import Applier, EndLeft
 from slurmext.service.cycle import Controller
 
 
@@ -44,12 +44,18 @@ def controller(
     *,
     on_policy: Callable[[SitePolicy], None] = lambda _policy: None,
     on_look: Callable[[Look], None] | None = None,
+    end_left: EndLeft = lambda _nodes, _raw_id, _before_s: None,
 ) -> Controller:
     """The cycle over the site's real Slurm."""
     runner, clock = slurm_runner(site), SystemClock()
     reader = SlurmReader(runner, clock)
     applier = Applier(
-        store=store, reader=reader, actuator=SlurmActuator(runner), clock=clock, guard_s=site.daemon.heartbeat_stale_s
+        store=store,
+        reader=reader,
+        actuator=SlurmActuator(runner),
+        clock=clock,
+        guard_s=site.daemon.heartbeat_stale_s,
+        end_left=end_left,
     )
     return Controller(
         store=store,

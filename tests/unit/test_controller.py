@@ -40,7 +40,11 @@ class Site:
         lease = self.store.acquire_lease("controller", "me", 15, self.slurm.now())
         assert lease is not None
         self.token = lease.token
-        applier = Applier(store=self.store, reader=self.slurm, actuator=self.slurm, clock=self.slurm, crash=crash)
+        self.killed: list[tuple[str, float]] = []
+        applier = Applier(
+            store=self.store, reader=self.slurm, actuator=self.slurm, clock=self.slurm, crash=crash,
+            end_left=lambda _nodes, job, _before_s: self.killed.append((job, self.slurm.now())),
+        )  # fmt: skip
         self.controller = Controller(
             store=self.store,
             reader=self.slurm,
@@ -114,6 +118,30 @@ def test_victims_save_then_requeue_then_the_beneficiary_starts_where_they_were(s
     assert {line.victim.job_id for line in lines} == set(victims)
     assert all(line.beneficiary == gang and line.confirmed_s is not None for line in lines)
     assert all(site.slurm.records[job].priority == 0 for job in victims), "victims wait under our hold"
+
+
+@pytest.mark.parametrize(("ckpt", "after_s"), [("auto", 2), (None, 20)])
+def test_a_victim_that_does_not_end_is_killed_when_it_had_its_grace(site: Site, ckpt: str | None, after_s: int) -> None:
+    """One that had a signal and the grace has 2 s after TERM; one that TERM told first has the grace of 20 s."""
+    _borrow_everything(site, ckpt=ckpt)
+    site.slurm.linger = True
+    site.slurm.submit("prod")
+    site.rounds(2)
+    (victim,) = site.done("signal USR1" if ckpt else "requeue")
+    if ckpt:
+        site.confirm(victim)
+        site.rounds(1)
+    requeued_s = next(a.detail["requeued_s"] for a in site.store.open_actions() if a.kind is ActionKind.EVICT)
+    assert isinstance(requeued_s, float)
+    site.rounds(after_s + 1)
+    assert {job for job, _ in site.killed} == {victim}
+    assert after_s <= site.killed[0][1] - requeued_s <= after_s + 1
+    site.rounds(3)
+    asked = len(site.killed)
+    assert asked >= 2, "it is asked for again"
+    site.slurm.linger = False
+    site.rounds(5)
+    assert len(site.killed) <= asked + 1
 
 
 def test_without_confirmation_the_grace_is_waited_out(site: Site) -> None:

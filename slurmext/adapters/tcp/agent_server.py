@@ -20,6 +20,7 @@ from slurmext.adapters.tcp.wire import (
     NONCE,
     VERSION,
     AgentEvent,
+    EndJob,
     Lines,
     WireError,
     agent_payload,
@@ -72,6 +73,7 @@ class AgentServer:
         self._lock = threading.Lock()
         self._agents: dict[int, ConnectedAgent] = {}
         self._open: dict[int, socket.socket] = {}
+        self._lines: dict[int, Lines] = {}
         self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
         self._stopping = False
         self._address = split_address(listen)
@@ -114,6 +116,21 @@ class AgentServer:
             agents = sorted(self._agents.values(), key=lambda agent: (agent.node, agent.since_s))
         return list({agent.node: agent for agent in agents}.values())
 
+    def order(self, nodes: Collection[str], order: EndJob) -> list[str]:
+        """Tell the agents of these nodes; returns the nodes whose agent was told. One that is away is not told later:
+        Slurm ends what is left as well, only later.
+        """
+        with self._lock:
+            newest = {agent.node: key for key, agent in self._agents.items() if agent.node in nodes}
+            told = {node: self._lines[key] for node, key in newest.items() if key in self._lines}
+        for node, lines in list(told.items()):
+            try:
+                lines.send(order.line())
+            except OSError as error:
+                log.info("agent of %s was not told to end job %d: %s", node, order.job_id, error)
+                del told[node]
+        return sorted(told)
+
     def _accept(self) -> None:
         while not self._stopping:
             try:
@@ -151,6 +168,7 @@ class AgentServer:
                 now = time.time()
                 with self._lock:
                     self._agents[key] = ConnectedAgent(node=node, address=name, since_s=now, last_event_s=now)
+                    self._lines[key] = lines
                 log.info("agent of %s connected (%s)", node, name)
                 self._events(lines, node, key)
         except (MungeError, WireError) as error:
@@ -165,6 +183,7 @@ class AgentServer:
         finally:
             with self._lock:
                 self._open.pop(key, None)
+                self._lines.pop(key, None)
                 if self._agents.pop(key, None) and not self._stopping:
                     log.info("agent of %s disconnected", node)
 

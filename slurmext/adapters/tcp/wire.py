@@ -5,6 +5,7 @@
     server: {"ok": true, "credential": "MUNGE:…"}                  over b"slurmext-controller/1 n1 <server's> <agent's>"
     agent:  {"seq": 1, "boot": "<uuid>", "node": "n1", "event": "…", "at_s": 1.0, …}
     server: {"ack": 1}
+    server: {"end": {"job_id": 12, "started_before_s": 1.0}}        at any time after the agent's first event
 
 Credentials cover both nonces, so neither side's can be replayed; munge gives the uid on the other side.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +72,31 @@ def parse_event(line: Mapping[str, Any], node: str) -> AgentEvent:
                       job_id=None if job_id is None else str(job_id), uid=uid, detail=rest)  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndJob:
+    """An order to the agent: kill what is left on its node of a job that was requeued. Only runs that began before
+    `started_before_s` (Unix seconds) are meant.
+    """
+
+    job_id: int
+    started_before_s: float
+
+    def line(self) -> dict[str, Any]:
+        """As it is sent."""
+        return {"end": {"job_id": self.job_id, "started_before_s": self.started_before_s}}
+
+
+def parse_order(line: Mapping[str, Any]) -> EndJob | None:
+    """An order of the controller; None for one that this version does not know."""
+    asked = line.get("end")
+    if not isinstance(asked, dict):
+        return None
+    job_id, before_s = asked.get("job_id"), asked.get("started_before_s")
+    if not _count(job_id) or not isinstance(before_s, int | float):
+        return None
+    return EndJob(job_id=job_id, started_before_s=float(before_s))
+
+
 def agent_payload(node: str, server_nonce: str, agent_nonce: str) -> bytes:
     """What the agent's credential is over."""
     return f"slurmext-agent/{VERSION} {node} {server_nonce} {agent_nonce}".encode()
@@ -100,11 +127,18 @@ class Lines:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._buffer = b""
+        self._sending = threading.Lock()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a whole line has already been read from the socket."""
+        return b"\n" in self._buffer
 
     def send(self, message: Mapping[str, Any] | bytes) -> None:
         """Send an object, or a line that already is one."""
         line = message if isinstance(message, bytes) else json.dumps(message).encode() + b"\n"
-        self._connection.sendall(line)
+        with self._sending:
+            self._connection.sendall(line)
 
     def receive(self) -> dict[str, Any] | None:
         """The next object, None at the end. Raises WireError for anything else, TimeoutError."""

@@ -13,7 +13,7 @@ import pytest
 
 from slurmext.adapters.munge import MungeAuth, MungeError
 from slurmext.adapters.tcp.agent_server import AgentServer
-from slurmext.adapters.tcp.wire import WireError, parse_event
+from slurmext.adapters.tcp.wire import EndJob, WireError, parse_event
 from slurmext.agent import spool as spool_module
 from slurmext.agent.forward import Forwarder
 from slurmext.agent.spool import EventSpool
@@ -105,6 +105,53 @@ def test_a_controller_that_comes_back_gets_what_waited(spool, connect):
     other.stop()
     assert again.jobs == [*map(str, range(20)), "99"]
     again.server.stop()
+
+
+def test_orders_reach_the_agent_at_any_time(spool):
+    """While it has nothing to say, and while it waits for an acknowledgement; one for another node does not."""
+    obeyed = []
+    controller = Controller()
+    order = EndJob(job_id=7, started_before_s=12.5)
+    forwarder = Forwarder(
+        spool, node="n1", address=f"127.0.0.1:{controller.server.port}", munge=KeyedMunge(), controller_uids=(0,),
+        on_order=obeyed.append,
+    )  # fmt: skip
+    forwarder.start()
+    until(lambda: forwarder.connected_since_s)
+    assert controller.server.order(["n1", "n2"], order) == ["n1"]
+    until(lambda: obeyed == [order])
+    take = controller._take
+    controller.server._on_event = lambda event: (controller.server.order(["n1"], order), take(event))
+    for job_id in range(3):
+        spool.add("job_start", job_id=job_id, uid=5)
+    until(lambda: len(spool) == 0)
+    assert obeyed == [order] * 4
+    assert controller.jobs == ["0", "1", "2"]
+    forwarder.stop()
+    controller.server.stop()
+
+
+def test_an_order_that_goes_wrong_or_is_unknown_changes_nothing_else(spool):
+    """The agent goes on forwarding over the same connection."""
+    controller = Controller()
+
+    def fail(_order):
+        raise RuntimeError("no")
+
+    forwarder = Forwarder(
+        spool, node="n1", address=f"127.0.0.1:{controller.server.port}", munge=KeyedMunge(), controller_uids=(0,),
+        on_order=fail,
+    )  # fmt: skip
+    forwarder.start()
+    until(lambda: forwarder.connected_since_s)
+    since_s = forwarder.connected_since_s
+    controller.server.order(["n1"], EndJob(job_id=7, started_before_s=12.5))
+    next(iter(controller.server._lines.values())).send({"later": 1})
+    spool.add("job_start", job_id=1, uid=5)
+    until(lambda: controller.jobs == ["1"])
+    assert forwarder.connected_since_s == since_s
+    forwarder.stop()
+    controller.server.stop()
 
 
 def test_nothing_is_acknowledged_before_it_is_stored(spool, connect):

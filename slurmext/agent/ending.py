@@ -1,0 +1,94 @@
+"""Kills what is left of a job that was requeued and does not go.
+
+Slurm sends TERM and then waits KillWait seconds, 30 by default and 5 at least, before it kills. A job that was warned
+and had its grace need not be waited for so long: others are guaranteed its GPUs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import time
+
+from slurmext.agent.jobs import parent_of, stepd_job
+
+log = logging.getLogger(__name__)
+
+_PASSES, _PAUSE_S = 5, 0.02
+"""A process may fork while it is looked for."""
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def end_job(job_id: int, *, started_before_s: float, slurm_conf: str | None, proc: str = "/proc") -> int:
+    """KILL the processes below the job's slurmstepds that began before then; returns how many.
+
+    The slurmstepds themselves stay and report the job's end. With `slurm_conf`, a slurmstepd that says it belongs to
+    another configuration is another cluster's on this host.
+    """
+    stepds = {
+        pid
+        for pid in _pids(proc)
+        if stepd_job(pid, proc) == job_id and _began_s(pid, proc) < started_before_s and _is_ours(pid, slurm_conf, proc)
+    }
+    killed = 0
+    for _ in range(_PASSES):
+        # All are held before the first is killed: its children would no longer be found below the slurmstepd.
+        with contextlib.ExitStack() as held:
+            below = [pid for pid in _pids(proc) if pid not in stepds and _is_below(pid, stepds, proc)] if stepds else []
+            handles = [handle for pid in below if (handle := _hold(pid, stepds, proc, held)) is not None]
+            for handle in handles:
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+        killed += len(handles)
+        if not handles:
+            break
+        time.sleep(_PAUSE_S)
+    if killed:
+        log.info("job %d: %d processes that did not end were killed", job_id, killed)
+    return killed
+
+
+def _pids(proc: str) -> list[int]:
+    return [int(name) for name in os.listdir(proc) if name.isdigit()]
+
+
+def _is_below(pid: int, stepds: set[int], proc: str) -> bool:
+    for _ in range(256):
+        pid = parent_of(pid, proc)
+        if pid <= 1:
+            return False
+        if pid in stepds:
+            return True
+    return False
+
+
+def _hold(pid: int, stepds: set[int], proc: str, held: contextlib.ExitStack) -> int | None:
+    """A descriptor of the process, looked at again once it is held: pids are used anew. None when it is gone."""
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return None
+    held.callback(os.close, handle)
+    return handle if _is_below(pid, stepds, proc) else None
+
+
+def _began_s(pid: int, proc: str) -> float:
+    """Unix seconds; the far future for a process that is gone."""
+    try:
+        with open(f"{proc}/{pid}/stat", "rb") as file:  # noqa: PTH123
+            ticks = int(file.read(4096).rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return float("inf")
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / _TICKS
+
+
+def _is_ours(pid: int, slurm_conf: str | None, proc: str) -> bool:
+    try:
+        with open(f"{proc}/{pid}/environ", "rb") as file:  # noqa: PTH123
+            values = dict(entry.partition(b"=")[::2] for entry in file.read(1 << 20).split(b"\0"))
+    except OSError:
+        return False
+    theirs = values.get(b"SLURM_CONF")
+    return slurm_conf is None or theirs is None or theirs == slurm_conf.encode()
