@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from slurmext.config.calendar import zone_of
+from slurmext.config.names import is_template
 from slurmext.config.policy_document import OverMax, PolicyDocument, QueueDocument, SettingsDocument
-from slurmext.config.quota import resolve_queues
+from slurmext.config.quota import ANY_NAME, resolve_queues
+from slurmext.config.schedule import Schedule
 from slurmext.config.yaml_errors import ConfigError, Document, Loc, Problem, check, load_yaml, nearest
 from slurmext.errors import SlurmextError
-from slurmext.model.policy import Policy, QueueRule
+from slurmext.model.policy import Policy, QueueRule, child_of
 from slurmext.model.snapshot import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from slurmext.model.queue import Queue
+    from slurmext.model.state import PolicyVersion
 
 _MOST_DEPTH = 8
 
@@ -37,7 +42,11 @@ class Acl:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SitePolicy:
-    """A checked policy. `queues` has a parent before its children; `acls` and `over_max` are the effective ones."""
+    """A checked policy. `queues` has a parent before its children; `acls` and `over_max` are the effective ones.
+
+    `queues` are the numbers without any calendar; `at` gives the policy with those in force at a time.
+    `dynamic` has what the children of a queue are like that exist as soon as a job is in them; `including` adds such.
+    """
 
     document: PolicyDocument
     queues: tuple[Queue, ...]
@@ -45,7 +54,9 @@ class SitePolicy:
     over_max: Mapping[str, OverMax] = field(repr=False)
     by_path: Mapping[str, Queue] = field(repr=False)
     parents: frozenset[str] = field(repr=False)
+    dynamic: Mapping[str, Queue] = field(repr=False)
     guarantees: Mapping[str, int] = field(repr=False)
+    schedule: Schedule = field(repr=False, compare=False)
 
     @property
     def settings(self) -> SettingsDocument:
@@ -65,13 +76,60 @@ class SitePolicy:
                 consolidate=knobs.consolidate,
             ),
             queues=self.queues,
+            paths=frozenset(self.by_path),
+            leaves=frozenset(self.leaves),
+            dynamic=self.dynamic,
             default_queue=knobs.default_queue,
             rules=tuple(
-                QueueRule(queue=rule.queue, user=rule.user, account=rule.account, partition=rule.partition)
+                QueueRule(
+                    queue=rule.queue,
+                    user=rule.user,
+                    account=rule.account,
+                    partition=rule.partition,
+                    group=rule.group,
+                )
                 for rule in self.document.placement
             ),
             max_requeues_per_cycle=knobs.max_requeues_per_cycle,
             max_requeues_per_hour=knobs.max_requeues_per_hour,
+        )
+
+    def queues_at(self, now_s: float) -> tuple[Queue, ...]:
+        """The queues with the numbers in force at that time, and the calendar's next changes of them."""
+        return self.schedule.at(now_s).queues
+
+    def at(self, now_s: float) -> SitePolicy:
+        """The policy with the numbers in force at that time."""
+        in_force = self.schedule.at(now_s)
+        queues = in_force.queues
+        if queues is self.queues:
+            return self
+        by_path = {queue.path: queue for queue in queues}
+        return replace(self, queues=queues, by_path=by_path, guarantees=_guarantees(queues), dynamic=in_force.dynamic)
+
+    def largest_max(self, path: str, now_s: float) -> int | None:
+        """Like `effective_max`, with the most that the calendar gives each of these queues within a year."""
+        largest = self.schedule.largest_max(now_s)
+        return min((most for above in _upwards(path) if (most := largest[above]) is not None), default=None)
+
+    def including(self, paths: Iterable[str]) -> SitePolicy:
+        """The policy with those of `paths` as queues that exist as soon as a job is in them, each below its parent."""
+        found = [child_of(self.dynamic, path) for path in sorted(set(paths) - self.by_path.keys())]
+        new = [queue for queue in found if queue is not None]
+        if not new:
+            return self
+        above = {queue.path: queue.path.rpartition("/")[0] for queue in new}
+        queues: list[Queue] = []
+        for queue in self.queues:
+            queues += (queue, *(child for child in new if above[child.path] == queue.path))
+        over_max = {path: self.over_max[f"{parent}/{ANY_NAME}"] for path, parent in above.items()}
+        return replace(
+            self,
+            queues=tuple(queues),
+            acls={**self.acls, **{path: self.acls[parent] for path, parent in above.items()}},
+            over_max={**self.over_max, **over_max},
+            by_path={**self.by_path, **{queue.path: queue for queue in new}},
+            guarantees={**self.guarantees, **{queue.path: queue.guaranteed or 0 for queue in new}},
         )
 
     @property
@@ -120,12 +178,27 @@ def load_policy(path: Path) -> SitePolicy:
     return parse_policy(text, str(path))
 
 
-def parse_policy(text: str, source: str = "policy") -> SitePolicy:
-    """Check the text of a policy; `source` is the file named in errors. Raises ConfigError."""
+def parse_policy(text: str, source: str = "policy", *, now_s: float | None = None) -> SitePolicy:
+    """Check the text of a policy; `source` is the file named in errors. Raises ConfigError.
+
+    Calendars must add up in the year that begins at `now_s` (Unix seconds; None: now).
+    """
+    policy, document = _parsed(text, source)
+    policy.schedule.check(document, time.time() if now_s is None else now_s)
+    return policy
+
+
+def stored_policy(version: PolicyVersion) -> SitePolicy:
+    """A policy that was checked when it was applied. Its calendars are not checked again: that year may be over."""
+    return _parsed(version.document, f"policy version {version.version}")[0]
+
+
+def _parsed(text: str, source: str) -> tuple[SitePolicy, Document]:
     document = load_yaml(text, source)
     checked = check(document, PolicyDocument)
-    queues = resolve_queues(document, checked.queues)
-    parents = frozenset(queue.path.rpartition("/")[0] for queue in queues) - {""}
+    resolved = resolve_queues(document, checked.queues)
+    queues = resolved.queues
+    parents = frozenset(queue.path.rpartition("/")[0] for queue in queues) - {""} | resolved.dynamic.keys()
     acls: dict[str, Acl] = {}
     over_max: dict[str, OverMax] = {}
     _inherit(checked.queues, "", Acl(), checked.settings.over_max, acls=acls, over_max=over_max)
@@ -136,7 +209,9 @@ def parse_policy(text: str, source: str = "policy") -> SitePolicy:
         over_max=over_max,
         by_path={queue.path: queue for queue in queues},
         parents=parents,
+        dynamic=resolved.dynamic,
         guarantees=_guarantees(queues),
+        schedule=Schedule(document, checked.queues, resolved, zone_of(checked.settings.timezone)),
     )
     problems = [
         *_depth_problems(document, queues),
@@ -145,7 +220,7 @@ def parse_policy(text: str, source: str = "policy") -> SitePolicy:
     ]
     if problems:
         raise ConfigError(sorted(problems, key=lambda problem: problem.line or 0))
-    return policy
+    return policy, document
 
 
 def _inherit(
@@ -166,6 +241,8 @@ def _inherit(
             else Acl(users=frozenset(own.users), groups=frozenset(own.groups), accounts=frozenset(own.accounts))
         )
         over_max[path] = over if item.over_max is None else item.over_max
+        if item.dynamic is not None:
+            over_max[f"{path}/{ANY_NAME}"] = item.dynamic.over_max or over_max[path]
         _inherit(item.children, path, acls[path], over_max[path], acls=acls, over_max=over_max)
 
 
@@ -208,8 +285,12 @@ def _target_problems(document: Document, policy: SitePolicy) -> list[Problem]:
     for loc, path in targets:
         if path is None or path in policy.leaves:
             continue
+        if is_template(path):
+            problems += _template_problems(document, policy, loc, path)
+            continue
         if path in policy.parents:
-            below = ", ".join(leaf for leaf in policy.leaves if leaf.startswith(f"{path}/"))
+            names = [leaf for leaf in policy.leaves if leaf.startswith(f"{path}/")]
+            below = ", ".join([*names, f"{path}/{{user}} (made of the job)"] if path in policy.dynamic else names)
             message = f"{path!r} has queues below it, and jobs go to queues without children: {below}"
         else:
             message = (
@@ -217,38 +298,21 @@ def _target_problems(document: Document, policy: SitePolicy) -> list[Problem]:
             )
         problems.append(document.problem(loc, message))
     for index, rule in enumerate(policy.document.placement):
-        if rule.user is None and rule.account is None and rule.partition is None:
-            message = "matches every job; name a user, an account or a partition, or set settings.default_queue instead"
+        everything = rule.user is rule.account is rule.partition is rule.group is None
+        if everything and not is_template(rule.queue):
+            message = "matches every job; name a user, a group, an account or a partition, or set default_queue instead"
             problems.append(document.problem(("placement", index), message))
     return problems
 
 
-def queues_tsv(policy: SitePolicy, expand_group: Callable[[str], Collection[str]]) -> str:
-    """The table job_submit reads: `#default`, `#het` (pass or refuse), a `#rule` per placement rule (`user, account,
-    partition, queue`, empty = any), then a line per queue.
-
-    `path, leaf (1|0), effective max GPUs (empty = none), over_max, users (comma; empty = all), accounts (the same)`.
-    `expand_group` gives a Unix group's members. An ACL whose groups have no members gets the user `-`, which is
-    nobody's name: an empty list would let everyone in.
-    """
-    lines = [f"#default\t{policy.settings.default_queue or ''}", f"#het\t{policy.settings.het_jobs.value}"]
-    lines += [
-        "\t".join(("#rule", rule.user or "", rule.account or "", rule.partition or "", rule.queue))
-        for rule in policy.document.placement
-    ]
-    for queue in policy.queues:
-        acl = policy.acls[queue.path]
-        users = set(acl.users).union(*(expand_group(group) for group in acl.groups))
-        if not acl.open and not users and not acl.accounts:
-            users = {"-"}
-        most = policy.effective_max(queue.path)
-        fields = (
-            queue.path,
-            "0" if queue.path in policy.parents else "1",
-            "" if most is None else str(most),
-            policy.over_max[queue.path].value,
-            ",".join(sorted(users)),
-            ",".join(sorted(acl.accounts)),
-        )
-        lines.append("\t".join(fields))
-    return "\n".join(lines) + "\n"
+def _template_problems(document: Document, policy: SitePolicy, loc: Loc, template: str) -> list[Problem]:
+    """A template below a queue that is written out must be able to make a queue of somebody."""
+    above, _, _ = template.rpartition("/")
+    if not above or is_template(above) or above in policy.parents:
+        return []
+    if above in policy.by_path:
+        message = f"{template!r} makes queues below {above}, which has no 'dynamic:'; {above} needs 'dynamic: {{}}'"
+    else:
+        known = policy.parents or policy.by_path
+        message = f"there is no queue {above!r}{nearest(above, known) or '; queues: ' + ', '.join(policy.by_path)}"
+    return [document.problem(loc, message)]

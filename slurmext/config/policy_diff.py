@@ -78,6 +78,10 @@ def _fields(model: BaseModel, prefix: str = "") -> dict[str, str]:
         elif isinstance(value, dict):
             for key, item in value.items():
                 fields.update(_fields(item, f"{prefix}{name}.{key}."))
+        elif isinstance(value, tuple) and isinstance(value[0], BaseModel):
+            for index, item in enumerate(value):
+                shown = {key: text for key, text in _fields(item).items() if text != "-"}
+                fields[f"{prefix}{name}[{index}]"] = " ".join(f"{key}={text}" for key, text in shown.items())
         else:
             fields[prefix + name] = show(value)
     return fields

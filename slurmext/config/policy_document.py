@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import re
+import datetime as dt
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from slurmext.config.calendar import cron, zone_of
+from slurmext.config.names import Name, QueueName, Template, TypeName
 from slurmext.config.quota import Amount
+from slurmext.config.sizes import SizeDocument
 from slurmext.config.yaml_errors import nearest
-from slurmext.model.queue import FenceMode
+from slurmext.model.queue import FenceMode, PreDrain
 
 _SORT_KEYS = ("priority", "fifo", "fair")
 
@@ -27,27 +30,6 @@ class OverMax(StrEnum):
 
     REFUSE = "refuse"
     HOLD = "hold"
-
-
-def _queue_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", value):
-        raise ValueError(
-            f"{value!r} is no queue name: letters, digits, '.', '_' and '-', at most 63, the first a letter or digit"
-            + ("; a queue below another goes under its 'children:'" if "/" in value else "")
-        )
-    return value
-
-
-def _type_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
-        raise ValueError(f"{value!r} is no GPU type: write it as in gres.conf, for example h100")
-    return value
-
-
-def _name(value: str) -> str:
-    if not re.fullmatch(r"[^\s,#/]+", value):
-        raise ValueError(f"{value!r} is no name: one word without spaces, commas, '#' or '/'")
-    return value
 
 
 def _job_sort(value: str) -> str:
@@ -75,9 +57,7 @@ def _asked_for(value: object) -> object:
     return value
 
 
-QueueName = Annotated[str, AfterValidator(_queue_name)]
-TypeName = Annotated[str, AfterValidator(_type_name)]
-Name = Annotated[str, AfterValidator(_name)]
+Zone = Annotated[str, AfterValidator(lambda name: zone_of(name).key)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Gpus = Annotated[int, Field(ge=0, strict=True)]
 Count = Annotated[int, Field(ge=0, strict=True)]
@@ -138,6 +118,50 @@ class IdleDocument(_Strict):
     )
 
 
+class WindowDocument(_Strict):
+    """A time at which other numbers are in force. What is not given here stays as the queue says."""
+
+    start: str | None = Field(
+        default=None,
+        description="When it begins, each time: minute, hour, day, month, weekday as in cron ('0 8 * * mon-fri').",
+    )
+    hours: Annotated[float, Field(gt=0, le=8784, allow_inf_nan=False)] | None = Field(
+        default=None, description="How long it lasts each time; goes with start."
+    )
+    date: dt.date | None = Field(
+        default=None, description="The day on which it is in force once. Dated windows beat recurring ones."
+    )
+    days: Annotated[int, Field(ge=1, le=3660, strict=True)] | None = Field(
+        default=None, description="How many days from date on. Default 1."
+    )
+    guaranteed: Amount | None = Field(default=None, description="As in the queue.")
+    reserved: Amount | None = Field(default=None, description="As in the queue.")
+    max: Amount | None = Field(default=None, description="As in the queue; null = no limit.")
+    lending_limit: Gpus | None = Field(default=None, description="As in the queue.")
+    by_type: dict[TypeName, TypeDocument] = Field(default={}, description="As in the queue, for the types named here.")
+
+    @field_validator("start")
+    @classmethod
+    def _start(cls, value: str | None) -> str | None:
+        if value is not None:
+            cron(value)
+        return value
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> WindowDocument:
+        if (self.start is None) == (self.date is None):
+            raise ValueError("needs either start ('0 8 * * mon-fri', with hours) or date (2026-12-24), and not both")
+        if self.start is not None and self.hours is None:
+            raise ValueError("needs 'hours' beside start: how long it lasts, for example hours: 12")
+        if self.start is not None and self.days is not None:
+            raise ValueError("'days' goes with date; a recurring window lasts 'hours'")
+        if self.date is not None and self.hours is not None:
+            raise ValueError("'hours' goes with start; a dated window lasts 'days'")
+        if not self.model_fields_set & {"guaranteed", "reserved", "max", "lending_limit", "by_type"}:
+            raise ValueError("changes nothing; give guaranteed, reserved, max, lending_limit or by_type")
+        return self
+
+
 class QueueDocument(_Strict):
     """A queue. GPU numbers are absolute, or a share of the parent's number of the same name: '50%'."""
 
@@ -184,8 +208,23 @@ class QueueDocument(_Strict):
         default=None,
         description="Reclaim of idle GPUs. Not set: as the parent does; at the top: jobs may idle. {} = with defaults.",
     )
+    calendar: tuple[WindowDocument, ...] = Field(
+        default=(),
+        description="Times at which other numbers are in force, in settings.timezone. Of two at the same time the later"
+        " in this list counts, dated ones before recurring ones.",
+    )
+    pre_drain: PreDrain | None = Field(
+        default=None,
+        description="A borrower that cannot end before the calendar takes its GPUs away: refuse to start it, or start"
+        " it and tell its owner when. Default: the parent's; at the top refuse.",
+    )
     acl: AclDocument | None = Field(
         default=None, description="Who may submit. Not set: whoever may submit to the parent; at the top: everyone."
+    )
+    dynamic: Annotated[QueueDocument | None, BeforeValidator(_nothing_is_empty)] = Field(
+        default=None,
+        description="Queues below this one exist as soon as a job is in them (placement `research/{user}`): what each"
+        " is like. Keys as of a queue, without children and acl. {} = with defaults.",
     )
     children: dict[QueueName, QueueNode] = Field(
         default={}, description="Queues below this one. Jobs go to queues without children."
@@ -213,6 +252,11 @@ class SettingsDocument(_Strict):
         default=None, description="Most evictions in one cycle; null = no limit."
     )
     max_requeues_per_hour: Count | None = Field(default=None, description="Most evictions in an hour; null = no limit.")
+    cut_delay_s: Seconds = Field(
+        default=600,
+        description="When a max becomes smaller or a queue is removed, what is above it leaves so much later.",
+    )
+    timezone: Zone = Field(default="UTC", description="Time zone of all calendars, an IANA name such as Europe/Berlin.")
     over_max: OverMax = Field(
         default=OverMax.REFUSE,
         description="A job asking for more than its queue's max: refuse it at submit, or hold it.",
@@ -221,19 +265,24 @@ class SettingsDocument(_Strict):
         default=HetJobs.PASS,
         description="Heterogeneous jobs with GPUs: left to Slurm outside all queues (pass), or refused at submit.",
     )
-    default_queue: str | None = Field(
+    default_queue: Template | None = Field(
         default=None,
-        description="Queue of a job that names none and matches no placement rule; null = such a job is left to Slurm.",
+        description="Queue of a job that names none and matches no placement rule; may be a template as in placement;"
+        " null = such a job is left to Slurm.",
     )
 
 
 class PlacementDocument(_Strict):
     """A job that names no queue goes to `queue` when all that is given here matches; the first such rule counts."""
 
-    queue: str = Field(description="Path of a queue without children.")
+    queue: Template = Field(
+        description="Path of a queue without children. May be a template with {user}, {account}, {partition} or {group}"
+        " (the user's primary group): where that makes no queue of the job, the rule does not match."
+    )
     user: Name | None = Field(default=None, description="Name of the submitting user.")
     account: Name | None = Field(default=None, description="Slurm account of the job.")
     partition: Name | None = Field(default=None, description="Partition of the job.")
+    group: Name | None = Field(default=None, description="A Unix group of the submitting user.")
 
 
 class PolicyDocument(_Strict):
@@ -247,6 +296,9 @@ class PolicyDocument(_Strict):
         default=(), description="Which queue a job that names none goes to. The first rule that matches counts."
     )
     queues: dict[QueueName, QueueNode] = Field(description="The queue tree.", min_length=1)
+    sizes: dict[QueueName, SizeDocument] = Field(
+        default={}, description="Request templates that users name with --size."
+    )
 
 
 QueueDocument.model_rebuild()

@@ -48,7 +48,7 @@ def settable_keys() -> list[str]:
     plain = [
         name
         for name in QueueDocument.model_fields
-        if name not in {"by_type", "users", "groups", "each_user", "acl", "children"}
+        if name not in {"by_type", "users", "groups", "each_user", "acl", "calendar", "children"}
     ]
     return [
         *plain,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import accumulate
 from typing import TYPE_CHECKING, Annotated
@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, PlainValidator
 
 from slurmext.config.yaml_errors import ConfigError, Document, Loc, Problem
-from slurmext.model.queue import IdleAction, IdleRule, Queue, TypeQuota, UserLimit
+from slurmext.model.queue import IdleAction, IdleRule, PreDrain, Queue, TypeQuota, UserLimit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from slurmext.config.policy_document import QueueDocument, TypeDocument
 
+ANY_NAME = "*"
+"""Stands for the name of a child that exists once a job is in it; no queue has that name."""
 _PERCENT = r"^(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)\s?%$"
 
 
@@ -57,17 +59,40 @@ class _Node:
     guaranteed: int
     loc: Loc
     children: tuple[_Node, ...]
+    dynamic: _Node | None = None
 
 
-def resolve_queues(document: Document, queues: Mapping[str, QueueDocument]) -> tuple[Queue, ...]:
-    """The tree as model queues, a parent before its children. Raises ConfigError with all that does not add up."""
-    resolver = _Resolver(document)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """The queues, a parent before its children; `dynamic` has what the children of a path are like that come and go."""
+
+    queues: tuple[Queue, ...]
+    dynamic: Mapping[str, Queue]
+
+
+def resolve_queues(
+    document: Document,
+    queues: Mapping[str, QueueDocument],
+    *,
+    moved: Mapping[Loc, Loc] | None = None,
+    when: str = "",
+    checked: bool = True,
+) -> Resolved:
+    """The tree as model queues. Raises ConfigError with all that does not add up, unless `checked` is False.
+
+    Keys that a calendar sets stand where `moved` says; `when` is added to each error.
+    """
+    resolver = _Resolver(document, moved or {}, when)
     roots = [resolver.queue(name, item, None, ("queues", name)) for name, item in queues.items()]
-    for root in roots:
+    for root in roots if checked else ():
         resolver.check(root)
-    if resolver.problems:
+    if resolver.problems and checked:
         raise ConfigError(sorted(resolver.problems, key=lambda problem: problem.line or 0))
-    return tuple(node.queue for root in roots for node in _walk(root))
+    nodes = [node for root in roots for node in _walk(root)]
+    return Resolved(
+        queues=tuple(node.queue for node in nodes),
+        dynamic={node.queue.path: node.dynamic.queue for node in nodes if node.dynamic is not None},
+    )
 
 
 def _walk(node: _Node) -> Iterator[_Node]:
@@ -88,12 +113,12 @@ def _idle_rule(item: QueueDocument, parent: Queue | None) -> IdleRule | None:
 
 
 class _Resolver:
-    def __init__(self, document: Document) -> None:
-        self.document = document
+    def __init__(self, document: Document, moved: Mapping[Loc, Loc], when: str) -> None:
+        self.document, self.moved, self.when = document, moved, when
         self.problems: list[Problem] = []
 
     def problem(self, loc: Loc, message: str) -> None:
-        self.problems.append(self.document.problem(loc, message))
+        self.problems.append(self.document.problem(self.moved.get(loc, loc), message + self.when))
 
     def number(self, value: int | Share | None, whole: int | None, parent: str | None, loc: Loc) -> int | None:
         if not isinstance(value, Share):
@@ -126,6 +151,7 @@ class _Resolver:
             min_runtime_s=item.min_runtime_s,
             preemption_delay_s=item.preemption_delay_s,
             job_sort=item.job_sort,
+            pre_drain=item.pre_drain or (PreDrain.REFUSE if parent is None else parent.pre_drain),
             by_type={
                 name: self.type_quota(quota, parent, name, (*loc, "by_type", name))
                 for name, quota in item.by_type.items()
@@ -140,7 +166,21 @@ class _Resolver:
             for name, child in item.children.items()
         )
         guaranteed = sum(child.guaranteed for child in children) if queue.guaranteed is None else queue.guaranteed
-        return _Node(queue=queue, guaranteed=guaranteed, loc=loc, children=children)
+        dynamic = None
+        if item.dynamic is not None:
+            # What comes and goes below never changes what the queue itself is guaranteed.
+            queue = replace(queue, guaranteed=guaranteed)
+            dynamic = self.dynamic(item.dynamic, queue, (*loc, "dynamic"))
+        return _Node(queue=queue, guaranteed=guaranteed, loc=loc, children=children, dynamic=dynamic)
+
+    def dynamic(self, item: QueueDocument, parent: Queue, loc: Loc) -> _Node:
+        """What each child is like that exists once a job is in it. Without a guarantee it uses its parent's."""
+        for key in ("children", "acl", "dynamic"):
+            if getattr(item, key):
+                self.problem((*loc, key), f"a queue that exists once a job is in it has no {key}; leave it out")
+        node = self.queue(f"{parent.path}/{ANY_NAME}", item.model_copy(update={"dynamic": None}), parent, loc)
+        shares = node.guaranteed == 0 and not any(quota.guaranteed for quota in node.queue.by_type.values())
+        return replace(node, queue=replace(node.queue, guaranteed=node.guaranteed, shares_guarantee=shares))
 
     def type_quota(self, quota: TypeDocument, parent: Queue | None, gpu_type: str, loc: Loc) -> TypeQuota:
         above = None if parent is None else f"{parent.path} ({gpu_type})"
@@ -181,6 +221,14 @@ class _Resolver:
             self.children_fit(node, shares, quota.guaranteed, f"{gpu_type} ", (*node.loc, "by_type", gpu_type))
         for child in node.children:
             self.check(child)
+        if node.dynamic is not None:
+            self.check(node.dynamic)
+            if node.dynamic.guaranteed > node.guaranteed:
+                self.problem(
+                    (*node.dynamic.loc, "guaranteed"),
+                    f"each queue would be guaranteed {node.dynamic.guaranteed} GPUs, more than {queue.path}'s own"
+                    f" {node.guaranteed}, which they share; lower it or raise {queue.path}",
+                )
 
     def order(self, loc: Loc, guaranteed: int, reserved: int, most: int | None, *, written: bool) -> None:
         origin = "" if written else ", the sum of its children's,"
@@ -210,6 +258,6 @@ class _Resolver:
         self.problem(
             at,
             f"the children of {node.queue.path} guarantee {everyone} {gpu_type}GPUs ({each}), more than"
-            f" {node.queue.path}'s own {whole} (line {self.document.line(parent_loc)});"
+            f" {node.queue.path}'s own {whole} (line {self.document.line(self.moved.get(parent_loc, parent_loc))});"
             f" lower a child or raise {node.queue.path}",
         )

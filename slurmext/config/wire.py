@@ -31,7 +31,7 @@ _KNOWN_KEYS = sorted(
 )
 _ONLY_WHEN_SET = {
     "jobs": ("eligible_s", "blocked", "evicting_for", "groups", "idle_since_s", "keep_until_s"),
-    "queues": ("groups", "each_user_max", "changes", "cut_s", "usage_gpu_h", "idle"),
+    "queues": ("groups", "each_user_max", "changes", "cut_s", "pre_drain", "usage_gpu_h", "idle", "shares_guarantee"),
     "settings": ("fences_stand", "headroom_gpus", "headroom_drainable", "usage_factor"),
 }
 """Keys left out of a written snapshot while they say nothing."""
@@ -72,7 +72,7 @@ def snapshot_to_json(snapshot: Snapshot, *, indent: int | None = None) -> str:
     for part, keys in _ONLY_WHEN_SET.items():
         for item in data[part] if isinstance(data[part], list | tuple) else (data[part],):
             for key in keys:
-                if item[key] is None or (key != "evicting_for" and not item[key]):
+                if item[key] is None or item[key] == "refuse" or (key != "evicting_for" and not item[key]):
                     del item[key]
     for key in ("fences", "removed"):
         if not data[key]:

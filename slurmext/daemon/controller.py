@@ -19,8 +19,9 @@ from watchfiles import watch
 from slurmext.adapters.munge import MungeAuth
 from slurmext.adapters.tcp.agent_server import AgentServer
 from slurmext.adapters.tcp.wire import AgentEvent, EndJob
-from slurmext.config.policy import SitePolicy, queues_tsv
+from slurmext.config.policy import SitePolicy
 from slurmext.config.site import SiteConfig
+from slurmext.config.submit_table import NameService, queues_tsv
 from slurmext.daemon.monitor import Monitor
 from slurmext.daemon.query_server import SOCKET_NAME, QueryServer
 from slurmext.errors import SlurmextError, SlurmUnavailable, StoreConflict, StoreUnavailable
@@ -260,7 +261,7 @@ class Daemon:
 
     def _write_queues(self, policy: SitePolicy) -> None:
         if not self._site.daemon.shadow:
-            _write(self._site.run_dir / "queues.tsv", queues_tsv(policy, _members))
+            _write(self._site.run_dir / "queues.tsv", queues_tsv(policy, _NAMES))
 
     # what agents say
 
@@ -343,9 +344,21 @@ def _uid(user: str) -> set[int]:
         return set()
 
 
+def _gid(group: str) -> int | None:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        return None
+
+
 def _members(group: str) -> Collection[str]:
     try:
         found = grp.getgrnam(group)
     except KeyError:
         return ()
     return {*found.gr_mem, *(entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == found.gr_gid)}
+
+
+_NAMES = NameService(
+    members=_members, gid=_gid, all_gids=lambda: {entry.gr_name: entry.gr_gid for entry in grp.getgrall()}
+)

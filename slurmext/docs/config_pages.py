@@ -18,9 +18,11 @@ from slurmext.config.policy_document import (
     SettingsDocument,
     TypeDocument,
     UserDocument,
+    WindowDocument,
 )
 from slurmext.config.quota import Share
 from slurmext.config.site import AgentSite, DaemonSite, ManagedSite, OptionsSite, SiteConfig, SlurmSite
+from slurmext.config.sizes import SizeDocument
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +44,7 @@ Rules:
 
 - `reserved <= guaranteed <= max` for every queue, in all and for each GPU type.
 - The children of a queue may not guarantee more than the queue itself does.
+- Both hold at any time of the calendars in the year to come; an error names the windows and the time.
 - A share such as `50%` is of the parent's number of the same name, rounded down. Queues at the top have numbers.
 - Jobs go to queues without children. The least `max` on the way up holds.
 - An ACL holds for the queues below until one has its own. A user passes who is listed, is a member of a listed Unix
@@ -76,9 +79,11 @@ def policy_page() -> str:
         ("settings", SettingsDocument),
         ("placement", PlacementDocument),
         ("queues.NAME", QueueDocument),
+        ("queues.NAME.calendar", WindowDocument),
         ("queues.NAME.by_type.TYPE", TypeDocument),
-        ("queues.NAME.users.USER", UserDocument),
+        ("queues.NAME.users.USER, queues.NAME.groups.GROUP, queues.NAME.each_user", UserDocument),
         ("queues.NAME.acl", AclDocument),
+        ("sizes.NAME", SizeDocument),
     )
     return POLICY_HEAD.replace("{example}", example) + "".join(_tables(parts))
 

@@ -60,6 +60,13 @@ class IdleRule:
     max_extend_s: Seconds = 86400
 
 
+class PreDrain(StrEnum):
+    """A borrower that cannot end before the calendar takes its GPUs away: not started, or started and told."""
+
+    REFUSE = "refuse"
+    TELL = "tell"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaChange:
     """The queue's numbers from `at_s` on, all of them, as a calendar says. Units as in Queue."""
@@ -83,8 +90,10 @@ class Queue:
     `submitted_s`, then `id`.
 
     `users` and `groups` limit what a user, or all members of a Unix group together, hold in the queue and below it;
-    `each_user_max` does for every user who is not listed. `changes` are the calendar's next ones, soonest first. From
+    `each_user_max` does for every user who is not listed. `changes` are the calendar's next ones, soonest first;
+    `pre_drain` is what they mean for this queue's borrowers. From
     `cut_s` on, what is used above `max` must leave (None: it may end by itself). `usage_gpu_h` is past use, decayed.
+    With `shares_guarantee` its jobs use its parent's guarantee as their own.
     `idle` is about this queue's own jobs.
     """
 
@@ -107,5 +116,7 @@ class Queue:
     each_user_max: int | None = None
     changes: tuple[QuotaChange, ...] = ()
     cut_s: Seconds | None = None
+    pre_drain: PreDrain = PreDrain.REFUSE
     usage_gpu_h: float = 0
     idle: IdleRule | None = None
+    shares_guarantee: bool = False

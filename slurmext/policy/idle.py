@@ -12,7 +12,6 @@ from slurmext.model.job import Job, JobState, Seconds
 from slurmext.model.plan import Reason
 from slurmext.model.queue import IdleAction, IdleRule
 from slurmext.policy.ledger import Usage
-from slurmext.policy.tree import HIDDEN_LEAF
 from slurmext.policy.victims import spared
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class _Guarantees:
         if leaf is None:
             return False
         node = tree.nodes[leaf]
-        own = tree.nodes[node.lineage[1]] if node.key.endswith(HIDDEN_LEAF) else node
+        own = tree.own(node.index)
         if rule.action is IdleAction.BORROWED and self._usage.floating(own) <= own.floating:
             return False
         self._count(job, sign=-1)

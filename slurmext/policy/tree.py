@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from slurmext.model.queue import FenceMode, Queue
+from slurmext.model.queue import FenceMode, PreDrain, Queue
 from slurmext.model.snapshot import Snapshot
 
 ROOT = 0
@@ -28,7 +28,8 @@ class QueueNode:
     """One queue with every default filled in. `lineage` is the queue itself and its ancestors, root left out.
 
     `kept` GPUs are never lent while the queue does not use them itself: the largest of `reserved`, what the lending
-    limit holds back, and the whole guarantee behind an outward fence.
+    limit holds back, and the whole guarantee behind an outward fence. `tells`: who is in the way of a calendar's change
+    starts all the same, and is told.
     """
 
     index: int
@@ -53,10 +54,12 @@ class QueueNode:
     user_max: Mapping[str, int | None]
     group_max: Mapping[str, int]
     each_user_max: int | None
+    shares_guarantee: bool
     limits_people: bool
     counts_people: bool
     reserved: int
     lending_limit: int | None
+    tells: bool
 
     def most_of(self, user: str) -> int | None:
         """Most GPUs the user may hold in the queue: what it says of the user, else of everybody. None = no limit."""
@@ -77,6 +80,11 @@ class QueueTree:
     typed: bool
     keeps: bool
     changes: bool
+
+    def own(self, leaf: int) -> QueueNode:
+        """The queue whose guarantee jobs of the leaf use as their own: itself, or its parent where they share it."""
+        node = self.nodes[leaf]
+        return self.nodes[node.lineage[1]] if node.shares_guarantee else node
 
     def common_ancestor(self, one: int, other: int) -> int:
         """Index of the lowest queue that holds both leaves."""
@@ -161,10 +169,12 @@ def _root(children: tuple[int, ...]) -> QueueNode:
         user_max={},
         group_max={},
         each_user_max=None,
+        shares_guarantee=False,
         limits_people=False,
         counts_people=False,
         reserved=0,
         lending_limit=None,
+        tells=False,
     )
 
 
@@ -234,10 +244,12 @@ class _Numbers:
             user_max={user: limit.max for user, limit in queue.users.items()},
             group_max={group: limit.max for group, limit in queue.groups.items() if limit.max is not None},
             each_user_max=queue.each_user_max,
+            shares_guarantee=hidden or (queue.shares_guarantee and parent != ROOT),
             limits_people=limited,
             counts_people=limited or "fair" in queue.job_sort,
             reserved=queue.reserved,
             lending_limit=queue.lending_limit,
+            tells=stated.pre_drain is PreDrain.TELL,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -12,8 +12,10 @@ from slurmext.model.cluster import ClusterView, JobRecord
 from slurmext.model.job import Job, JobState, NodeGpus, Placement
 from slurmext.model.plan import Reason
 from slurmext.model.policy import Policy
+from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Fence, Snapshot
 from slurmext.model.state import ActionKind, ActionRecord, ActionState, CheckpointRecord, JobKey, JobRow, StoredFence
+from slurmext.service.idleness import Idleness, with_idleness
 from slurmext.service.reason_history import with_reason
 
 _CKPT = re.compile(r"^(?:SIG)?(?P<signal>[A-Z][A-Z0-9+\-]*)@(?P<seconds>\d+)$")
@@ -31,6 +33,7 @@ class Memory:
     preempted: Mapping[JobKey, int]
     fences: Sequence[StoredFence]
     not_before: Mapping[JobKey, tuple[float, str]]
+    idleness: Idleness = Idleness()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +82,8 @@ def observe(
     groups_of: Callable[[str], Sequence[str]] = lambda _user: (),
 ) -> Observation:
     """The world as `plan()` shall see it. `groups_of` gives a user's Unix groups, the primary one first."""
-    limited = {group for queue in policy.queues for group in queue.groups}
-    groups = dict[str, tuple[str, ...]]()
+    everybody = _Groups(groups_of if policy.asks_groups else lambda _user: ())
+    limited = {group for queue in (*policy.queues, *policy.dynamic.values()) for group in queue.groups}
     releases = {
         a.job: a for a in memory.open_actions if a.kind is ActionKind.RELEASE and a.state is ActionState.RELEASED
     }
@@ -95,7 +98,7 @@ def observe(
             continue
         row = memory.rows.get(record.slurm_id)
         key = _key(record, row)
-        queue = _queue(record, policy)
+        queue = _queue(record, policy, everybody)
         release = releases.get(key)
         pending = record.state is JobState.PENDING and not record.held
         stray = pending and release is None and key not in evictions
@@ -107,10 +110,9 @@ def observe(
             stray=stray,
             reasons=row.reasons if row and row.job == key else "",
         )
-        if limited and record.user not in groups:
-            groups[record.user] = tuple(sorted(limited.intersection(groups_of(record.user))))
         job = _job(record, key, queue, release, evictions.get(key), memory, now_s)
-        jobs.append(replace(job, groups=groups[record.user]) if groups.get(record.user) else job)
+        named = everybody.named(record.user, limited) if limited else ()
+        jobs.append(replace(job, groups=named) if named else job)
     nodes = tuple(replace(node, gpus=max(0, node.gpus - unmanaged[node.name])) for node in view.nodes)
     pending = {job.id for job in jobs if job.state is JobState.PENDING}
     fences = tuple(
@@ -118,11 +120,26 @@ def observe(
         for fence in memory.fences
         if fence.beneficiary.job_id in pending
     )
+    queues = (*policy.queues, *_dynamic_queues(jobs, policy))
+    rules = {queue.path: queue.idle for queue in queues if queue.idle is not None}
+    if rules:
+        jobs = [
+            with_idleness(
+                job,
+                known[job.id].record,
+                known[job.id].key,
+                rules.get(job.queue),
+                evictions.get(known[job.id].key),
+                memory.idleness,
+                now_s,
+            )
+            for job in jobs
+        ]
     snapshot = Snapshot(
         now_s=now_s,
         settings=replace(policy.settings, fences_stand=True),
         nodes=nodes,
-        queues=policy.queues,
+        queues=queues,
         jobs=tuple(jobs),
         fences=fences,
     )
@@ -140,9 +157,40 @@ def _key(record: JobRecord, row: JobRow | None) -> JobKey:
     return JobKey(job_id=record.slurm_id, submit_s=record.submit_s)
 
 
-def _queue(record: JobRecord, policy: Policy) -> str | None:
+def _queue(record: JobRecord, policy: Policy, everybody: _Groups) -> str | None:
     asked = record.annotation.queue if record.annotation else None
-    return policy.queue_of(asked=asked, user=record.user, account=record.account, partition=record.partition)
+    groups = everybody.of(record.user) if asked is None else ()
+    return policy.queue_of(
+        asked=asked, user=record.user, account=record.account, partition=record.partition, groups=groups
+    )
+
+
+def _dynamic_queues(jobs: Sequence[Job], policy: Policy) -> list[Queue]:
+    """Queues that exist because a job is in them."""
+    paths = {job.queue for job in jobs} - policy.paths if policy.dynamic else ()
+    found = (policy.dynamic_queue(path) for path in sorted(paths))
+    return [queue for queue in found if queue is not None]
+
+
+class _Groups:
+    """Users' Unix groups, each user asked for once."""
+
+    def __init__(self, groups_of: Callable[[str], Sequence[str]]) -> None:
+        self._groups_of = groups_of
+        self._known = dict[str, Sequence[str]]()
+        self._named = dict[str, tuple[str, ...]]()
+
+    def of(self, user: str) -> Sequence[str]:
+        """All groups of the user, the primary one first."""
+        if user not in self._known:
+            self._known[user] = self._groups_of(user)
+        return self._known[user]
+
+    def named(self, user: str, limited: Collection[str]) -> tuple[str, ...]:
+        """Those of the user's groups that are among `limited`."""
+        if user not in self._named:
+            self._named[user] = tuple(sorted({group for group in self.of(user) if group in limited}))
+        return self._named[user]
 
 
 def _job(

@@ -13,7 +13,7 @@ from slurmext.model.snapshot import Snapshot
 from slurmext.policy.departures import told
 from slurmext.policy.ledger import Ledger, Usage
 from slurmext.policy.supply import NodeTable
-from slurmext.policy.tree import HIDDEN_LEAF, QueueNode, QueueTree, queue_tree
+from slurmext.policy.tree import QueueNode, QueueTree, queue_tree
 from slurmext.policy.victims import ends_within, shrunk
 
 Gpus = dict[str, int]
@@ -131,8 +131,7 @@ class Case:
 
     def own_queue(self, job: Job) -> QueueNode:
         """The queue whose guarantee is the job's own."""
-        node = self.tree.nodes[self.tree.leaf_of[job.queue]]
-        return self.tree.nodes[node.lineage[1]] if node.key.endswith(HIDDEN_LEAF) else node
+        return self.tree.own(self.tree.leaf_of[job.queue])
 
     def accepted(self, job: Job) -> list[str]:
         """Names of usable nodes of a type the job accepts."""

@@ -9,7 +9,6 @@ from slurmext.model.job import JobState
 from slurmext.model.node import NodeState
 from slurmext.model.plan import QueueUsage
 from slurmext.policy.invariants.case import Case, summed, within
-from slurmext.policy.tree import HIDDEN_LEAF
 
 
 def no_overcommit(case: Case) -> Iterator[str]:
@@ -107,7 +106,7 @@ def non_preemptible_within_guarantee(case: Case) -> Iterator[str]:
         if (
             not job.preemptible
             and not case.tree.typed
-            and not node.key.endswith(HIDDEN_LEAF)
+            and not node.shares_guarantee
             and held.total[node.index] > node.guaranteed
         ):
             yield f"{job.id}: {node.path} is over its guarantee"

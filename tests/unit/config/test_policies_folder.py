@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from slurmext.config.policy import load_policy, queues_tsv
+from slurmext.config.policy import load_policy
+from slurmext.config.submit_table import NameService, queues_tsv
 
 FOLDER = Path(__file__).parents[3] / "policies"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -19,7 +20,9 @@ def test_every_shipped_policy_is_valid_and_says_what_it_is_for(path: Path) -> No
     assert policy.settings.default_queue in policy.leaves
     assert path.read_text().startswith("# ")
     assert f"`{path.name}`" in (FOLDER / "README.md").read_text()
-    assert queues_tsv(policy, lambda _: []).startswith(f"#default\t{policy.settings.default_queue}\n")
+    assert queues_tsv(policy, NameService(members=lambda _: [])).startswith(
+        f"#default\t{policy.settings.default_queue}\n"
+    )
 
 
 def test_two_teams_is_the_policy_of_the_demo() -> None:

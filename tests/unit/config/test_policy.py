@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurmext.config.policy import parse_policy, queues_tsv
+from slurmext.config.policy import parse_policy
 from slurmext.config.policy_diff import diff_policies
 from slurmext.config.policy_document import OverMax
 from slurmext.config.policy_edit import parse_changes, set_queue
+from slurmext.config.submit_table import NameService, queues_tsv
 from slurmext.config.yaml_errors import ConfigError
 from slurmext.errors import UsageError
 from slurmext.model.queue import FenceMode, IdleAction, IdleRule
@@ -193,11 +194,11 @@ def test_queues_tsv_has_what_job_submit_checks() -> None:
         """,
         "settings: {default_queue: free}\nplacement: [{queue: org/a, account: acc, partition: p}]\n",
     )
-    table = queues_tsv(parse_policy(text), {"g": ["x", "w"], "empty": []}.__getitem__)
+    table = queues_tsv(parse_policy(text), NameService(members={"g": ["x", "w"], "empty": []}.__getitem__))
     assert table == (
         "#default\tfree\n"
         "#het\tpass\n"
-        "#rule\t\tacc\tp\torg/a\n"
+        "#rule\t\tacc\tp\torg/a\t\n"
         "org\t0\t8\trefuse\tu,w,x\t\n"
         "org/a\t1\t8\trefuse\tu,w,x\t\n"
         "org/b\t1\t8\trefuse\t-\t\n"
