@@ -23,7 +23,7 @@ def as_data(answer: Answer) -> dict[str, Any]:
 def as_text(answer: Answer) -> list[str]:
     """Lines for a person."""
     return [
-        _clean(line) for line in (*_head(answer), *_why(answer), *_losses(answer), *_saved(answer), *_timeline(answer))
+        _clean(line) for part in (_head, _why, _when, _losses, _saved, _reasons, _timeline) for line in part(answer)
     ]
 
 
@@ -72,15 +72,59 @@ def _why(answer: Answer) -> Iterator[str]:
     yield "What must happen"
     if words is not None:
         yield f"  {words.remedy.replace('QUEUE', job['queue']).replace('JOB', job['job_id'])}"
+    outlook = answer.get("outlook") or {}
+    if outlook.get("ahead_jobs"):
+        jobs = outlook["ahead_jobs"]
+        yield (
+            f"  {jobs} job{'s' if jobs > 1 else ''} of its queue, asking for {outlook['ahead_gpus']} GPUs,"
+            f" {'are' if jobs > 1 else 'is'} asked before it."
+        )
     leaving = answer["leaving_for_it"]
     for action in leaving:
-        whose = f"job {action['job']}" if "job" in action else "a job"
+        whose = f"job {action['job']}"
         gpus = f" ({action['gpus']} GPUs)" if action.get("gpus") else ""
         where = f" of queue {action['from_queue']}" if action.get("from_queue") else ""
         waited = span(answer["now_s"] - action["since_s"])
         yield f"  {whose}{where}{gpus} is leaving for it: {action['state']} {waited} ago."
     if words is None and not leaving:
         yield "  'scontrol show job' and 'squeue --start' show Slurm's side."
+
+
+def _when(answer: Answer) -> Iterator[str]:
+    """The estimate and what it stands on."""
+    job, outlook, estimate = answer["job"], answer.get("outlook"), answer.get("estimate")
+    if job["state"] != "pending" or job["end_s"] is not None or not outlook:
+        return
+    yield ""
+    yield "When it starts"
+    now = answer["now_s"]
+    for end in outlook["next_ends"]:
+        when = f"{clock(end['at_s'])} (in {span(max(0, end['at_s'] - now))})"
+        yield f"  job {end['job']} of queue {end['queue']} ({end['gpus']} GPUs) ends by {when}."
+    yield f"  {_estimate(estimate, now, hopeless=outlook['hopeless'])}"
+
+
+def _estimate(estimate: Answer | None, now: float, *, hopeless: bool) -> str:
+    if hopeless:
+        return "Not as it is: see above."
+    if estimate is None:
+        return "Nobody can say: nothing that is known now would start it."
+    if estimate["start_s"] is None:
+        seen = estimate["seen_s"]
+        if estimate["never"]:
+            return "Nobody can say: jobs without a time limit (--time) are in its way, or nothing ever makes room."
+        return f"Not before {clock(seen)} (in {span(seen - now)}) if running jobs use their whole time limit."
+    left = max(0, estimate["start_s"] - now)
+    if estimate["how"] == "now":
+        return "Now: it has been released, and Slurm starts it."
+    if estimate["how"] == "grace":
+        return f"Within {span(left)}: as soon as the jobs that leave for it have saved."
+    when = (
+        f"By {clock(estimate['start_s'])} (in {span(left)}) at the latest, if running jobs use their whole time limit"
+    )
+    if estimate["how"] == "simulated":
+        return f"{when} and nobody else comes."
+    return f"{when} and what comes free goes to it."
 
 
 def _losses(answer: Answer) -> Iterator[str]:
@@ -119,6 +163,18 @@ def _saved(answer: Answer) -> Iterator[str]:
     amount = "" if checkpoint["size_bytes"] is None else f", {size(checkpoint['size_bytes'])}"
     ago = span(max(0, answer["now_s"] - checkpoint["saved_s"]))
     yield f"  {step}saved {clock(checkpoint['saved_s'])} ({ago} ago) in {checkpoint['path']}{amount}"
+
+
+def _reasons(answer: Answer) -> Iterator[str]:
+    """Every reason it waited for, with how long."""
+    if not answer.get("reasons"):
+        return
+    yield ""
+    yield "Waited for"
+    for reason in answer["reasons"]:
+        until = answer["now_s"] if reason["until_s"] is None else reason["until_s"]
+        still = ", and still" if reason["until_s"] is None else ""
+        yield f"  {clock(reason['since_s'])}  {reason['code']:<18} {span(max(0, until - reason['since_s']))}{still}"
 
 
 def _timeline(answer: Answer) -> Iterator[str]:

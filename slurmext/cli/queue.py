@@ -9,7 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from slurmext.cli.base import Command, Group
-from slurmext.cli.formats import plain, span
+from slurmext.cli.formats import moment, parse_since, plain, span
 from slurmext.cli.render import Column, Output, confirm, immediate_option, json_option, output_options, pairs
 from slurmext.cli.session import Session
 from slurmext.errors import SlurmextError, UsageError
@@ -41,6 +41,8 @@ COLUMNS = (
     Column(key="over_max", title="OverMax", shown=False),
     Column(key="leaf", title="Leaf", shown=False),
 )
+
+_DAYS_SHOWN = 7
 
 NO_POLICY = "no policy was applied yet; 'slurmext policy apply FILE' applies the first"
 
@@ -150,17 +152,57 @@ def _use(row: dict[str, Any]) -> str:
     return f"uses {row['used']} of {row['guaranteed']} guaranteed, {most}{waiting}"
 
 
-@cli.command("explain", cls=Command, examples=[("slurmext queue explain research", "what its numbers mean right now")])
+@cli.command(
+    "explain",
+    cls=Command,
+    examples=[
+        ("slurmext queue explain research", "what it may use, its fair share and why, who borrows and who starves"),
+        ("slurmext queue explain research/nlp --since 30d", "with the use of the last 30 days"),
+        ("slurmext queue explain research --json", "the same as data"),
+    ],
+)
 @click.argument("queue", shell_complete=complete_queue)
+@click.option("--since", metavar="TIME", help="Use from then on (7d, 2026-11-01). Default: 7 days.")
 @json_option
 @click.pass_obj
-def explain(session: Session, queue: str, as_json: bool) -> None:
-    """Say in sentences what QUEUE is entitled to, what it uses, and what may be taken back."""
+def explain(session: Session, queue: str, since: str | None, as_json: bool) -> None:
+    """Say what QUEUE is entitled to, what its fair share is and why, who borrows from whom, and who used how much.
+
+    The fair share is what the planner leads to when every queue gets what it asks for as far as there is enough: its
+    guarantee first, and of the rest a part by weight. It changes with what waits.
+    """
     row = _queues(session, queue)[0]
+    since_s = None if since is None else parse_since(since, session.now())
+    answer = session.ask("queue_explain", queue=queue, since_s=since_s)
     sentences = _sentences(row)
-    if Output(as_json=as_json).value({"queue": queue, "sentences": sentences}):
+    value = {"queue": queue, "sentences": sentences, **{key: answer[key] for key in ("account", "past_use", "since_s")}}
+    if Output(as_json=as_json).value(value):
         return
-    click.echo("\n".join(sentences))
+    lines = answer["lines"] or ["slurmextd does not answer; it alone knows the fair share and who borrows from whom."]
+    click.echo("\n".join([*sentences, "", *lines, "", *_past_use(answer, queue)]))
+
+
+def _past_use(answer: dict[str, Any], queue: str) -> list[str]:
+    """GPU-hours per queue and day; the newest days where there are many."""
+    days = max((len(row["days_gpu_h"]) for row in answer["past_use"]), default=0)
+    if not days:
+        return [f"No job used GPUs of {queue} or beside it since {moment(answer['since_s'])}."]
+    shown = min(days, _DAYS_SHOWN)
+    head = ["queue", *(f"-{back} d" if back else "last 24 h" for back in range(shown - 1, -1, -1)), "sum"]
+    table = [head]
+    for row in answer["past_use"]:
+        depth = row["queue"].count("/") - queue.count("/")
+        if depth > 1:
+            continue
+        numbers = [*row["days_gpu_h"][-shown:], row["gpu_h"]]
+        table.append([row["queue"], *(f"{number:.1f}" for number in numbers)])
+    width = [max(len(cells[column]) for cells in table) for column in range(len(head))]
+    lines = [
+        f"  {'>' if cells[0] == queue else ' '} "
+        + "  ".join(cell.rjust(width[column]) if column else cell.ljust(width[0]) for column, cell in enumerate(cells))
+        for cells in table
+    ]
+    return [f"GPU-hours used, day by day, since {moment(answer['since_s'])}", *(line.rstrip() for line in lines)]
 
 
 def _sentences(row: dict[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ def sentence(books: Books, job: Job, reason: Reason) -> str:
     need, queue = job.least_tasks * job.gpus_per_task, job.queue
     match reason:
         case Reason.QUEUE_MAX:
-            path, limit = _limiting(books, queue, need)
+            path, limit = limiting_queue(books, queue, need)
             if need > limit:
                 return f"it asks for {need} GPUs and queue {path} may never use more than {limit}; ask for fewer"
             return f"queue {path} uses {books.used[path]} of at most {limit} GPUs and the job needs {need}"
@@ -76,7 +76,7 @@ def _shape(job: Job) -> str:
     return f"{tasks}{job.gpus_per_task} GPUs{kinds}"
 
 
-def _limiting(books: Books, path: str, need: int) -> tuple[str, int]:
+def limiting_queue(books: Books, path: str, need: int) -> tuple[str, int]:
     """The nearest queue whose limit the job would pass, and that limit."""
     for at in lineage(path):
         queue = books.queues.get(at)

@@ -23,6 +23,12 @@ from slurmext.adapters.tcp.queries import TcpQueryClient
 from slurmext.daemon import query_server
 from slurmext.daemon.query_server import QueryServer, viewer_of
 from slurmext.errors import SlurmextError, UsageError
+from slurmext.model.job import Job, JobState, NodeGpus
+from slurmext.model.node import Node
+from slurmext.model.queue import Queue
+from slurmext.model.snapshot import Snapshot
+from slurmext.policy.planner import plan
+from slurmext.service.forecast import Forecast
 from slurmext.service.query import Queries, Viewer
 
 from .conftest import NOW
@@ -30,6 +36,7 @@ from .conftest import NOW
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from slurmext.service.query.context import World
     from slurmext.testing.memory_store import MemoryStore
 
 ROOT = Viewer(user="root", sees_all=True)
@@ -84,10 +91,18 @@ def test_a_reused_job_id_shows_each_user_his_own(queries: Queries) -> None:
     assert queries.answer(BOB, "job_explain", {"job": "40"})["checkpoint"] is None
 
 
-def test_who_waits_is_told_where_gpus_come_from_but_not_whose_job_leaves(queries: Queries) -> None:
-    """Bob's job id is not Alice's business."""
+def test_who_waits_is_told_which_job_leaves_but_not_whose_it_is(queries: Queries) -> None:
+    """That it is Bob's is not Alice's business."""
     (leaving,) = queries.answer(ALICE, "job_explain", {"job": "57"})["leaving_for_it"]
-    assert leaving == {"state": "signalled", "since_s": NOW - 11, "from_queue": "research/nlp", "gpus": 4}
+    assert leaving == {"job": "41", "state": "signalled", "since_s": NOW - 11, "from_queue": "research/nlp", "gpus": 4}
+
+
+def test_an_unknown_job_is_answered_with_the_nearest(queries: Queries) -> None:
+    """Among those the viewer may see."""
+    with pytest.raises(SlurmextError, match=r"no job '571' is known; did you mean 57\?"):
+        queries.answer(ROOT, "job_explain", {"job": "571"})
+    with pytest.raises(SlurmextError, match="no job '571' of bob is known; slurmext looks after"):
+        queries.answer(BOB, "job_explain", {"job": "571"})
 
 
 def test_queues_are_for_everyone_without_names_of_users(queries: Queries) -> None:
@@ -134,6 +149,71 @@ def test_wrong_arguments_are_usage_errors(queries: Queries, arguments: dict[str,
     """Never a crash."""
     with pytest.raises(UsageError):
         queries.answer(ROOT, "jobs", arguments)
+
+
+# with what only the daemon knows
+
+QUEUES = (
+    Queue(path="research", guaranteed=16, max=32), Queue(path="research/nlp", guaranteed=8),
+    Queue(path="research/vision", guaranteed=8), Queue(path="prod", guaranteed=16, max=32),
+)  # fmt: skip
+
+
+def world() -> World:
+    """research/nlp runs 32 GPUs, 16 of them lent by prod; 57 of prod and two of nlp wait."""
+    running = [
+        Job(id=str(n), queue="research/nlp", state=JobState.RUNNING, tasks=8, started_s=NOW - 100, time_limit_s=1000 + n,
+            placement=(NodeGpus(node=f"n{n}", gpus=8),))
+        for n in range(1, 5)
+    ]  # fmt: skip
+    waiting = [
+        Job(id="57", queue="prod", state=JobState.PENDING, tasks=16),
+        Job(id="42", queue="research/nlp", state=JobState.PENDING, tasks=8, submitted_s=NOW - 50),
+        Job(id="43", queue="research/nlp", state=JobState.PENDING, tasks=8, submitted_s=NOW - 60),
+    ]
+    nodes = tuple(Node(name=f"n{n}", gpus=8) for n in range(1, 5))
+    snapshot = Snapshot(now_s=NOW, nodes=nodes, queues=QUEUES, jobs=(*running, *waiting))
+    return snapshot, plan(snapshot)
+
+
+def informed(store: MemoryStore, seen: Forecast | None) -> Queries:
+    return Queries(store=store, now=lambda: NOW, world=world, forecast=lambda _snapshot, _job: seen)
+
+
+def test_a_waiting_job_is_told_who_leaves_who_is_before_it_and_when_it_starts(store: MemoryStore) -> None:
+    """Victims within their grace; behind others by the planner's own clock, else by time limits."""
+    taking = informed(store, None).answer(ALICE, "job_explain", {"job": "57"})
+    assert taking["outlook"]["victims"] == ("1", "2")
+    assert taking["estimate"] == {"start_s": NOW + 60, "how": "grace", "seen_s": None, "never": False}
+    late = Forecast(start_s=NOW + 77, seen_s=NOW + 77)
+    waiting = informed(store, late).answer(CAROL, "job_explain", {"job": "42"})
+    assert (waiting["outlook"]["ahead_jobs"], waiting["outlook"]["ahead_gpus"]) == (1, 8)
+    assert [end["job"] for end in waiting["outlook"]["next_ends"]] == ["1", "2", "3"]
+    assert (waiting["estimate"]["start_s"], waiting["estimate"]["how"]) == (NOW + 77, "simulated")
+    by_limits = informed(store, None).answer(CAROL, "job_explain", {"job": "42"})["estimate"]
+    assert (by_limits["start_s"], by_limits["how"]) == (NOW + 901, "limits")
+
+
+def test_without_a_daemon_there_is_no_outlook(queries: Queries) -> None:
+    """The store alone does not know the cluster."""
+    answer = queries.answer(CAROL, "job_explain", {"job": "42"})
+    assert (answer["outlook"], answer["estimate"]) == (None, None)
+
+
+def test_a_queue_is_told_its_fair_share_at_every_level_and_past_use(store: MemoryStore) -> None:
+    """Of the last days, beside its siblings."""
+    answer = informed(store, None).answer(BOB, "queue_explain", {"queue": "research/nlp", "since_s": NOW - 86400})
+    account = answer["account"]
+    assert [(level["parent"], [row["path"] for row in level["rows"]]) for level in account["levels"]] == [
+        ("", ["prod", "research"]),
+        ("research", ["research/nlp", "research/vision"]),
+    ]
+    assert account["share"] == 16
+    assert any("research 16; they come from idle guarantees of prod 16" in line for line in answer["lines"])
+    (used,) = answer["past_use"]
+    assert used["queue"] == "research/nlp"
+    assert used["gpu_h"] > (20 * 500 + 4 * 400) / 3600
+    assert not {"users", "acl"} & answer["queues"][0].keys()
 
 
 # over the socket

@@ -1,0 +1,107 @@
+"""Jobs: which there are, and why each is where it is."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict
+
+from slurmext.errors import SlurmextError
+from slurmext.model.state import ActionKind, ActionRecord, JobRow
+from slurmext.policy.explain.job import JobAccount, job_account
+from slurmext.service.query.context import Context
+from slurmext.service.query.values import action_values, event_values, job_values
+from slurmext.service.query.viewer import Answer, Question, Viewer
+from slurmext.service.reason_history import reasons_in
+
+_SHOWN = 5
+
+
+def listed(context: Context, viewer: Viewer, asked: Question) -> Answer:
+    """Jobs that pass every filter: all for whoever sees all, else the viewer's own."""
+    if not viewer.sees_all and asked.user not in {None, viewer.user}:
+        return {"jobs": []}
+    rows = context.store.jobs(
+        active=not asked.ended,
+        user=asked.user if viewer.sees_all else viewer.user,
+        queue=asked.queue,
+        state=asked.state,
+        ended_since_s=asked.since_s,
+        limit=asked.limit,
+    )
+    return {"jobs": [job_values(row) for row in rows]}
+
+
+def explained(context: Context, viewer: Viewer, asked: Question) -> Answer:
+    """Why a job waits, what must happen and when; who took its GPUs, why, and what it lost; its history."""
+    row = known_job(context, viewer, asked.job or "")
+    store, job_id, since = context.store, row.job.job_id, float(row.job.submit_s)
+    ledger = [item for item in store.preemptions(job_id=job_id) if item.victim == row.job]
+    checkpoint = store.last_checkpoints([job_id]).get(job_id)
+    events = list(store.events(job_id=job_id, since_s=since, limit=asked.limit))
+    leaving = [action for action in store.open_actions() if action.kind is ActionKind.EVICT]
+    told = [{"code": code, "since_s": at, "until_s": until} for code, at, until in reasons_in(row.reasons)]
+    return {
+        "now_s": context.now(),
+        "job": job_values(row),
+        "reasons": told,
+        "leaving_for_it": [_leaving(item) for item in leaving if item.detail.get("beneficiary") == job_id],
+        "being_evicted": [action_values(item) for item in leaving if item.job == row.job],
+        "preemptions": [{**asdict(item), "victim": item.victim.job_id} for item in ledger],
+        "checkpoint": None if checkpoint is None or checkpoint.confirmed_s < since else asdict(checkpoint),
+        "timeline": [event_values(event) for event in events],
+        **_outlook(context, row),
+    }
+
+
+def _outlook(context: Context, row: JobRow) -> Answer:
+    """What the last plan means for a job that waits, and when it starts; nothing where no daemon knows."""
+    world = context.world() if row.state == "pending" and row.end_s is None else None
+    account = None if world is None else job_account(*world, row.job.job_id)
+    if world is None or account is None:
+        return {"outlook": None, "estimate": None}
+    return {"outlook": asdict(account), "estimate": _estimate(context, account, row.job.job_id)}
+
+
+def _estimate(context: Context, account: JobAccount, job_id: str) -> Answer | None:
+    """`start_s` in Unix seconds and `how` it was found; `start_s` None with `how` simulated: not in what was seen."""
+    if account.start_s is not None and account.start_how in {"now", "grace"}:
+        return {"start_s": account.start_s, "how": account.start_how, "seen_s": None, "never": False}
+    world = context.world()
+    seen = None if world is None or account.hopeless else context.forecast(world[0], job_id)
+    if seen is not None:
+        return {"start_s": seen.start_s, "how": "simulated", "seen_s": seen.seen_s, "never": seen.never}
+    if account.start_s is None:
+        return None
+    return {"start_s": account.start_s, "how": account.start_how, "seen_s": None, "never": False}
+
+
+def known_job(context: Context, viewer: Viewer, job_id: str) -> JobRow:
+    """The newest job of that id the viewer may see. Raises SlurmextError: there is none, or several parts of one."""
+    mine = [
+        row for row in context.store.jobs(job_ids=[job_id], active=False) if viewer.sees_all or row.user == viewer.user
+    ]
+    if mine:
+        return mine[-1]
+    visible = [row.job.job_id for row in context.store.jobs(active=True, user=None if viewer.sees_all else viewer.user)]
+    tasks = [name for name in visible if name.startswith((f"{job_id}_", f"{job_id}+"))]
+    if tasks:
+        shown = ", ".join(tasks[:_SHOWN]) + (" …" if len(tasks) > _SHOWN else "")
+        raise SlurmextError(f"job {job_id} has several parts; ask for one of them: {shown}")
+    whose = "" if viewer.sees_all else f" of {viewer.user}"
+    close = difflib.get_close_matches(job_id, visible, n=1, cutoff=0.6)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise SlurmextError(
+        f"no job {job_id!r}{whose} is known{hint or '; slurmext looks after jobs that were submitted to a queue'}"
+        " ('slurmext job list --all'), for others ask 'scontrol show job'"
+    )
+
+
+def _leaving(action: ActionRecord) -> Answer:
+    """Whoever waits may know which job leaves for it and from which queue, not whose it is."""
+    return {
+        "job": action.job.job_id,
+        "state": action.state.value,
+        "since_s": action.changed_s,
+        "from_queue": action.detail.get("from_queue"),
+        "gpus": action.detail.get("gpus"),
+    }

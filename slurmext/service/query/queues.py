@@ -1,0 +1,128 @@
+"""Queues: their numbers, what goes on in them, and what each may count on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+
+from slurmext.config.policy import SitePolicy
+from slurmext.errors import UsageError
+from slurmext.model.state import JobRow
+from slurmext.policy.explain.account import account_lines
+from slurmext.policy.explain.queue import queue_account
+from slurmext.service.query.context import Context
+from slurmext.service.query.values import is_within
+from slurmext.service.query.viewer import Answer, Question, Viewer
+from slurmext.service.usage import DAY_S, gpu_hours, runs
+
+HOLDING = frozenset({"running", "completing", "suspended"})
+"""States of a job that has GPUs."""
+
+_DAYS = 7.0
+
+
+def listed(context: Context, viewer: Viewer, asked: Question) -> Answer:
+    """Every queue, or one and those below it, without names of users for whoever does not see all."""
+    found = context.site_policy()
+    if found is None:
+        return {"version": 0, "queues": []}
+    stored, policy = found
+    if asked.queue is not None and asked.queue not in policy.by_path:
+        raise UsageError(f"there is no queue {asked.queue!r}; queues: {', '.join(policy.by_path)}")
+    jobs = context.store.jobs(active=True)
+    accounts = {row.account for row in jobs if row.user == viewer.user and row.account}
+    found_loads = loads(jobs)
+    rows = [
+        queue_values(policy, queue.path, found_loads.get(queue.path, Load()))
+        | {"may_use": viewer.sees_all or _may_use(policy, queue.path, viewer, accounts)}
+        for queue in policy.queues
+        if asked.queue is None or is_within(queue.path, asked.queue)
+    ]
+    if not viewer.sees_all:
+        for row in rows:
+            row.pop("users", None)
+            row.pop("groups", None)
+            row.pop("acl", None)
+    return {"version": stored.version, "default_queue": policy.settings.default_queue, "queues": rows}
+
+
+def explained(context: Context, viewer: Viewer, asked: Question) -> Answer:
+    """A queue's account: fair share at every level, who borrows, lends and starves, and who used how much of late.
+
+    `account` and `lines` (the same in words) are None where no daemon knows the cluster.
+    """
+    answer = listed(context, viewer, asked)
+    path = asked.queue or ""
+    world = context.world()
+    known = world is not None and any(queue.path == path for queue in world[0].queues)
+    account = queue_account(*world, path) if world is not None and known else None
+    since_s = context.now() - _DAYS * DAY_S if asked.since_s is None else asked.since_s
+    parent = path.rpartition("/")[0]
+    used = gpu_hours(runs(context.store, parent or None, since_s, context.now()), since_s, context.now())
+    return {
+        "now_s": context.now(),
+        "queues": answer["queues"],
+        "account": None if account is None else asdict(account),
+        "lines": None if account is None or world is None else account_lines(account, world[0].now_s),
+        "since_s": since_s,
+        "past_use": [
+            {"queue": queue, "days_gpu_h": days, "gpu_h": sum(days)} for queue, days in used.items() if queue != parent
+        ],
+    }
+
+
+def _may_use(policy: SitePolicy, path: str, viewer: Viewer, accounts: Collection[str]) -> bool:
+    return any(
+        policy.may_use(path, user=viewer.user, account=account, groups=viewer.groups) for account in ("", *accounts)
+    )
+
+
+def queue_values(policy: SitePolicy, path: str, load: Load) -> Answer:
+    """A queue's numbers and what is going on in it; GPUs of those below it are counted with it."""
+    guaranteed = policy.guaranteed(path)
+    acl = policy.acls[path]
+    return {
+        **asdict(policy.by_path[path]),
+        "guaranteed": guaranteed,
+        "effective_max": policy.effective_max(path),
+        "leaf": path not in policy.parents,
+        "over_max": policy.over_max[path].value,
+        "acl": None
+        if acl.open
+        else {"users": sorted(acl.users), "groups": sorted(acl.groups), "accounts": sorted(acl.accounts)},
+        "used": load.used,
+        "borrowed": max(0, load.used - guaranteed),
+        "running_jobs": load.running_jobs,
+        "pending_jobs": load.pending_jobs,
+        "pending_gpus": load.pending_gpus,
+    }
+
+
+@dataclass(slots=True)
+class Load:
+    """What goes on in a queue and below it, in jobs and GPUs."""
+
+    used: int = 0
+    running_jobs: int = 0
+    pending_jobs: int = 0
+    pending_gpus: int = 0
+
+    def add(self, row: JobRow) -> None:
+        """Count a job."""
+        if row.state == "pending":
+            self.pending_jobs += 1
+            self.pending_gpus += row.gpus
+        elif row.state in HOLDING:
+            self.running_jobs += 1
+            self.used += row.gpus
+
+
+def loads(jobs: Iterable[JobRow]) -> dict[str, Load]:
+    """Load of every queue that has jobs, those above it included."""
+    found: dict[str, Load] = {}
+    for row in jobs:
+        path = row.queue
+        while path:
+            found.setdefault(path, Load()).add(row)
+            path = path.rpartition("/")[0]
+    return found
