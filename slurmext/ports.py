@@ -66,6 +66,10 @@ class Actuator(Protocol):
         """Hold a pending job like `hold`, and make it eligible now: its user released it to us."""
         ...
 
+    def notify(self, raw_id: str, words: str) -> None:
+        """Write a line into a running job's error output; takes SLURM_JOB_ID, for array tasks as well."""
+        ...
+
     def signal(self, job_id: str, signal: str) -> None:
         """Send a signal (`USR1`) to every process of the job: batch shell and steps."""
         ...

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import cast
 
-from slurmext.errors import SlurmRefused
+from slurmext.errors import SlurmRefused, SlurmUnavailable
 from slurmext.model.cluster import JobRecord
 from slurmext.model.job import JobState
 from slurmext.model.plan import Plan
@@ -331,6 +331,13 @@ class Applier:
         waits = beneficiary is not None and beneficiary.record.state is JobState.PENDING
         soon = (record.eligible_s or 0) - now < HOLD_BEFORE_S
         return not waits or soon or self._hold_at_once or now - _number(action, "requeued_s") > HOLD_WITHIN_S
+
+    def notify(self, record: JobRecord, words: str) -> None:
+        """Write into a running job's output. It is in its timeline as well: nothing is lost when Slurm refuses."""
+        try:
+            self._actuator.notify(record.raw_id or record.slurm_id, words)
+        except (SlurmRefused, SlurmUnavailable) as error:
+            log.info("job %s was not told: %s", record.slurm_id, error)
 
     def hold_requeued(self) -> None:
         """Hold the victims that `follow` found requeued, now that everything urgent is done."""

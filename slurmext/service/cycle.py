@@ -17,8 +17,9 @@ from slurmext.policy.invariants.over_time import Look
 from slurmext.policy.planner import Planner
 from slurmext.ports import Clock, ClusterReader, Store
 from slurmext.service.apply import Applier
+from slurmext.service.idleness import remembered
 from slurmext.service.look import look_of
-from slurmext.service.notices import notices_of
+from slurmext.service.notices import first_told, notices_of, over
 from slurmext.service.observe import Memory, Observation, job_rows, observe
 
 log = logging.getLogger(__name__)
@@ -123,8 +124,15 @@ class Controller:
         """Let owners of running jobs know what will happen to them."""
         standing = self._store.notices()
         notices = notices_of(decided.note, observation, standing, observation.snapshot.now_s)
-        if frozenset(notices) != frozenset(standing):
-            self._store.replace_notices(token, notices)
+        if frozenset(notices) == frozenset(standing):
+            return
+        self._store.replace_notices(token, notices)
+        for event in over(standing, notices, decided, observation):
+            self._store.record_event(event)
+        for event, words in first_told(standing, notices, observation):
+            self._store.record_event(event)
+            if words:
+                self._applier.notify(observation.known[event.job_id or ""].record, words)
 
     def slurm_id(self, raw_id: str) -> str:
         """The id Slurm's commands take of the job that calls itself `raw_id` (they differ for array tasks)."""
@@ -146,11 +154,14 @@ class Controller:
 
     def _memory(self, now_s: float) -> Memory:
         rows = {row.job.job_id: row for row in self._store.jobs(active=True)}
+        preempted = self._store.preemption_counts([row.job for row in rows.values()])
+        queues = (*self._policy.queues, *self._policy.dynamic.values())
         return Memory(
             rows=rows,
             open_actions=self._store.open_actions(),
             checkpoints=self._store.last_checkpoints(rows.keys()),
-            preempted=self._store.preemption_counts([row.job for row in rows.values()]),
+            preempted=preempted,
+            idleness=remembered(self._store, queues, preempted, now_s),
             fences=self._store.fences(),
             not_before=_penalties(self._store.actions(since_s=now_s - _PENALTY_MEMORY_S, limit=1000), now_s),
         )

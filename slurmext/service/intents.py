@@ -112,6 +112,8 @@ def _why(evict: Evict) -> str:
             return f"queue {evict.from_queue}, or one above it, uses more than its max, which was made smaller"
         case Reason.QUEUE_REMOVED:
             return f"queue {evict.from_queue} was removed from the policy"
+        case Reason.IDLE_GPUS:
+            return f"all its GPUs stayed idle for longer than queue {evict.from_queue} allows, after a warning"
         case _ if not evict.beneficiary:
             return ""
         case _:

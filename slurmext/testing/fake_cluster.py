@@ -138,6 +138,11 @@ class FakeCluster:
         self._require_up()
         self._act("take_over", job_id, priority=0, reason="JobHeldAdmin", eligible_s=int(self.now_s))
 
+    def notify(self, raw_id: str, words: str) -> None:
+        """Only noted."""
+        self._require_up()
+        self.log.append((f"notify {words}", raw_id))
+
     def signal(self, job_id: str, signal: str) -> None:
         """Only noted: what the job does is the test's business."""
         self._require_up()

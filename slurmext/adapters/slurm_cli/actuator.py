@@ -55,6 +55,13 @@ class SlurmActuator:
         """Hold as administrator and take back the begin time that job_submit.lua's guard gave it."""
         self._runner.must("scontrol", ["update", f"JobId={job_id}", "Priority=0", "StartTime=now"])
 
+    def notify(self, raw_id: str, words: str) -> None:
+        """Write a line where batch jobs, srun and salloc write errors.
+
+        `scontrol notify 5_1` would reach another task of array 5 (tried on 22.05): it wants the task's own job id.
+        """
+        self._runner.must("scontrol", ["notify", raw_id, words])
+
     def signal(self, job_id: str, signal: str) -> None:
         """Signal the batch shell and every process of every step (`--full`)."""
         self._runner.must("scancel", [f"--signal={signal}", "--full", job_id])
