@@ -5,8 +5,10 @@ Each step either settles the job or leaves everything as it was.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from slurmext.model.job import Job, Placement
-from slurmext.model.plan import QueueUsage, Reason, Release
+from slurmext.model.plan import Note, QueueUsage, Reason, Release
 from slurmext.model.snapshot import Fence
 from slurmext.policy.herd import Need, Victims
 from slurmext.policy.placement import place
@@ -20,7 +22,9 @@ class Admission(Round):
     def start_on_own_type(self, leaf: int, job: Job) -> bool:
         """Start the job on idle GPUs of a type that it is guaranteed; True when it starts."""
         own = [flavor for flavor in self.flavors(job) if self.standing_on(leaf, job, flavor[1]) is Standing.FULL]
-        return job.gpus > 0 and self._start_on(own, leaf, job) is None
+        if job.gpus <= 0 or self.drained(leaf, job, {"": job.least_tasks * job.gpus_per_task}):
+            return False
+        return self._start_on(own, leaf, job) is None
 
     def start(self, leaf: int, job: Job, standing: Standing, wanted: Placement = ()) -> Reason | None:
         """Start the job on GPUs that are idle now. Returns None when it starts, else the limit or NO_FREE_GPUS.
@@ -31,6 +35,8 @@ class Admission(Round):
             self.release.append(Release(job=job.id, placement=(), queue_usage=QueueUsage.GUARANTEED))
             return None
         shape = self.shape(leaf, job, standing)
+        if self.drained(leaf, job, {"": job.least_tasks * job.gpus_per_task}):
+            return Reason.PRE_DRAIN
         if shape in self.unfit and not wanted:
             return self.unfit[shape]
         why = self._start_on(self.flavors(job), leaf, job, wanted)
@@ -60,7 +66,7 @@ class Admission(Round):
     ) -> tuple[list[NodePart] | None, Reason]:
         now, size = self.supply.now, job.gpus_per_task
         tasks = min(allowed, now.capacity(size, mask, job.tasks_per_node, allowed))
-        kept = False
+        kept = Reason.NO_FREE_GPUS
         while tasks >= job.least_tasks:
             parts = self._as_wanted(job, tasks, mask, wanted, now) or place(now, tasks, size, mask, job.tasks_per_node)
             if parts is None:
@@ -73,11 +79,14 @@ class Admission(Round):
                     limit = None if self.ledger.held.within_guarantee(own, by_type) else Reason.OVER_GUARANTEE
                 if limit is not None:
                     return None, limit
-            if self.ledger.may_borrow(leaf, by_type, now.idle):
+            if self.drained(leaf, job, by_type):
+                kept = Reason.PRE_DRAIN
+            elif self.ledger.may_borrow(leaf, by_type, now.idle):
                 return parts, Reason.NO_FREE_GPUS
-            kept = True
+            else:
+                kept = Reason.LENDING_LIMIT
             tasks -= 1
-        return None, Reason.LENDING_LIMIT if kept else Reason.NO_FREE_GPUS
+        return None, kept
 
     def _as_wanted(self, job: Job, tasks: int, mask: int, wanted: Placement, free: FreeIndex) -> list[NodePart] | None:
         """The wanted placement, if it still holds for exactly this many tasks."""
@@ -90,12 +99,21 @@ class Admission(Round):
     def _release(self, leaf: int, job: Job, parts: list[NodePart], mask: int) -> None:
         by_type = self.nodes.by_type(parts)
         own = self.ledger.held.within_guarantee(self.own_queue(leaf), by_type)
+        self._tell(leaf, job, by_type)
         self.supply.take_now(parts)
         self.ledger.start(leaf, job, by_type)
         usage = QueueUsage.GUARANTEED if own else QueueUsage.BORROWED
         self.release.append(Release(job=job.id, placement=self.placement(parts), queue_usage=usage))
         if job.least_tasks < job.tasks:
             self.growing.append((leaf, job, parts, mask))
+
+    def _tell(self, leaf: int, job: Job, gpus: Mapping[str, int]) -> None:
+        """Its owner shall know when the calendar may cost the job its GPUs."""
+        if self.ledger.drain is None or not self.tree.nodes[leaf].tells or not job.preemptible:
+            return
+        at_s = self.ledger.drain.in_the_way(leaf, job, gpus)
+        if at_s is not None:
+            self.notes.append(Note(job=job.id, reason=Reason.PRE_DRAIN, at_s=at_s))
 
     def grow(self) -> bool:
         """Give elastic jobs that start now what nobody else could use. True when one left GPUs for more elsewhere."""

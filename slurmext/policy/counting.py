@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from slurmext.model.job import Job, JobState
 from slurmext.model.snapshot import Snapshot
+from slurmext.policy.drain import Coming, coming
 from slurmext.policy.ledger import Ledger, Usage
 from slurmext.policy.order import sorted_jobs
 from slurmext.policy.supply import FreeIndex, NodePart, NodeTable
@@ -27,7 +28,7 @@ class Count:
     """
 
     __slots__ = (
-        "_held", "_lasting", "_parents", "_priorities", "_solid", "_sorted", "completing", "empty", "evicting", "jobs",
+        "_coming", "_held", "_lasting", "_parents", "_priorities", "_solid", "_sorted", "completing", "empty", "evicting", "jobs",
         "nodes", "pending", "snapshot", "tree", "used", "waiting",
     )  # fmt: skip
 
@@ -46,6 +47,7 @@ class Count:
         self._sorted: dict[int, list[list[Job]]] = {}
         self._priorities: Counter[int] = Counter()
         self._parents = frozenset(node.path for node in self.tree.nodes if node.children)
+        self._coming: Coming | None = None
         for job in snapshot.jobs:
             self._add(job)
 
@@ -82,11 +84,20 @@ class Count:
         twin = Count.__new__(Count)
         twin.snapshot, twin.tree, twin.nodes, twin.empty = self.snapshot, self.tree, self.nodes, self.empty
         twin.used, twin.completing = self.used.copy(), self.completing.copy()
-        twin._held, twin._lasting, twin._solid = self._held, self._lasting.copy(), self._solid.copy()
+        twin._held, twin._lasting, twin._solid = self._held.copy(), self._lasting.copy(), self._solid.copy()
         twin.jobs, twin.pending, twin.evicting = self.jobs.copy(), self.pending.copy(), self.evicting.copy()
         twin.waiting = {leaf: jobs.copy() for leaf, jobs in self.waiting.items()}
         twin._sorted, twin._priorities, twin._parents = self._sorted.copy(), self._priorities.copy(), self._parents
+        twin._coming = self._coming
         return twin
+
+    @property
+    def coming(self) -> Coming | None:
+        """What the calendars will change from now on; worked out again when a change has come."""
+        found = self._coming
+        if found is None or found.times[0] <= self.snapshot.now_s:
+            found = self._coming = coming(self.snapshot, self.tree)
+        return found
 
     def ledger(self) -> Ledger:
         """A fresh ledger of who uses what, to plan on."""

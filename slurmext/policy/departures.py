@@ -16,6 +16,7 @@ from slurmext.model.job import Job, JobState, Seconds
 from slurmext.model.plan import Evict, EvictAction, Note, Reason
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.cuts import cut_queues
+from slurmext.policy.drain import drain_notes
 from slurmext.policy.idle import idle_gpus
 from slurmext.policy.supply import NodeTable
 from slurmext.policy.tree import QueueTree
@@ -94,6 +95,12 @@ def removed_queues(scene: Scene) -> None:
             scene.note(job, Reason.QUEUE_REMOVED, at_s)
 
 
+def coming_changes(scene: Scene) -> None:
+    """Jobs that the calendar may cost their GPUs are told, where their queue says so."""
+    for job, at_s in drain_notes(scene.snapshot, scene.tree, scene.nodes):
+        scene.note(job, Reason.PRE_DRAIN, at_s)
+
+
 def departures(snapshot: Snapshot, *, tree: QueueTree, nodes: NodeTable) -> Departures:
     """What the rules say for this snapshot. Pure; costs next to nothing while no rule applies."""
     scene = Scene(snapshot, tree=tree, nodes=nodes)
@@ -129,5 +136,5 @@ def told(snapshot: Snapshot, evicts: Iterable[Evict]) -> Snapshot:
     return replace(snapshot, jobs=tuple(jobs))
 
 
-RULES: tuple[Callable[[Scene], None], ...] = (removed_queues, idle_gpus, cut_queues)
+RULES: tuple[Callable[[Scene], None], ...] = (coming_changes, removed_queues, idle_gpus, cut_queues)
 """In this order: a cut counts only what stays after everybody else has left."""

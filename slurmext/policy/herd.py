@@ -116,7 +116,13 @@ class Herd:
         return take_tasks(taking.victim, {**on_node, first: on_node[first] - 1}, self.nodes)
 
     def lower_priority(self, leaf: int, priority: int) -> int:
-        """GPUs that possible victims of lower priority hold in the queue."""
+        """GPUs that possible victims of lower priority hold in the queue.
+
+        Priority counts only where it comes first in the queue's order: else the same job that its turn let start would
+        be evicted at once by one whose turn comes later.
+        """
+        if not self.ledger.tree.nodes[leaf].job_sort.startswith("priority"):
+            return 0
         return sum(gpus for other, gpus in self._by_priority.get(leaf, {}).items() if other < priority)
 
     def _count_priority(self, victim: Candidate, gpus: int) -> None:

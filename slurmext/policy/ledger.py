@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 
 from slurmext.model.job import Job
 from slurmext.model.plan import Reason
+from slurmext.policy.drain import Drain
 from slurmext.policy.tree import ROOT, QueueNode, QueueTree
 
 GpusByType = Mapping[str, int]
@@ -162,12 +163,13 @@ class Kept:
 class Ledger:
     """The four usages and the limits tested against them."""
 
-    __slots__ = ("_type_kept", "expected", "held", "kept", "lasting", "solid", "tree")
+    __slots__ = ("_type_kept", "drain", "expected", "held", "kept", "lasting", "solid", "tree")
 
     def __init__(self, tree: QueueTree, *, held: Usage, lasting: Usage, solid: Usage) -> None:
         """Copies of what is in use before anything is planned."""
         self.tree = tree
         self.held, self.expected, self.lasting, self.solid = held.copy(), held.copy(), lasting.copy(), solid.copy()
+        self.drain: Drain | None = None
         self.kept = Kept(tree, self._used(None))
         types = sorted({gpu_type for node in tree.nodes for gpu_type in node.type_kept})
         self._type_kept = {gpu_type: Kept(tree, self._used(gpu_type), gpu_type) for gpu_type in types}
@@ -180,6 +182,8 @@ class Ledger:
         """A job starts, or is promised its GPUs."""
         for usage in (self.held, self.expected, self.lasting):
             usage.add(leaf, job, gpus)
+        if self.drain is not None:
+            self.drain.add(leaf, job, gpus)
         self.recount(leaf)
 
     def leave(self, leaf: int, job: Job, gpus: GpusByType) -> None:
@@ -191,6 +195,8 @@ class Ledger:
         """Undo `start`."""
         for usage in (self.held, self.expected, self.lasting):
             usage.add(leaf, job, gpus, sign=-1)
+        if self.drain is not None:
+            self.drain.add(leaf, job, gpus, sign=-1)
         self.recount(leaf)
 
     def stay(self, leaf: int, job: Job, gpus: GpusByType) -> None:

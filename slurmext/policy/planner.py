@@ -175,6 +175,7 @@ def _round(count: Count, barred: Collection[str] | None) -> Plan:
         evict=tuple(sorted(state.evict, key=lambda evict: (evict.beneficiary, evict.job))),
         move=tuple(sorted(state.move, key=lambda move: (move.beneficiary, move.job))),
         fence=tuple(sorted(state.fence, key=lambda fence: fence.beneficiary)),
+        note=tuple(sorted(state.notes, key=lambda note: note.job)),
         reasons=reasons,
     )
 
@@ -221,6 +222,7 @@ def _fenced_first(state: Settlement, waiting: Rows) -> Rows:
     first = {job_id for job_id in (*fences, *evicting) if job_id is not None}
     if not first:
         return waiting
+    state.owed |= first
     chosen = [(leaf, job) for leaf, rows in waiting.items() for row in rows for job in row if job.id in first]
     for leaf, job in sorted(chosen, key=lambda pair: (state.standing(*pair), pair[1].submitted_s, pair[1].id)):
         _ask(state, leaf, job, state.standing(leaf, job), fences.get(job.id, ()))
@@ -272,6 +274,8 @@ def _ask(state: Settlement, leaf: int, job: Job, standing: Standing, wanted: Pla
     if why is None:
         return True
     state.reasons[job.id] = why
+    if why is Reason.PRE_DRAIN:
+        return False
     if (standing is not Standing.BORROW or evicting) and state.wait(leaf, job, evicting=evicting, wanted=wanted):
         return True
     if not state.may_disrupt(job) or why in {Reason.USER_MAX, Reason.GROUP_MAX}:

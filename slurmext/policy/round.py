@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
 
 from slurmext.model.job import Job, JobState, NodeGpus, Placement
-from slurmext.model.plan import Evict, Move, Reason, Release
+from slurmext.model.plan import Evict, Move, Note, Reason, Release
 from slurmext.model.snapshot import Fence
 from slurmext.policy.counting import Count
+from slurmext.policy.drain import Drain, capacity_of
 from slurmext.policy.herd import Need, Victims
 from slurmext.policy.hunt import Hunt
 from slurmext.policy.ledger import Usage
 from slurmext.policy.placement import flavors
-from slurmext.policy.supply import FreeIndex, NodePart, NodeTable, Supply
-from slurmext.policy.tree import HIDDEN_LEAF, QueueNode
+from slurmext.policy.supply import FreeIndex, NodePart, Supply
+from slurmext.policy.tree import QueueNode
 from slurmext.policy.victims import candidate, ends_within
+
 
 class Standing(IntEnum):
     """What a pending job may ask for, strongest first."""
@@ -59,6 +61,10 @@ class Round:
         self.count = count
         self.tree, self.nodes, self.pending = count.tree, count.nodes, count.pending
         self.ledger = count.ledger()
+        self.ledger.drain = self._drain()
+        self.owed: set[str] = set()
+        """Jobs that were promised GPUs by an earlier plan."""
+        self.notes: list[Note] = []
         self.evicted_for: dict[str, list[NodePart]] = {}
         self.supply = self._supply()
         self.at_start = self.supply.now.copy()
@@ -84,6 +90,24 @@ class Round:
     def may_disrupt(self, job: Job) -> bool:
         """Whether anybody may be disturbed for the job."""
         return self.barred is not None and job.id not in self.barred
+
+    def _drain(self) -> Drain | None:
+        what = self.count.coming if self.tree.changes else None
+        if what is None:
+            return None
+        drain = Drain(what, self.snapshot.now_s, capacity_of(self.nodes))
+        drain.count_running(self.snapshot, self.nodes)
+        return drain
+
+    def drained(self, leaf: int, job: Job, gpus: Mapping[str, int]) -> bool:
+        """Whether the job would be in the way of a change of the calendar and its queue starts no such job.
+
+        What was promised before is kept: victims may have left for it.
+        """
+        drain = self.ledger.drain
+        if drain is None or self.tree.nodes[leaf].tells or job.id in self.owed:
+            return False
+        return drain.in_the_way(leaf, job, gpus) is not None
 
     def _supply(self) -> Supply:
         used, table = self.count.used, self.nodes
@@ -115,8 +139,7 @@ class Round:
 
     def own_queue(self, leaf: int) -> QueueNode:
         """The queue whose guarantee is the job's own: for a parent's own jobs the parent."""
-        node = self.tree.nodes[leaf]
-        return self.tree.nodes[node.lineage[1]] if node.key.endswith(HIDDEN_LEAF) else node
+        return self.tree.own(leaf)
 
     def flavors(self, job: Job) -> list[tuple[int, str | None]]:
         """Node sets the job may be placed on, preferred first."""

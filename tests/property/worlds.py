@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from slurmext.model.job import Job, JobState, NodeGpus
 from slurmext.model.node import Node, NodeState
-from slurmext.model.queue import FenceMode, IdleAction, IdleRule, Queue, TypeQuota, UserLimit
+from slurmext.model.queue import FenceMode, IdleAction, IdleRule, PreDrain, Queue, QuotaChange, TypeQuota, UserLimit
 from slurmext.model.snapshot import Settings, Snapshot
 
 NOW_S = 10_000
@@ -93,6 +93,8 @@ def _queue(draw: st.DrawFn, path: str, gpus: int, stated: int | None, plain: boo
         by_type={"h100": TypeQuota(guaranteed=draw(st.integers(0, gpus)), max=None)}
         if typed and path in LEAVES
         else {},
+        changes=draw(_changes(path, gpus, most)) if draw(st.integers(0, 3)) == 0 else (),
+        pre_drain=draw(st.sampled_from([PreDrain.REFUSE, PreDrain.REFUSE, PreDrain.TELL])),
         cut_s=draw(st.sampled_from([None, None, None, NOW_S - 50, NOW_S, NOW_S + 100_000]))
         if most is not None
         else None,
@@ -103,6 +105,18 @@ def _queue(draw: st.DrawFn, path: str, gpus: int, stated: int | None, plain: boo
         each_user_max=draw(st.sampled_from([None] * 6 + [2, 8])),
         idle=draw(st.sampled_from([None] * 3 + IDLE_RULES)),
     )
+
+
+@st.composite
+def _changes(draw: st.DrawFn, path: str, gpus: int, most: int | None) -> tuple[QuotaChange, ...]:
+    """Changes of a calendar, the last ones farther off than any job's limit. Parents without numbers stay so."""
+    times = sorted(draw(st.sets(st.sampled_from([NOW_S + 50, NOW_S + 900, NOW_S + 5000, NOW_S + 30_000]), max_size=3)))
+    found: list[QuotaChange] = []
+    for at_s in times:
+        given = draw(st.integers(0, gpus + 2)) if path in LEAVES else None
+        limit = draw(st.sampled_from([most, None, given, (given or 0) + 3]))
+        found.append(QuotaChange(at_s=at_s, guaranteed=given, max=limit))
+    return tuple(found)
 
 
 @st.composite

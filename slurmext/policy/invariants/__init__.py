@@ -13,6 +13,7 @@ from slurmext.model.plan import Plan
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.invariants.case import Case
 from slurmext.policy.invariants.departing import cuts_are_complete, cuts_are_minimal, departures_are_due
+from slurmext.policy.invariants.draining import nobody_in_the_way
 from slurmext.policy.invariants.leaving import (
     every_beneficiary_fits,
     gangs_stay_whole,
@@ -63,6 +64,7 @@ LAWS: tuple[tuple[str, Callable[[Case], Iterator[str]]], ...] = (
     ("departures are due", departures_are_due),
     ("minimal cuts", cuts_are_minimal),
     ("cuts are carried out", cuts_are_complete),
+    ("nobody in the calendar's way", nobody_in_the_way),
     ("work-conserving", work_conserving),
     ("guaranteed demand is served", guaranteed_demand_is_served),
     ("one reason per pending job", one_reason_each),

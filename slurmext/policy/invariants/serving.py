@@ -8,6 +8,7 @@ from dataclasses import replace
 from slurmext.model.job import Job, JobState
 from slurmext.model.plan import Reason
 from slurmext.policy.invariants.case import Case, evicting, eviction_of, summed
+from slurmext.policy.invariants.draining import holders, in_the_way, tells
 from slurmext.policy.invariants.leaving import spared_jobs_untouched
 from slurmext.policy.planner import aftermath, plan
 from slurmext.policy.tree import ROOT
@@ -23,7 +24,7 @@ def work_conserving(case: Case) -> Iterator[str]:
         for part in move.target:
             idle[part.node] = idle.get(part.node, 0) - part.gpus
     idle = {name: max(0, gpus) for name, gpus in idle.items()}
-    ledger = case.ledger(promised=True)
+    ledger, promised = case.ledger(promised=True), holders(case, promised=True)
     fenced = {fence.beneficiary for fence in case.plan.fence}
     settled = {*case.released, *case.victims, *fenced}
     waiting = {Reason.RECLAIMING, Reason.PREEMPTING, Reason.CONSOLIDATING, Reason.WAITING_NEAR_END}
@@ -54,6 +55,9 @@ def work_conserving(case: Case) -> Iterator[str]:
             if not job.preemptible and not ledger.held.within_guarantee(case.own_queue(job), gpus):
                 continue
             totals = dict(summed((case.nodes[name].gpu_type, count) for name, count in idle.items()))
+            held = sum(gpus.values())
+            if not tells(case, job) and in_the_way(case, job, held, promised) is not None:
+                continue
             if ledger.may_borrow(leaf, gpus, {None: sum(idle.values()), **totals}):
                 yield f"{job.id} would fit ({case.plan.reasons.get(job.id)})"
                 break
