@@ -210,6 +210,26 @@ OPTIONS: tuple[Option, ...] = (
         bad=("", "0", "-1", "+4", "04", "4.0", "four", "100001", "4 ", "0x4", "99999999999999999999"),
     ),
     Option(
+        name="size",
+        env="SLURMEXT_SIZE",
+        key="size",
+        kind=Kind.NAMES,
+        argument=Argument.REQUIRED,
+        metavar="name",
+        low=1,
+        high=1,
+        rule="the name of a size: letters, digits, '_', '.' or '-'",
+        example="small",
+        summary="ask for what this size says: GPUs, nodes, CPUs, memory, time",
+        detail=(
+            "A request template of your site; `slurmext size list` shows them. What you ask for yourself, with an "
+            "option or its environment variable, wins over the size. GPUs for the whole job or for each task "
+            "(`--gpus`, `--gpus-per-task`) replace the size's nodes, GPUs and tasks."
+        ),
+        good=("small", "xl", "8x.h100", "a_b-c"),
+        bad=("", "small,large", "-small", "small large", "a/b", "é"),
+    ),
+    Option(
         name="no-preempt",
         env="SLURMEXT_NO_PREEMPT",
         key="preempt",

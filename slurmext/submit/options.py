@@ -21,6 +21,7 @@ def sbatch_parameters(
     ckpt_dir: str | PathLike[str] | None = None,
     gpu_types: str | Sequence[str] | None = None,
     gang_min: int | None = None,
+    size: str | Sequence[str] | None = None,
     no_preempt: bool = False,
     prefix: str = "",
 ) -> dict[str, str | bool]:
@@ -35,6 +36,7 @@ def sbatch_parameters(
         ckpt_dir: keep the job's checkpoints in this directory (absolute path).
         gpu_types: accept these GPU types, best first; 'any' accepts all.
         gang_min: start with, and shrink to, no fewer than this many tasks.
+        size: ask for what this size says: GPUs, nodes, CPUs, memory, time.
         no_preempt: never preempt this job; it then uses guaranteed GPUs only.
         prefix: the site's option prefix, "" where it has none.
 
@@ -48,6 +50,7 @@ def sbatch_parameters(
         "ckpt-dir": ckpt_dir,
         "gpu-types": gpu_types,
         "gang-min": gang_min,
+        "size": size,
         "no-preempt": no_preempt,
     }
     return {
@@ -64,6 +67,7 @@ def sbatch_arguments(
     ckpt_dir: str | PathLike[str] | None = None,
     gpu_types: str | Sequence[str] | None = None,
     gang_min: int | None = None,
+    size: str | Sequence[str] | None = None,
     no_preempt: bool = False,
     prefix: str = "",
 ) -> list[str]:
@@ -78,6 +82,7 @@ def sbatch_arguments(
         ckpt_dir=ckpt_dir,
         gpu_types=gpu_types,
         gang_min=gang_min,
+        size=size,
         no_preempt=no_preempt,
         prefix=prefix,
     )

@@ -26,6 +26,23 @@ QUEUES = (
     "prod/batch\t1\t\trefuse\t\t\n"
     "lab\t1\t4\thold\t\t\n"
 )
+SIZES = (
+    "#size\tsmall\t1\t1\t\t8\t65536\t240\th100\n#size\tlarge\t2\t8\t4\t\t\t\t\n#size\tmixed\t1\t2\t\t\t\t\th100,a100\n"
+)
+DYNAMIC = (
+    "#default\tresearch/{user}\n"
+    "#rule\t\t\t\tteaching/{user}\tstudents\n"
+    "#rule\t\tnlp\t\t{account}\t\n"
+    "#rule\t\t\tcpu\tresearch/{group}\t\n"
+    "#group\tstudents\t700\tzoe,eve\n"
+    "#gid\t50\tstaff\n"
+    "research\t0\t32\trefuse\t\t\n"
+    "research/*\t1\t16\trefuse\t\t\n"
+    "research/shared\t1\t32\trefuse\t\t\n"
+    "teaching\t0\t8\trefuse\tzoe\tclass\n"
+    "teaching/*\t1\t4\thold\tzoe\tclass\n"
+    "nlp\t1\t\trefuse\t\t\n"
+)
 DRIVER = """
 slurm = { SUCCESS = 0, ERROR = -1, NO_VAL = 4294967294, NO_VAL16 = 65534, ESLURM_ACCESS_DENIED = 2002,
   ESLURM_ACCOUNTING_POLICY = 2050 }
@@ -43,6 +60,7 @@ local job = setmetatable({}, {
   __newindex = function(_, k, v)
     if broken.write == k then error("cannot write " .. k) end
     fields[k] = v
+    if k == "gres" then fields.tres_per_node = "gres/" .. v end
     print("set\\t" .. k .. "\\t" .. tostring(v))
   end,
 })
@@ -110,7 +128,7 @@ class Controller:
         fields = {
             "user_name": "alice", "user_id": uid, "account": None, "partition": None, "priority": NO_VAL,
             "requeue": NO_VAL16, "tres_per_job": "gres:gpu:1", "num_tasks": NO_VAL, "min_nodes": NO_VAL,
-            "ntasks_per_node": NO_VAL16, "sockets_per_node": NO_VAL16, "script": "#!/bin/sh\n", "admin_comment": None,
+            "ntasks_per_node": NO_VAL16, "time_limit": NO_VAL, "cpus_per_task": NO_VAL16, "sockets_per_node": NO_VAL16, "script": "#!/bin/sh\n", "admin_comment": None,
         } | job  # fmt: skip
         if options is not None:
             fields["spank_job_env"] = [f"{name}={value}" for name, value in options.items()]
@@ -338,7 +356,9 @@ def test_the_same_verdict_as_python(controller: Controller, option, value: str) 
     """A bad value without the SPANK plugin is refused here, in one line with rule and example."""
     (controller.folder / "queues.tsv").unlink()
     outcome = controller.submit(options={option.env: value})
-    if is_valid(option, value):
+    if is_valid(option, value) and option.name == "size":
+        assert "slurmextd has not told the sizes yet; ask for what the job needs" in outcome.user[0]
+    elif is_valid(option, value):
         assert (outcome.code, outcome.user) == (0, [])
     else:
         assert outcome.code == -1
@@ -516,3 +536,178 @@ def test_a_site_may_refuse_heterogeneous_jobs_with_gpus(controller: Controller) 
     assert outcome.code != 0
     assert "not taken here" in outcome.user[0]
     assert controller.submit(het_job_offset=0, tres_per_job=None).code == 0
+
+
+def _sized(controller: Controller, size: str, **job: object) -> Outcome:
+    controller.queues(QUEUES + SIZES)
+    return controller.submit(options={"SLURMEXT_SIZE": size}, **{"tres_per_job": None, **job})
+
+
+def test_a_size_fills_in_the_whole_request(controller: Controller) -> None:
+    """GPUs of its one type, nodes, CPUs, memory and time; the spelling of TRES is the release's own."""
+    outcome = _sized(controller, "small")
+    assert outcome.code == 0
+    assert outcome.set == {
+        "gres": "gpu:h100:1", "min_nodes": "1", "max_nodes": "1", "cpus_per_tres": "gres/gpu:8",
+        "mem_per_tres": "gres/gpu:65536", "time_limit": "240", "priority": "0",
+        "admin_comment": "slurmext/1 queue=research types=h100 size=small held=1",
+    }  # fmt: skip
+
+
+def test_a_size_of_several_nodes_starts_its_tasks_on_each(controller: Controller) -> None:
+    """What the size does not say is left to Slurm."""
+    fields = _sized(controller, "large").set
+    assert {key: fields[key] for key in ("gres", "min_nodes", "ntasks_per_node", "num_tasks")} == {
+        "gres": "gpu:8", "min_nodes": "2", "ntasks_per_node": "4", "num_tasks": "8"
+    }  # fmt: skip
+    assert not {"cpus_per_tres", "mem_per_tres", "time_limit"} & fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("job", "absent", "present"),
+    [
+        ({"time_limit": 10}, {"time_limit"}, {"gres", "min_nodes"}),
+        ({"time_limit": INFINITE}, {"time_limit"}, {"gres"}),
+        ({"min_nodes": 3}, {"min_nodes", "max_nodes"}, {"gres", "time_limit"}),
+        ({"tres_per_node": "gres:gpu:a100:2"}, {"gres"}, {"min_nodes", "cpus_per_tres"}),
+        ({"tres_per_job": "gres:gpu:2"}, {"gres", "min_nodes", "max_nodes"}, {"cpus_per_tres", "time_limit"}),
+        ({"tres_per_task": "gres:gpu:2"}, {"gres", "min_nodes", "max_nodes"}, {"cpus_per_tres"}),
+        ({"cpus_per_task": 4}, {"cpus_per_tres"}, {"gres"}),
+        ({"cpus_per_tres": "gres:gpu:2"}, {"cpus_per_tres"}, {"gres"}),
+        ({"min_mem_per_node": 1000}, {"mem_per_tres"}, {"gres"}),
+        ({"min_mem_per_cpu": 1000}, {"mem_per_tres"}, {"gres"}),
+        ({"mem_per_tres": "gres:gpu:1000"}, {"mem_per_tres"}, {"gres"}),
+    ],
+)
+def test_what_the_user_asks_for_himself_wins_over_the_size(
+    controller: Controller, job: dict[str, object], absent: set[str], present: set[str]
+) -> None:
+    """Each part of the request by itself."""
+    fields = _sized(controller, "small", **job).set
+    assert not absent & fields.keys()
+    assert present <= fields.keys()
+
+
+def test_the_users_gpu_types_win_over_the_sizes(controller: Controller) -> None:
+    """By option, or in the request; several types are the daemon's to choose from."""
+    controller.queues(QUEUES + SIZES)
+    both = {"SLURMEXT_SIZE": "small", "SLURMEXT_GPU_TYPES": "a100"}
+    outcome = controller.submit(options=both, tres_per_job=None)
+    assert (outcome.set["gres"], "types=a100" in outcome.comment) == ("gpu:a100:1", True)
+    assert "types" not in _sized(controller, "small", tres_per_node="gres:gpu:a100:2").comment
+    mixed = _sized(controller, "mixed")
+    assert (mixed.set["gres"], "types=h100,a100 size=mixed" in mixed.comment) == ("gpu:2", True)
+
+
+def test_other_resources_of_the_node_are_kept_beside_the_sizes_gpus(controller: Controller) -> None:
+    """`--gres=shard:2 --size=small`."""
+    assert _sized(controller, "small", tres_per_node="gres:shm:1").set["gres"] == "gres:shm:1,gpu:h100:1"
+
+
+def test_a_sizes_gpus_count_against_the_queues_max(controller: Controller) -> None:
+    """16 GPUs into a queue of at most 4 that refuses."""
+    controller.queues((QUEUES + SIZES).replace("prod/batch\t1\t\t", "prod/batch\t1\t4\t"))
+    outcome = controller.submit(options={"SLURMEXT_SIZE": "large", "SLURMEXT_QUEUE": "prod/batch"}, tres_per_job=None)
+    assert outcome.code != 0
+    assert "asks for 16 GPUs" in outcome.user[0]
+
+
+def test_an_unknown_size_is_refused_with_those_there_are(controller: Controller) -> None:
+    """The nearest one first."""
+    outcome = _sized(controller, "smal")
+    assert outcome.code == -1
+    assert outcome.user == [
+        "slurmext: --size=smal: no such size; did you mean small? sizes: small (1 GPU), large (2 x 8 GPUs),"
+        " mixed (2 GPUs)"
+    ]
+    assert outcome.set == {}
+
+
+def test_a_size_works_while_slurmextd_is_away(controller: Controller) -> None:
+    """The request is filled in, the job not held."""
+    controller.beat(60)
+    fields = _sized(controller, "small").set
+    assert fields["gres"] == "gpu:h100:1"
+    assert "priority" not in fields
+    assert fields["admin_comment"].endswith("size=small held=0")
+
+
+def test_when_a_field_cannot_be_set_the_job_is_as_it_was(controller: Controller) -> None:
+    """All of the size or nothing of it."""
+    outcome = _sized(controller, "small", broken={"write": "time_limit"})
+    assert outcome.code == 0
+    assert (outcome.set["gres"], outcome.set["min_nodes"]) == ("", str(NO_VAL))
+    assert "admin_comment" not in outcome.set
+
+
+@pytest.mark.parametrize(
+    ("job", "queue"),
+    [
+        ({}, "research/alice"),
+        ({"account": "nlp"}, "nlp"),
+        ({"account": "nlp", "user_name": "eve"}, "teaching/eve"),
+        ({"group_id": 700}, "teaching/alice"),
+        ({"partition": "cpu", "group_id": 50}, "research/staff"),
+    ],
+)
+def test_templates_make_the_queue_of_a_job_that_names_none(
+    controller: Controller, job: dict[str, object], queue: str
+) -> None:
+    """User, account, group of the list or by number, primary group."""
+    controller.queues(DYNAMIC.replace("\tzoe\tclass", "\t\t"))
+    assert f"queue={queue} held=1" in controller.submit(**job).comment
+
+
+def test_a_group_without_a_name_here_is_left_to_slurmextd(controller: Controller) -> None:
+    """The job is held without a queue; the daemon finds it."""
+    controller.queues(DYNAMIC)
+    outcome = controller.submit(partition="cpu", group_id=51)
+    assert outcome.set == {"admin_comment": "slurmext/1 held=1", "priority": "0"}
+
+
+def test_a_name_that_is_no_queue_name_makes_no_queue(controller: Controller) -> None:
+    """The rule does not match; without another the job is left to Slurm."""
+    controller.queues(DYNAMIC)
+    assert controller.submit(user_name="al@ad").set == {}
+    assert controller.submit(user_name="../x").set == {}
+    assert "queue=research/al.ice_1" in controller.submit(user_name="al.ice_1").comment
+
+
+def test_a_user_may_ask_for_his_own_queue_and_not_for_anothers(controller: Controller) -> None:
+    """Nor may the owner of the name get past the parent's ACL."""
+    controller.queues(DYNAMIC)
+    assert "queue=research/alice" in controller.submit(options={"SLURMEXT_QUEUE": "research/alice"}).comment
+    others = controller.submit(options={"SLURMEXT_QUEUE": "research/bob"})
+    assert others.code == 2002
+    assert "--queue=research/bob: that queue is not yours, research/alice is" in others.user[0]
+    assert controller.submit(options={"SLURMEXT_QUEUE": "teaching/alice"}).code == 2002
+    class_ = {"options": {"SLURMEXT_QUEUE": "teaching/alice"}, "account": "class"}
+    assert "queue=teaching/alice" in controller.submit(**class_).comment
+    staff = {"options": {"SLURMEXT_QUEUE": "research/staff"}, "partition": "cpu", "group_id": 50}
+    assert "queue=research/staff" in controller.submit(**staff).comment
+
+
+def test_a_listed_child_of_a_dynamic_queue_is_an_ordinary_one(controller: Controller) -> None:
+    """Nobody needs to be called so."""
+    controller.queues(DYNAMIC)
+    assert "queue=research/shared" in controller.submit(options={"SLURMEXT_QUEUE": "research/shared"}).comment
+
+
+def test_the_limits_of_a_dynamic_queue_are_those_of_its_parents_children(controller: Controller) -> None:
+    """Refused at submit where the parent says so, held where it says hold."""
+    controller.queues(DYNAMIC)
+    over = controller.submit(tres_per_job="gres:gpu:17")
+    assert (
+        "default queue research/alice: the job asks for 17 GPUs and the queue may never have more than 16"
+        in (over.user[0])
+    )
+    assert controller.submit(user_name="zoe", tres_per_job="gres:gpu:5").code == 0
+
+
+def test_suggestions_name_the_users_own_dynamic_queue(controller: Controller) -> None:
+    """Not the pattern."""
+    controller.queues(DYNAMIC)
+    for wrong in ("reserch", "research"):
+        said = controller.submit(options={"SLURMEXT_QUEUE": wrong}).user[0]
+        assert "research/alice" in said
+        assert "*" not in said

@@ -14,5 +14,6 @@ _arguments -S \
   "--${p}ckpt-dir=:dir:_directories" \
   "--${p}gpu-types=:type[,type...]:" \
   "--${p}gang-min=:tasks:" \
+  "--${p}size=:name:" \
   "--${p}no-preempt" \
   '*::argument:_default'

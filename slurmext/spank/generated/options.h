@@ -26,7 +26,7 @@ struct sx_option {
 	long high;
 };
 
-#define SX_OPTION_COUNT 6
+#define SX_OPTION_COUNT 7
 
 static const char *const sx_signals[] = {"USR1", "USR2", "TERM", "INT", "HUP", "QUIT", "CONT", "URG", "WINCH", "XCPU", 0};
 
@@ -100,6 +100,20 @@ static const struct sx_option sx_options[SX_OPTION_COUNT] = {
 		.exported = 0,
 		.low = 1,
 		.high = 100000,
+	},
+	{
+		.name = "size",
+		.env = "SLURMEXT_SIZE",
+		.metavar = "name",
+		.summary = "ask for what this size says: GPUs, nodes, CPUs, memory, time",
+		.rule = "the name of a size: letters, digits, '_', '.' or '-'",
+		.example = "small",
+		.fallback = "",
+		.kind = SX_NAMES,
+		.has_arg = 1,
+		.exported = 0,
+		.low = 1,
+		.high = 1,
 	},
 	{
 		.name = "no-preempt",
