@@ -75,16 +75,15 @@ NODES = (Node(name="n1", gpus=8),)
 def test_a_queue_above_others_gets_its_first_job() -> None:
     """A job of a parent queue sits beside that queue's children: the tree grows by a leaf, and shrinks again."""
     queues = (Queue(path="org", guaranteed=8), Queue(path="org/team", guaranteed=4))
-    teams = Job(id="2", queue="org/team", state=JobState.PENDING, gpus_per_task=8)
-    one = Snapshot(nodes=NODES, queues=queues, jobs=(_running(teams),))
-    own = Job(id="1", queue="org", state=JobState.PENDING, gpus_per_task=4)
-    _same_plans(one, replace(one, jobs=(_running(teams), own)), one)
-    assert _same_plans(one, replace(one, jobs=(_running(teams), own))).evict
+    teams = [Job(id=name, queue="org/team", state=JobState.PENDING, gpus_per_task=4) for name in ("2", "3")]
+    one = Snapshot(nodes=NODES, queues=queues, jobs=tuple(_running(job) for job in teams))
+    two = replace(one, jobs=(*one.jobs, Job(id="1", queue="org", state=JobState.PENDING, gpus_per_task=4)))
+    _same_plans(one, two, one)
 
 
 def test_a_victim_that_left_frees_nothing_more() -> None:
     """Its GPUs are its beneficiary's; nobody else waits for them."""
-    queues = (Queue(path="prod", guaranteed=8), Queue(path="lab"))
+    queues = (Queue(path="prod", guaranteed=16), Queue(path="lab"))
     victim = Job(id="v", queue="lab", state=JobState.PENDING, gpus_per_task=8)
     first = Job(id="b", queue="prod", state=JobState.PENDING, gpus_per_task=8)
     second = Job(id="c", queue="prod", state=JobState.PENDING, gpus_per_task=8, submitted_s=1)
