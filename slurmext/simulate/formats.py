@@ -8,15 +8,20 @@ import gzip
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 from slurmext.errors import UsageError
 from slurmext.simulate.workload import TraceJob, shape
 
 Row = dict[str, str]
 
-SACCT_FIELDS = "JobIDRaw,User,Account,Submit,ElapsedRaw,NNodes,AllocTRES,TimelimitRaw"
-"""What `sacct -aXnP -o ...` is asked for."""
+SACCT_FIELDS = "JobIDRaw,User,Account,Submit,ElapsedRaw,NNodes,AllocTRES,TimelimitRaw,AdminComment"
+"""What `sacct -aXnP -o ...` is asked for. AdminComment, where slurmext notes the queue, may be left out."""
+SACCT_STATES = "CD,F,TO"
+"""The jobs worth asking for: they ran as long as they wanted or could."""
+_COMMENT_QUEUE = re.compile(r"^slurmext/\d+ (?:.* )?queue=(\S+)")
 _TRES_GPUS = re.compile(r"gres/gpu=(\d+)")
 _SWF_FIELDS = 18
 
@@ -30,18 +35,21 @@ def read(path: Path, kind: str) -> list[TraceJob]:
         text = gzip.decompress(raw).decode() if raw[:2] == b"\x1f\x8b" else raw.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
+    return from_zero(parse(text, kind, str(path)))[0]
+
+
+def parse(text: str, kind: str, name: str) -> list[TraceJob]:
+    """The GPU jobs of a text, with the times it has. Raises UsageError for one that is not of this kind."""
     try:
-        jobs = list(FORMATS[kind](text))
+        return list(FORMATS[kind](text))
     except (KeyError, ValueError, IndexError) as error:
-        raise UsageError(f"{path} is no {kind} trace: {type(error).__name__} {error}") from error
-    first = min((job.submit_s for job in jobs), default=0)
-    return [_from_zero(job, first) for job in jobs]
+        raise UsageError(f"{name} is no {kind} trace: {type(error).__name__} {error}") from error
 
 
-def _from_zero(job: TraceJob, first_s: float) -> TraceJob:
-    from dataclasses import replace  # noqa: PLC0415
-
-    return replace(job, submit_s=job.submit_s - first_s) if first_s else job
+def from_zero(jobs: list[TraceJob]) -> tuple[list[TraceJob], float]:
+    """The jobs with the first submission at second 0, and when that was."""
+    first_s = float(min((job.submit_s for job in jobs), default=0))
+    return [replace(job, submit_s=job.submit_s - first_s) for job in jobs] if first_s else jobs, first_s
 
 
 def _rows(text: str, delimiter: str = ",") -> Iterable[Row]:
@@ -101,15 +109,16 @@ def _swf(text: str) -> Iterator[TraceJob]:
 
 
 def _sacct(text: str) -> Iterator[TraceJob]:
-    """`sacct -aXnP -o ...` with the fields of SACCT_FIELDS; the account is the queue."""
+    """`sacct -aXnP -o ...` with the fields of SACCT_FIELDS; the queue is what slurmext noted, else the account."""
     names = SACCT_FIELDS.split(",")
     for line in text.splitlines():
-        values = line.split("|")
-        if values == names or not line.strip():
+        values = line.split("|", len(names) - 1)
+        if values[:1] == names[:1] or not line.strip():
             continue
-        if len(values) != len(names):
+        if len(values) < len(names) - 1:
             raise ValueError(f"a line has {len(values)} fields, not {len(names)} ({SACCT_FIELDS})")
-        row = dict(zip(names, values, strict=True))
+        row = dict(zip(names, [*values, ""], strict=False))
+        noted = _COMMENT_QUEUE.match(row["AdminComment"])
         found = _TRES_GPUS.search(row["AllocTRES"])
         gpus, lasted = int(found[1]) if found else 0, float(row["ElapsedRaw"] or 0)
         if gpus <= 0 or lasted <= 0:
@@ -119,7 +128,7 @@ def _sacct(text: str) -> Iterator[TraceJob]:
         limit = row["TimelimitRaw"]
         yield TraceJob(
             id=row["JobIDRaw"],
-            queue=row["Account"] or "none",
+            queue=unquote(noted[1]) if noted else row["Account"] or "none",
             user=row["User"],
             submit_s=_seconds(row["Submit"]),
             duration_s=lasted,

@@ -25,7 +25,7 @@ def one_pool(queues: Iterable[Queue]) -> tuple[Queue, ...]:
 class QosPreemption:
     """Slurm's preempt/qos with a pair of QOS for every queue, chosen when a job is submitted: high while the queue's
     high jobs (running and waiting) are within its quota, else low. A high job that does not fit kills the newest low
-    jobs until it does.
+    jobs until it does, those on the nodes it gets, and nobody starts there before it.
     """
 
     def __init__(self, quota: dict[str, int]) -> None:
@@ -76,18 +76,25 @@ class QosPreemption:
 
 
 def _kill_newest(job: Job, low: list[Job], free: dict[str, int]) -> list[Evict]:
+    """The victims, none when all low jobs together are not enough. What is idle where the job will run is taken."""
     would = dict(free)
     victims = list[Job]()
+    place: Placement | None = None
     for victim in reversed(low):
         victims.append(victim)
         for part in victim.placement:
             would[part.node] = would.get(part.node, 0) + part.gpus
-        if _fit(job, would) is not None:
+        place = _fit(job, would)
+        if place is not None:
             break
-    else:
+    if place is None:
         return []
+    nodes = {part.node: part.gpus for part in place}
+    victims = [victim for victim in victims if any(part.node in nodes for part in victim.placement)]
     for victim in victims:
         low.remove(victim)
+    for node, gpus in nodes.items():
+        free[node] -= min(max(0, free[node]), gpus)
     return [
         Evict(
             job=victim.id, action=EvictAction.REQUEUE, beneficiary=job.id, reason=Reason.RECLAIM_GUARANTEE,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.share import fair_shares
 from slurmext.policy.tree import queue_tree
@@ -84,7 +85,8 @@ class Report:
     """The whole cluster and each queue. `util` is GPUs in use over GPUs of working nodes, from the first submission to
     the last. `never_started` jobs are in no wait. `evictions` counts evicted, shrunk and moved jobs, `moves` the moved
     ones; `breaches` guaranteed demand that waited longer than promised; `fairness` is Jain's index of the queues'
-    parts of their fair shares (1: all the same), averaged over the time at which any queue wanted GPUs.
+    parts of their fair shares (1: all the same), averaged over the time at which any queue wanted GPUs. `window_s` is
+    from the first submission to the last.
     """
 
     jobs: int
@@ -101,19 +103,20 @@ class Report:
     breach_reasons: dict[str, int]
     fairness: float
     plans: int
+    window_s: tuple[float, float]
     queues: tuple[QueueReport, ...]
     series: Series
 
 
-def report(outcome: Outcome) -> Report:
-    """Everything a site asks of a what-if."""
+def report(outcome: Outcome, *, policy: Sequence[Queue] | None = None) -> Report:
+    """Everything a site asks of a what-if. Fair shares are those of `policy` (default: what was simulated)."""
     tracks, history = outcome.tracks, outcome.history
     queues = sorted(queue for queue, found in history.queues.items() if found.used.times_s or found.guaranteed.now)
     queues += sorted({track.trace.queue for track in tracks} - set(queues))
     of_queue: dict[str, list[Track]] = {queue: [] for queue in queues}
     for track in tracks:
         of_queue[track.trace.queue].append(track)
-    series = _series(outcome, queues)
+    series = _series(outcome, queues, outcome.queues if policy is None else policy)
     waits = sorted(_waits(tracks))
     used = sum(history.of(queue).used.mean(*outcome.window_s) for queue in queues)
     working = history.gpus.mean(*outcome.window_s)
@@ -135,6 +138,7 @@ def report(outcome: Outcome) -> Report:
         breach_reasons={reason: sum(b.reason == reason for b in outcome.breaches) for reason in reasons},
         fairness=sum(indices) / len(indices) if indices else 1.0,
         plans=outcome.plans,
+        window_s=outcome.window_s,
         queues=tuple(_queue(queue, of_queue[queue], outcome, series.queues[queue]) for queue in queues),
         series=series,
     )
@@ -164,7 +168,7 @@ def _queue(queue: str, tracks: Sequence[Track], outcome: Outcome, series: QueueS
     )
 
 
-def _series(outcome: Outcome, queues: Sequence[str]) -> Series:
+def _series(outcome: Outcome, queues: Sequence[str], policy: Sequence[Queue]) -> Series:
     """From the first submission until nobody waits any more."""
     start_s, last_s = outcome.window_s
     starts = [track.first_start_s for track in outcome.tracks if track.first_start_s is not None]
@@ -173,7 +177,7 @@ def _series(outcome: Outcome, queues: Sequence[str]) -> Series:
     count = max(1, math.ceil((end_s - start_s) / bucket_s))
     edges = [start_s + number * bucket_s for number in range(count + 1)]
     history = outcome.history
-    shares = _of_fair_share(outcome, queues, edges)
+    shares = _of_fair_share(outcome, queues, edges, policy)
     found = {queue: _queue_series(history, queue, edges, shares[queue]) for queue in queues}
     working = history.gpus.means(edges)
     used = _sums([one.used for one in found.values()], count)
@@ -208,12 +212,14 @@ def _queue_series(history: History, queue: str, edges: Sequence[float], shares: 
     )
 
 
-def _of_fair_share(outcome: Outcome, queues: Sequence[str], edges: Sequence[float]) -> dict[str, list[float | None]]:
+def _of_fair_share(
+    outcome: Outcome, queues: Sequence[str], edges: Sequence[float], policy: Sequence[Queue]
+) -> dict[str, list[float | None]]:
     """Per queue and stretch: GPUs used over the fair share of what was wanted, at most 1; None when none was wanted.
 
     The fair share is what the planner works towards, from the mean demand of the stretch.
     """
-    tree = queue_tree(Snapshot(queues=outcome.queues))
+    tree = queue_tree(Snapshot(queues=tuple(policy)))
     history = outcome.history
     used = {queue: history.of(queue).used.means(edges) for queue in queues}
     waiting = {queue: history.of(queue).waiting_gpus.means(edges) for queue in queues}

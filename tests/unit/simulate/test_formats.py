@@ -103,7 +103,7 @@ def test_simulate_from_the_command_line(tmp_path: Path) -> None:
     words = ["simulate", "-f", str(cluster), "--policy", str(policy), "--trace", str(tmp_path / "t.csv")]
     done = run(cli, [*words, "--compare", "static", "--compare", "qos", "--compare", "pool", "--check", "--json"])
     assert done.exit_code == 0, done.output
-    told = json.loads(done.output)
+    told = json.loads(done.stdout)
     assert set(told) == {"slurmext", "static", "qos", "pool", "broken_laws"}
     assert told["slurmext"]["jobs"] == 2
     assert told["broken_laws"] == []
