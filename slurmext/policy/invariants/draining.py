@@ -1,4 +1,4 @@
-"""The law of pre-drain, written apart from the planner's counting: one change after the other, one job after the other."""
+"""The law of pre-drain, written apart from the planner's counting: change by change, job by job."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from slurmext.config.submit_table import NameService, queues_tsv
 from slurmext.config.yaml_errors import ConfigError
 from slurmext.model.queue import PreDrain
 
+NOBODY = NameService(members=lambda _: (), gid=lambda _: None, all_gids=dict)
 BERLIN = ZoneInfo("Europe/Berlin")
 
 
