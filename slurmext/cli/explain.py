@@ -23,7 +23,9 @@ def as_data(answer: Answer) -> dict[str, Any]:
 def as_text(answer: Answer) -> list[str]:
     """Lines for a person."""
     return [
-        _clean(line) for part in (_head, _why, _when, _losses, _saved, _reasons, _timeline) for line in part(answer)
+        _clean(line)
+        for part in (_head, _notices, _why, _when, _losses, _saved, _reasons, _timeline)
+        for line in part(answer)
     ]
 
 
@@ -187,3 +189,52 @@ def _timeline(answer: Answer) -> Iterator[str]:
         where = f"on {source}" if source != event["source"] else ""
         said = ", ".join(filter(None, (where, event["message"])))
         yield f"  {clock(event['at_s'])}  {event['kind']:<18} {said}".rstrip()
+
+
+def as_card(answer: Answer) -> list[str]:
+    """Lines of `slurmext job show`."""
+    job = answer["job"]
+    rows = [
+        ("Queue", job["queue"] or "-"),
+        ("Account", job["account"]),
+        ("Reason", f"{job['reason']}: {job['message']}" if job["reason"] else ""),
+        ("Preempted", f"{job['preempted']} times" if job["preempted"] else ""),
+        ("GPU use", _use(answer)),
+        ("Idle", _idling(answer)),
+        ("Checkpoint", next((line.strip() for line in _saved(answer) if line.startswith("  ")), "")),
+    ]
+    lines = [*_head(answer), *(f"  {title + ':':<12} {text}" for title, text in rows if text), *_notices(answer)]
+    return [_clean(line) for line in lines]
+
+
+def _use(answer: Answer) -> str:
+    use = answer.get("gpu_use")
+    if not use or use["mean_percent"] is None:
+        return ""
+    peak = use["peak_memory_mib"]
+    memory = "" if peak is None else f", at most {size(peak << 20)} of memory on one GPU"
+    return f"{use['mean_percent']:g} % on average{memory}"
+
+
+def _idling(answer: Answer) -> str:
+    use, rule = answer.get("gpu_use"), answer.get("idle_rule")
+    since_s = use["idle_since_s"] if use else None
+    if since_s is None:
+        return ""
+    allowed = f"; its queue allows {span(rule['after_s'])}" if rule else "; its queue does not mind"
+    return f"all its GPUs since {clock(since_s)} ({span(max(0, answer['now_s'] - since_s))}){allowed}"
+
+
+def _notices(answer: Answer) -> Iterator[str]:
+    """What the job's owner is told."""
+    job_id, now_s = answer["job"]["job_id"], answer["now_s"]
+    for notice in answer.get("notices", ()):
+        yield ""
+        yield f"It must leave at {clock(notice['at_s'])} (in {span(max(0, notice['at_s'] - now_s))})"
+        yield f"  {notice['reason']}: {notice['message']}."
+        if notice["reason"] == "IDLE_GPUS":
+            yield f"  'slurmext job extend {job_id} --for 1h' keeps it."
+    extension = answer.get("extension")
+    if extension:
+        yield ""
+        yield f"Kept until {clock(extension['keep_until_s'])} by {extension['asked_by']} although its GPUs are idle."

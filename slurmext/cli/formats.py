@@ -63,6 +63,15 @@ def size(value: int | None) -> str:
     return f"{amount:.1f} TiB"
 
 
+def parse_span(text: str) -> float:
+    """`2h`, `90m`, `1h30m`, `0` -> seconds. Raises UsageError."""
+    if text == "0":
+        return 0.0
+    if not re.fullmatch(r"(\d{1,9}[smhdw])+", text):
+        raise UsageError(f"{text!r} is no duration; for example 30m, 2h, 1h30m or 1d")
+    return float(sum(int(count) * _SPANS[unit] for count, unit in re.findall(r"(\d+)([smhdw])", text)))
+
+
 def parse_since(text: str, now_s: float) -> float:
     """`2h`, `3d`, `today`, `2026-11-21`, `2026-11-21T10:00`, Unix seconds -> Unix seconds. Raises UsageError."""
     if match := re.fullmatch(r"(?:now-)?(\d+)([smhdw])", text):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slurmext.cli.base import Command, Group
-from slurmext.cli.formats import moment, parse_since
+from slurmext.cli.formats import clock, moment, parse_since, parse_span, span
 from slurmext.cli.render import Column, Output, output_options
 
 if TYPE_CHECKING:
@@ -93,3 +93,52 @@ def explain(session: Session, job: str, as_json: bool) -> None:
     if Output(as_json=as_json).value(as_data(answer)):
         return
     click.echo("\n".join(as_text(answer)))
+
+
+@cli.command(
+    "show",
+    cls=Command,
+    examples=[
+        ("slurmext job show 41", "its queue, state and checkpoint, what its GPUs do, what it was told"),
+        ("slurmext job show 41 --json", "the same as data"),
+    ],
+    exit_codes={1: "no such job, or it is not yours"},
+)
+@click.argument("job")
+@click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
+@click.pass_obj
+def show(session: Session, job: str, as_json: bool) -> None:
+    """Show JOB: where it is, how much it uses its GPUs, whether they idle, and what it will have to leave for."""
+    answer: dict[str, Any] = session.ask("job_show", job=job)
+    from slurmext.cli.explain import as_card
+
+    if Output(as_json=as_json).value(answer):
+        return
+    click.echo("\n".join(as_card(answer)))
+
+
+@cli.command(
+    "extend",
+    cls=Command,
+    examples=[
+        ("slurmext job extend 41 --for 2h", "keep it for two hours although its GPUs are idle"),
+        ("slurmext job extend 41 --for 0", "take that back"),
+    ],
+    exit_codes={1: "no such job, it is not yours, or it does not run", 2: "no duration, or too long a one"},
+)
+@click.argument("job")
+@click.option(
+    "--for", "duration", required=True, metavar="TIME", help="For how long from now (30m, 2h, 1h30m); 0: end."
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
+@click.pass_obj
+def extend(session: Session, job: str, duration: str, as_json: bool) -> None:
+    """Keep JOB although its GPUs are idle. Its queue's policy says for how long at a time; ask again later for more."""
+    answer: dict[str, Any] = session.ask("job_extend", job=job, for_s=parse_span(duration))
+    if Output(as_json=as_json).value(answer):
+        return
+    rule, until_s = answer["idle"], answer["keep_until_s"]
+    if until_s <= answer["now_s"]:
+        click.echo(f"job {job} is not kept any longer: it leaves when its GPUs stay idle for {span(rule['after_s'])}")
+        return
+    click.echo(f"job {job} is kept until {clock(until_s)}; after that it is warned again before it must leave")

@@ -22,12 +22,16 @@ from slurmext.adapters.tcp.wire import AgentEvent, EndJob
 from slurmext.config.policy import SitePolicy
 from slurmext.config.site import SiteConfig
 from slurmext.config.submit_table import NameService, queues_tsv
+from slurmext.daemon.gpu_events import GPU_ACTIVITY, store_activity
 from slurmext.daemon.monitor import Monitor
 from slurmext.daemon.query_server import SOCKET_NAME, QueryServer
 from slurmext.errors import SlurmextError, SlurmUnavailable, StoreConflict, StoreUnavailable
+from slurmext.model.plan import Plan
+from slurmext.model.snapshot import Snapshot
 from slurmext.model.state import CheckpointRecord, Event, Lease
 from slurmext.service import bootstrap
 from slurmext.service.cycle import CycleResult
+from slurmext.service.forecast import forecast_apart
 from slurmext.service.query import Queries
 
 log = logging.getLogger(__name__)
@@ -80,7 +84,9 @@ class Daemon:
         uids = {0, *_uid(site.slurm.user)}
         munge = MungeAuth.find(bin_dir=site.slurm.bin_dir, socket=site.munge_socket)
         live = {"status": self._status, "plan": self._plan}
-        queries = Queries(store=self._store, live=live)
+        queries = Queries(
+            store=self._store, live=live, world=self._world, forecast=forecast_apart, changed=self._wake.set
+        )
         self._queries = QueryServer(site.run_dir / SOCKET_NAME, queries, trusted_uids=uids)
         listen = site.daemon.listen
         self._agents = AgentServer(listen, munge, uids, self._on_event, on_query=self._queries.answer)
@@ -181,14 +187,15 @@ class Daemon:
             self._stop.wait(next(self._looks))
 
     def _longest_wait_s(self) -> float | None:
-        """When to look again although nobody wakes us: something is under way, or a job becomes eligible."""
+        """When to look again although nobody wakes us: something is under way, or the time alone changes something."""
         if self._last is None:
             return None
-        if self._last.open_actions + self._last.ending > 0:
-            return FOLLOW_S
+        busy = self._last.open_actions + self._last.ending > 0
         if self._last.next_s is None:
-            return None
-        return min(max(_LEAST_GAP_S, self._last.next_s - time.time()), self._site.daemon.interval_s)
+            return FOLLOW_S if busy else None
+        return min(
+            max(_LEAST_GAP_S, self._last.next_s - time.time()), FOLLOW_S if busy else self._site.daemon.interval_s
+        )
 
     def _failed(self, error: str, template: str) -> None:
         if error != self._error:
@@ -267,6 +274,10 @@ class Daemon:
 
     def _on_event(self, event: AgentEvent) -> None:
         job_id = None if event.job_id is None else self._controller.slurm_id(str(event.job_id))
+        if event.event == GPU_ACTIVITY:
+            if job_id is not None and store_activity(self._store, event, job_id, time.time()):
+                self._wake.set()
+            return
         stored = Event(
             at_s=event.at_s, source=f"agent:{event.node}", kind=event.event, job_id=job_id, detail=dict(event.detail)
         )
@@ -295,6 +306,10 @@ class Daemon:
             "agents": [agent.node for agent in self._agents.connected()],
             **({"invariants": self._monitor.status()} if self._monitor is not None else {}),
         }
+
+    def _world(self) -> tuple[Snapshot, Plan] | None:
+        last = self._controller.last
+        return (last[0].snapshot, last[1]) if last else None
 
     def _plan(self) -> Mapping[str, object]:
         import json  # noqa: PLC0415

@@ -286,15 +286,22 @@ class Applier:
 
     def _end_if_due(self, action: ActionRecord, record: JobRecord, now: float) -> None:
         """Nobody waits for Slurm's KillWait: who had no signal has the grace to end, who had one has had it."""
-        requeued_s = _number(action, "requeued_s")
-        warned = "signalled_s" in action.detail
-        patience_s = END_AFTER_S if warned else max(END_AFTER_S, _number(action, "grace_s"))
-        last_s = self._ended_s.get(action.id, 0.0)
-        if record.raw_id and now - requeued_s >= patience_s and now - last_s >= END_AFTER_S:
+        if record.raw_id and now >= self._end_due_s(action):
             self._ended_s[action.id] = now
             nodes = [part.node for part in record.placement]
             log.info("job %s does not end on %s: what is left is killed", record.slurm_id, ",".join(nodes))
-            self._end_left(nodes, record.raw_id, requeued_s)
+            self._end_left(nodes, record.raw_id, _number(action, "requeued_s"))
+
+    def _end_due_s(self, action: ActionRecord) -> float:
+        warned = "signalled_s" in action.detail
+        patience_s = END_AFTER_S if warned else max(END_AFTER_S, _number(action, "grace_s"))
+        return max(_number(action, "requeued_s") + patience_s, self._ended_s.get(action.id, 0.0) + END_AFTER_S)
+
+    def next_due_s(self, actions: Sequence[ActionRecord], now: float) -> float | None:
+        """When the next grace of these actions ends, or the next patience with a victim that does not go."""
+        times = [_number(action, "deadline_s") for action in actions if action.state is ActionState.SIGNALLED]
+        times += [self._end_due_s(action) for action in actions if action.state is ActionState.REQUEUED]
+        return min((at_s for at_s in times if at_s > now), default=None)
 
     def _requeue(self, token: int, due: Sequence[_Due], observation: Observation) -> None:
         if not due:

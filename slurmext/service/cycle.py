@@ -35,8 +35,8 @@ class CycleResult:
 
     `evicting` counts victims whose beneficiary waits for us, `leaving` those whose beneficiary Slurm starts by itself.
     `ending` counts jobs that Slurm is cleaning up after: no agent tells when their GPUs are free. `next_s` is when the
-    time alone will change something: a waiting job becomes eligible, a calendar changes, a running job must leave. None
-    when nothing is known to.
+    time alone will change something: a waiting job becomes eligible, a calendar changes, a running job must leave, a
+    grace ends. None when nothing is known to.
     """
 
     at_s: float
@@ -115,7 +115,9 @@ class Controller:
             evicting=sum(bool(action.detail.get("beneficiary")) for action in victims) - leaving,
             leaving=leaving,
             ending=sum(job.state is JobState.COMPLETING for job in view.jobs),
-            next_s=_next_time(observation.snapshot, decided),
+            next_s=_first(
+                _next_time(observation.snapshot, decided), self._applier.next_due_s(still_open, self._clock.now())
+            ),
             rpcs=view.rpcs,
             new_jobs=new,
         )
@@ -165,6 +167,10 @@ class Controller:
             fences=self._store.fences(),
             not_before=_penalties(self._store.actions(since_s=now_s - _PENALTY_MEMORY_S, limit=1000), now_s),
         )
+
+
+def _first(*times: float | None) -> float | None:
+    return min((at_s for at_s in times if at_s is not None), default=None)
 
 
 def _next_time(snapshot: Snapshot, decided: Plan) -> float | None:

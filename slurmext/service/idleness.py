@@ -60,7 +60,8 @@ def with_idleness(
         job = replace(job, submitted_s=left_s)
     if rule is None or record.state is not JobState.RUNNING:
         return job
-    since_s = idle_since(known.idle.get(job.id, ()), record, now_s)
+    nodes = [part.node for part in record.placement if part.gpus]
+    since_s = idle_since(known.idle.get(job.id, ()), nodes, record.start_s, now_s)
     if since_s is None:
         return job
     # Nobody leaves unwarned: idling counts as if it had just been long enough when the warning came, or comes.
@@ -69,21 +70,21 @@ def with_idleness(
     return replace(job, idle_since_s=since_s, keep_until_s=None if extension is None else extension.keep_until_s)
 
 
-def idle_since(words: Collection[GpuActivity], record: JobRecord, now_s: float) -> float | None:
-    """Since when all GPUs of a running job are idle: on every node, by words of this run that still count."""
-    start_s = record.start_s
-    if start_s is None or not record.placement:
+def idle_since(
+    words: Collection[GpuActivity], nodes: Collection[str], start_s: float | None, now_s: float
+) -> float | None:
+    """Since when all GPUs of a job on `nodes` that runs since `start_s` are idle: on every node, by words that count."""
+    if start_s is None or not nodes:
         return None
     fresh = {
         word.node: word.idle_since_s
-        for word in words
-        if word.state is GpuState.IDLE
-        and word.idle_since_s is not None
-        and word.valid_until_s > now_s
-        and word.at_s > start_s
-        and word.started_s > start_s - _CLOCKS_S
+        for word in of_this_run(words, start_s)
+        if word.state is GpuState.IDLE and word.valid_until_s > now_s
     }
-    times = [fresh.get(part.node) for part in record.placement if part.gpus]
-    if not times or None in times:
-        return None
-    return max(start_s, *(time for time in times if time is not None))
+    times = [fresh.get(node) for node in nodes]
+    return None if None in times else max(start_s, *(time for time in times if time is not None))
+
+
+def of_this_run(words: Iterable[GpuActivity], start_s: float) -> list[GpuActivity]:
+    """The words on the job's run that began at `start_s`."""
+    return [word for word in words if word.at_s > start_s and word.started_s > start_s - _CLOCKS_S]

@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from slurmext.errors import UsageError
-from slurmext.service.query import daemon, history, jobs, policy, queues
+from slurmext.service.query import daemon, extend, history, jobs, policy, queues, sizes
 from slurmext.service.query.context import Context
 from slurmext.service.query.viewer import Answer, Question, Viewer
 
 _OPERATIONS: Mapping[str, Callable[[Context, Viewer, Question], Answer]] = {
     "jobs": jobs.listed,
+    "job_show": jobs.shown,
     "job_explain": jobs.explained,
+    "job_extend": extend.extended,
     "queues": queues.listed,
+    "sizes": sizes.listed,
     "queue_explain": queues.explained,
     "history": history.events,
     "checkpoints": history.checkpoints,

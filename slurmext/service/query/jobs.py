@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from slurmext.errors import SlurmextError
-from slurmext.model.state import ActionKind, ActionRecord, JobRow
+from slurmext.model.state import ActionKind, ActionRecord, JobRow, Notice
 from slurmext.policy.explain.job import JobAccount, job_account
 from slurmext.service.query.context import Context
+from slurmext.service.query.gpus import told
 from slurmext.service.query.values import action_values, event_values, job_values
 from slurmext.service.query.viewer import Answer, Question, Viewer
 from slurmext.service.reason_history import reasons_in
@@ -28,7 +29,24 @@ def listed(context: Context, viewer: Viewer, asked: Question) -> Answer:
         ended_since_s=asked.since_s,
         limit=asked.limit,
     )
-    return {"jobs": [job_values(row) for row in rows]}
+    # A running job waits for nothing: its reason is the one it will have to leave for, if any.
+    notices = {notice.job: notice for notice in reversed(context.store.notices())}
+    return {"jobs": [job_values(_noted(row, notices.get(row.job))) for row in rows]}
+
+
+def _noted(row: JobRow, notice: Notice | None) -> JobRow:
+    return row if notice is None or row.reason else replace(row, reason=notice.reason, message=notice.message)
+
+
+def shown(context: Context, viewer: Viewer, asked: Question) -> Answer:
+    """A job with what its GPUs do, what its owner is told, and its last checkpoint."""
+    row = known_job(context, viewer, asked.job or "")
+    return {
+        "now_s": context.now(),
+        "job": job_values(row),
+        "checkpoint": _last_checkpoint(context, row),
+        **told(context, row),
+    }
 
 
 def explained(context: Context, viewer: Viewer, asked: Question) -> Answer:
@@ -36,21 +54,26 @@ def explained(context: Context, viewer: Viewer, asked: Question) -> Answer:
     row = known_job(context, viewer, asked.job or "")
     store, job_id, since = context.store, row.job.job_id, float(row.job.submit_s)
     ledger = [item for item in store.preemptions(job_id=job_id) if item.victim == row.job]
-    checkpoint = store.last_checkpoints([job_id]).get(job_id)
     events = list(store.events(job_id=job_id, since_s=since, limit=asked.limit))
     leaving = [action for action in store.open_actions() if action.kind is ActionKind.EVICT]
-    told = [{"code": code, "since_s": at, "until_s": until} for code, at, until in reasons_in(row.reasons)]
+    reasons = [{"code": code, "since_s": at, "until_s": until} for code, at, until in reasons_in(row.reasons)]
     return {
         "now_s": context.now(),
         "job": job_values(row),
-        "reasons": told,
+        "reasons": reasons,
         "leaving_for_it": [_leaving(item) for item in leaving if item.detail.get("beneficiary") == job_id],
         "being_evicted": [action_values(item) for item in leaving if item.job == row.job],
         "preemptions": [{**asdict(item), "victim": item.victim.job_id} for item in ledger],
-        "checkpoint": None if checkpoint is None or checkpoint.confirmed_s < since else asdict(checkpoint),
+        "checkpoint": _last_checkpoint(context, row),
         "timeline": [event_values(event) for event in events],
         **_outlook(context, row),
+        **told(context, row),
     }
+
+
+def _last_checkpoint(context: Context, row: JobRow) -> Answer | None:
+    found = context.store.last_checkpoints([row.job.job_id]).get(row.job.job_id)
+    return None if found is None or found.confirmed_s < row.job.submit_s else asdict(found)
 
 
 def _outlook(context: Context, row: JobRow) -> Answer:

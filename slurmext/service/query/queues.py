@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from slurmext.config.policy import SitePolicy
@@ -27,13 +27,14 @@ def listed(context: Context, viewer: Viewer, asked: Question) -> Answer:
     if found is None:
         return {"version": 0, "queues": []}
     stored, policy = found
+    jobs = context.store.jobs(active=True)
+    found_loads = loads(jobs)
+    policy = policy.including(found_loads)
     if asked.queue is not None and asked.queue not in policy.by_path:
         raise UsageError(f"there is no queue {asked.queue!r}; queues: {', '.join(policy.by_path)}")
-    jobs = context.store.jobs(active=True)
     accounts = {row.account for row in jobs if row.user == viewer.user and row.account}
-    found_loads = loads(jobs)
     rows = [
-        queue_values(policy, queue.path, found_loads.get(queue.path, Load()))
+        queue_values(policy, queue.path, found_loads)
         | {"may_use": viewer.sees_all or _may_use(policy, queue.path, viewer, accounts)}
         for queue in policy.queues
         if asked.queue is None or is_within(queue.path, asked.queue)
@@ -42,6 +43,7 @@ def listed(context: Context, viewer: Viewer, asked: Question) -> Answer:
         for row in rows:
             row.pop("users", None)
             row.pop("groups", None)
+            row["dynamic"] = None if row["dynamic"] is None else {}
             row.pop("acl", None)
     return {"version": stored.version, "default_queue": policy.settings.default_queue, "queues": rows}
 
@@ -77,12 +79,21 @@ def _may_use(policy: SitePolicy, path: str, viewer: Viewer, accounts: Collection
     )
 
 
-def queue_values(policy: SitePolicy, path: str, load: Load) -> Answer:
-    """A queue's numbers and what is going on in it; GPUs of those below it are counted with it."""
-    guaranteed = policy.guaranteed(path)
+def queue_values(policy: SitePolicy, path: str, all_loads: Mapping[str, Load]) -> Answer:
+    """A queue's numbers and what is going on in it; GPUs of those below it are counted with it.
+
+    `dynamic` is what the queues below it are like that exist as soon as a job is in them, None where there are none.
+    """
+    guaranteed, load = policy.guaranteed(path), all_loads.get(path, Load())
     acl = policy.acls[path]
+    borrowed = max(0, load.used - guaranteed)
+    if policy.by_path[path].shares_guarantee:
+        above = path.rpartition("/")[0]
+        borrowed = min(load.used, max(0, all_loads.get(above, Load()).used - policy.guaranteed(above)))
+    like = policy.dynamic.get(path)
     return {
         **asdict(policy.by_path[path]),
+        "dynamic": None if like is None else asdict(like),
         "guaranteed": guaranteed,
         "effective_max": policy.effective_max(path),
         "leaf": path not in policy.parents,
@@ -91,7 +102,7 @@ def queue_values(policy: SitePolicy, path: str, load: Load) -> Answer:
         if acl.open
         else {"users": sorted(acl.users), "groups": sorted(acl.groups), "accounts": sorted(acl.accounts)},
         "used": load.used,
-        "borrowed": max(0, load.used - guaranteed),
+        "borrowed": borrowed,
         "running_jobs": load.running_jobs,
         "pending_jobs": load.pending_jobs,
         "pending_gpus": load.pending_gpus,

@@ -34,6 +34,7 @@ class Question:
     version: int | None = None
     ended: bool = False
     limit: int = 1000
+    for_s: float | None = None
 
     @classmethod
     def of(cls, arguments: Mapping[str, object]) -> Question:
@@ -45,7 +46,7 @@ class Question:
                 continue
             if key in {"job", "queue", "state", "user", "kind"} and isinstance(value, str):
                 texts[key] = value
-            elif key in {"since_s", "limit", "ended", "version"} and isinstance(value, int | float):
+            elif key in {"since_s", "limit", "ended", "version", "for_s"} and isinstance(value, int | float):
                 numbers[key] = value
             else:
                 raise UsageError(
@@ -56,6 +57,7 @@ class Question:
             since_s=numbers.get("since_s"),
             version=int(numbers["version"]) if "version" in numbers else None,
             ended=bool(numbers.get("ended")),
+            for_s=numbers.get("for_s"),
             limit=max(1, min(int(numbers.get("limit", 1000)), MOST_ROWS)),
         )
 
