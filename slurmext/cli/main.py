@@ -14,6 +14,7 @@ from slurmext.cli.session import Session
 COMMANDS: dict[str, tuple[str, str]] = {
     "job": ("slurmext.cli.job:cli", "Jobs slurmext looks after: list them, explain one."),
     "queue": ("slurmext.cli.queue:cli", "Queues: who may use how many GPUs, and who does."),
+    "size": ("slurmext.cli.size:cli", "Sizes: what 'sbatch --size=NAME' asks for."),
     "plan": ("slurmext.cli.plan:cli", "What the daemon would do now, or for a snapshot."),
     "simulate": ("slurmext.cli.simulate:cli", "What a policy would do to a history of jobs."),
     "trace": ("slurmext.cli.trace:cli", "Histories of jobs to simulate with."),

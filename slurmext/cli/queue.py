@@ -104,8 +104,12 @@ def show(session: Session, queue: str, as_json: bool) -> None:
     lines = [(column.title, column.show(row.get(key))) for key, column in shown.items()]
     for gpu_type, quota in row["by_type"].items():
         lines.append((f"Type {gpu_type}", f"guaranteed {quota['guaranteed']}, max {_limit(quota['max'])}"))
-    for user, limit in row.get("users", {}).items():
-        lines.append((f"User {user}", f"max {_limit(limit['max'])}"))
+    lines += [(f"User {user}", f"max {_limit(limit['max'])}") for user, limit in row.get("users", {}).items()]
+    lines += [(f"Group {group}", f"max {_limit(limit['max'])}") for group, limit in row.get("groups", {}).items()]
+    if row["each_user_max"] is not None:
+        lines.append(("Each user", f"max {row['each_user_max']}"))
+    if row["dynamic"] is not None:
+        lines.append(("Dynamic", "queues below it exist as soon as a job is in them"))
     if "acl" in row:
         acl = row["acl"] or {}
         lines.append(
@@ -209,14 +213,20 @@ def _sentences(row: dict[str, Any]) -> list[str]:
     path, guaranteed, used = row["path"], row["guaranteed"], row["used"]
     most = row["effective_max"]
     beyond = "as many as are idle" if most is None else f"up to {most} in all"
+    parent = path.rpartition("/")[0]
     said = [
-        f"{path} is guaranteed {guaranteed} GPUs: when its jobs ask for them, whoever borrowed them gives them back.",
+        f"{path} shares what {parent} is guaranteed with the other queues there."
+        if row["shares_guarantee"]
+        else f"{path} is guaranteed {guaranteed} GPUs: when its jobs ask for them, whoever borrowed them gives them"
+        " back.",
         f"Beyond them it may borrow idle GPUs, {beyond}, until their owner asks."
         if row["fence"] not in {"in", "both"}
         else "It borrows nothing beyond them (fence).",
     ]
-    if used > guaranteed:
-        said.append(f"It uses {used} now, so {used - guaranteed} are borrowed and may be reclaimed, checkpoint first.")
+    if row["borrowed"]:
+        said.append(f"It uses {used} now, so {row['borrowed']} are borrowed and may be reclaimed, checkpoint first.")
+    elif row["shares_guarantee"]:
+        said.append(f"It uses {used} now, nothing borrowed.")
     else:
         idle = guaranteed - max(used, row["reserved"])
         lent = 0 if row["fence"] in {"out", "both"} else max(0, idle)
