@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,12 +10,14 @@ import click
 from slurmext.cli.base import Command, Group
 from slurmext.cli.formats import moment
 from slurmext.cli.render import Column, Output, confirm, immediate_option, json_option, output_options, print_json
+from slurmext.cli.whatif import Knobs, world_options
 from slurmext.errors import SlurmextError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from slurmext.cli.session import Session
+    from slurmext.config.policy import SitePolicy
     from slurmext.config.policy_diff import Change
 
 MAX_BYTES = 8 << 20
@@ -91,20 +94,92 @@ def show_changes(changes: Sequence[Change]) -> None:
 @cli.command(
     "diff",
     cls=Command,
-    examples=[("slurmext policy diff my-policy.yaml", "what applying it would change")],
+    examples=[
+        ("slurmext policy diff my-policy.yaml", "what applying it would change"),
+        ("slurmext policy diff my-policy.yaml --simulate", "what it would have changed for last month's jobs"),
+        (
+            "slurmext policy diff new.yaml --simulate --against old.yaml --trace jobs.csv --cluster cluster.yaml",
+            "two files over a given history: needs no daemon and no Slurm",
+        ),
+    ],
     exit_codes={0: "nothing would change", 1: "something would change, or the file is wrong"},
 )
 @click.argument("file")
-@json_option
+@click.option("--against", metavar="YAML", help="Compare with this policy instead of the one in force.")
+@click.option("--simulate", is_flag=True, help="Also replay a history of jobs under both policies.")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="That history. Default: sacct's last 30 days (--days).",
+)
+@click.option(
+    "--cluster", type=click.Path(path_type=Path), metavar="FILE",
+    help="Nodes for --simulate, as for 'slurmext simulate -f'. Default: those there are.",
+)  # fmt: skip
+@click.option("--start", metavar="TIME", help="When the trace begins, for policies with calendars: 2026-11-02T00:00.")
+@world_options
+@output_options
 @click.pass_obj
-def diff(session: Session, file: str, as_json: bool) -> None:
-    """Compare FILE with the policy in force."""
-    changes = _changes(session.ask("policies", limit=1)["policies"], *_read(file))
-    if as_json:
-        print_json([{"where": c.where, "key": c.key, "before": c.before, "after": c.after} for c in changes])
+def diff(
+    session: Session,
+    file: str,
+    against: str | None,
+    simulate: bool,
+    trace: Path | None,
+    cluster: Path | None,
+    start: str | None,
+    knobs: Knobs,
+    output: Output,
+) -> None:
+    """Compare FILE with the policy in force.
+
+    With --simulate a history of jobs is replayed under both, by the daemon's own planner: what each queue would use and
+    wait for, who would be evicted and what would be lost.
+    """
+    from slurmext.config.policy import parse_policy
+    from slurmext.config.policy_diff import diff_policies
+
+    after = parse_policy(*_read(file))
+    before = _policy_before(session, against)
+    name = "in force" if against is None else against
+    changes = diff_policies(before, after)
+    if not simulate:
+        if output.as_json:
+            print_json([{"where": c.where, "key": c.key, "before": c.before, "after": c.after} for c in changes])
+        else:
+            show_changes(changes)
     else:
-        show_changes(changes)
+        from slurmext.cli.policy_simulate import compare
+        from slurmext.cli.whatif import moment
+
+        if before is None:
+            raise UsageError(
+                "no policy was applied yet to compare with; use --against OLD.yaml, or 'slurmext simulate'"
+            )
+        if not output.as_json and not output.parsable:
+            show_changes(changes)
+            click.echo()
+        compare(
+            session,
+            {name: before, file if file != name else f"{file} (new)": after},
+            changes,
+            cluster=cluster,
+            trace=trace,
+            start_s=moment(start, after),
+            knobs=knobs,
+            output=output,
+        )
     raise click.exceptions.Exit(1 if changes else 0)
+
+
+def _policy_before(session: Session, against: str | None) -> SitePolicy | None:
+    from slurmext.config.policy import parse_policy
+
+    if against is not None:
+        return parse_policy(*_read(against))
+    stored = session.ask("policies", limit=1)["policies"]
+    return parse_policy(stored[0]["document"], f"policy version {stored[0]['version']}") if stored else None
 
 
 def _changes(stored: Sequence[dict[str, Any]], text: str, source: str) -> list[Change]:
