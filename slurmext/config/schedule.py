@@ -53,6 +53,10 @@ class Schedule:
         """The queues in force at `from_s`, and from each later time on, up to `until_s`."""
         return [(at_s, self._state(active).queues) for at_s, active in self.calendar.changes(from_s, until_s)]
 
+    def periods(self, from_s: float, until_s: float) -> list[tuple[float, Resolved]]:
+        """The same with queues that come and go."""
+        return [(at_s, self._state(active)) for at_s, active in self.calendar.changes(from_s, until_s)]
+
     def largest_max(self, now_s: float) -> Mapping[str, int | None]:
         """For each queue the largest max within a year from then, None where it has none at some time."""
         if self._largest is None or not 0 <= now_s - self._largest[0] < DAY_S:

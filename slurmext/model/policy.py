@@ -40,7 +40,8 @@ class Policy:
     """`version` 0 means that no policy was applied yet: nothing is managed and nothing is acted on.
 
     `leaves` are paths of the listed queues that take jobs, `paths` those of all. `dynamic` has the queues whose
-    children exist as soon as a job is in them, by path, each with what such a child is like.
+    children exist as soon as a job is in them, by path, each with what such a child is like. `removed` are queues that
+    an earlier policy had, and when their jobs must leave; `parent/*` stands for such children.
     """
 
     version: int = 0
@@ -49,6 +50,7 @@ class Policy:
     paths: frozenset[str] = frozenset()
     leaves: frozenset[str] = frozenset()
     dynamic: Mapping[str, Queue] = field(default_factory=dict[str, Queue])
+    removed: Mapping[str, float] = field(default_factory=dict[str, float])
     default_queue: str | None = None
     rules: tuple[QueueRule, ...] = ()
     max_requeues_per_cycle: int | None = None

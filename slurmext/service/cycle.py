@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from slurmext.config.policy import SitePolicy, parse_policy
+from slurmext.config.policy import SitePolicy
+from slurmext.model.cluster import ClusterView
 from slurmext.model.job import JobState
 from slurmext.model.plan import Plan
 from slurmext.model.policy import Policy
@@ -21,6 +22,7 @@ from slurmext.service.idleness import remembered
 from slurmext.service.look import look_of
 from slurmext.service.notices import first_told, notices_of, over
 from slurmext.service.observe import Memory, Observation, job_rows, observe
+from slurmext.service.policies import Policies
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +70,9 @@ class Controller:
         on_look: Callable[[Look], None] | None = None,
     ) -> None:
         self._store, self._reader, self._applier, self._clock = store, reader, applier, clock
-        self._shadow, self._on_policy, self._groups_of = shadow, on_policy, groups_of
+        self._shadow, self._groups_of = shadow, groups_of
         self._on_look = on_look
-        self._policy = Policy()
+        self._policies = Policies(store, on_policy)
         self._planner = Planner()
         self._seen = frozenset[JobKey]()
         self.last: tuple[Observation, Plan] | None = None
@@ -78,16 +80,13 @@ class Controller:
     def run(self, token: int) -> CycleResult:
         """One cycle under the lease's token."""
         began_at = self._clock.now()
-        policy = self._current_policy()
-        view = self._reader.read()
-        observation = observe(view, policy, self._memory(view.read_s), view.read_s, self._groups_of)
+        policy, view, observation = self._look()
         before = self._store.open_actions()
         if before and not self._shadow:
             checkpoints = self._store.last_checkpoints({action.job.job_id for action in before})
             self._applier.follow(token, observation, checkpoints)
             # What was just finished or requeued changes the world: the plan looks at it anew.
-            view = self._reader.read()
-            observation = observe(view, policy, self._memory(view.read_s), view.read_s, self._groups_of)
+            policy, view, observation = self._look()
         decided = self._planner.plan(observation.snapshot) if policy.version else Plan()
         said = messages(observation.snapshot, decided)
         began = 0
@@ -143,21 +142,20 @@ class Controller:
 
     def observation(self) -> Observation:
         """The world now, without acting on it."""
+        return self._look()[2]
+
+    def _look(self) -> tuple[Policy, ClusterView, Observation]:
+        """Slurm as it is now, under the policy in force when it was asked."""
+        self._policies.at(self._clock.now())  # a policy that cannot be read costs no reading of Slurm
         view = self._reader.read()
-        return observe(view, self._current_policy(), self._memory(view.read_s), view.read_s, self._groups_of)
+        policy = self._policies.at(view.read_s)
+        observation = observe(view, policy, self._memory(policy, view.read_s), view.read_s, self._groups_of)
+        return policy, view, observation
 
-    def _current_policy(self) -> Policy:
-        stored = self._store.current_policy()
-        if stored is not None and stored.version != self._policy.version:
-            site_policy = parse_policy(stored.document, f"policy version {stored.version}")
-            self._policy = site_policy.as_model(stored.version)
-            self._on_policy(site_policy)
-        return self._policy
-
-    def _memory(self, now_s: float) -> Memory:
+    def _memory(self, policy: Policy, now_s: float) -> Memory:
         rows = {row.job.job_id: row for row in self._store.jobs(active=True)}
         preempted = self._store.preemption_counts([row.job for row in rows.values()])
-        queues = (*self._policy.queues, *self._policy.dynamic.values())
+        queues = (*policy.queues, *policy.dynamic.values())
         return Memory(
             rows=rows,
             open_actions=self._store.open_actions(),

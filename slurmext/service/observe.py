@@ -142,6 +142,7 @@ def observe(
         queues=queues,
         jobs=tuple(jobs),
         fences=fences,
+        removed=_removed(jobs, queues, policy),
     )
     return Observation(snapshot=snapshot, known=known, ended=_ended(view, known, memory.rows, now_s))
 
@@ -163,6 +164,18 @@ def _queue(record: JobRecord, policy: Policy, everybody: _Groups) -> str | None:
     return policy.queue_of(
         asked=asked, user=record.user, account=record.account, partition=record.partition, groups=groups
     )
+
+
+def _removed(jobs: Sequence[Job], queues: Sequence[Queue], policy: Policy) -> dict[str, float]:
+    """Queues of these jobs that the policy has no more, and when the jobs must leave."""
+    if not policy.removed:
+        return {}
+    found = dict[str, float]()
+    for path in sorted({job.queue for job in jobs} - {queue.path for queue in queues}):
+        at_s = policy.removed.get(path, policy.removed.get(f"{path.rpartition('/')[0]}/*"))
+        if at_s is not None:
+            found[path] = at_s
+    return found
 
 
 def _dynamic_queues(jobs: Sequence[Job], policy: Policy) -> list[Queue]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from slurmext.config.policy import SitePolicy, parse_policy
+from slurmext.config.policy import SitePolicy, stored_policy
 from slurmext.model.plan import Plan
 from slurmext.model.snapshot import Snapshot
 from slurmext.model.state import PolicyVersion
@@ -44,10 +44,10 @@ class Context:
     _parsed: tuple[int, SitePolicy] | None = None
 
     def site_policy(self) -> tuple[PolicyVersion, SitePolicy] | None:
-        """The policy in force, parsed; None before the first."""
+        """The policy in force, with the numbers of this moment; None before the first."""
         stored = self.store.current_policy()
         if stored is None:
             return None
         if self._parsed is None or self._parsed[0] != stored.version:
-            self._parsed = stored.version, parse_policy(stored.document, f"policy version {stored.version}")
-        return stored, self._parsed[1]
+            self._parsed = stored.version, stored_policy(stored)
+        return stored, self._parsed[1].at(self.now())
