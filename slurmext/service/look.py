@@ -27,6 +27,7 @@ def look_of(view: ClusterView, observation: Observation, plan: Plan, evictions: 
             for action in evictions
             if action.detail.get("beneficiary")
         ],
+        rounded_s=1,
     )
 
 

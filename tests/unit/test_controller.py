@@ -144,6 +144,18 @@ def test_a_victim_that_does_not_end_is_killed_when_it_had_its_grace(site: Site, 
     assert len(site.killed) <= asked + 1
 
 
+def test_the_next_cycle_is_due_when_a_grace_ends(site: Site) -> None:
+    """First the end of the grace, then, while the victim lingers, when it is to be killed; not a second later."""
+    _borrow_everything(site, ckpt="auto")
+    site.slurm.linger = True
+    site.slurm.submit("prod")
+    signalled_s = site.slurm.now()
+    assert site.controller.run(site.token).next_s == signalled_s + 20
+    site.slurm.tick(20)
+    site.controller.run(site.token)
+    assert site.controller.run(site.token).next_s == signalled_s + 22
+
+
 def test_without_confirmation_the_grace_is_waited_out(site: Site) -> None:
     """A victim that stays silent is requeued when its grace is over, not before."""
     _borrow_everything(site, ckpt="auto")

@@ -35,13 +35,15 @@ class Departure:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
     """One look at the world. `running` maps jobs that hold their GPUs in Slurm to when they started; a job that was
-    released and has not started is not there. `told` are the evictions under way.
+    released and has not started is not there. `told` are the evictions under way. Submission and eligible times are
+    rounded down to `rounded_s`.
     """
 
     snapshot: Snapshot
     plan: Plan
     running: Mapping[str, Seconds | None]
     told: Collection[Departure]
+    rounded_s: float = 0
 
 
 def look_of(snapshot: Snapshot, plan: Plan) -> Look:
@@ -128,7 +130,8 @@ class OverTime:
                 # Not from its submission on: it may have been in nobody's guarantee for hours.
                 last_s = now_s if self._now_s is None else self._now_s
                 times = (job.submitted_s + node.preemption_delay_s, job.eligible_s or 0)
-                since_s = max((at_s for at_s in times if at_s > last_s), default=now_s)
+                late = [at_s + look.rounded_s for at_s in times if at_s + look.rounded_s > last_s]
+                since_s = max(late, default=now_s)
                 limit_s = settings.grace_s + settings.near_end_s + SLACK_S
                 self._demands[job_id] = _Demand(since_s=since_s, limit_s=limit_s)
 
