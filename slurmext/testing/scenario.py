@@ -19,7 +19,8 @@ A file is one theme with several named scenarios. Shorthand keeps them readable:
       then:    {release: [57]}                         the plan once victims are gone
 
 What `expect` does not name it does not check, except that a bucket that is left out must be empty (reasons excepted).
-Every law of `policy.invariants` is checked as well, and that plans come to rest and stay so for five rounds.
+Every law of `policy.invariants` is checked as well; five times that the same world gives the same plan and that nothing
+more is done while victims are on their way out; and that plans come to rest and stay so for five rounds.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ from ruamel.yaml import YAML
 from slurmext.errors import UsageError
 from slurmext.model.job import Job, JobState, NodeGpus, Placement
 from slurmext.model.node import Node
-from slurmext.model.plan import Plan
+from slurmext.model.plan import EvictAction, Plan
 from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Fence, Settings, Snapshot
 from slurmext.policy.departures import WITHOUT_BENEFICIARY
 from slurmext.policy.invariants import violations
 from slurmext.policy.planner import plan
-from slurmext.testing.world import step
+from slurmext.testing.world import step, told
 
 NOW_S = 1000
 ROUNDS = 20
@@ -93,7 +94,25 @@ def check(scenario: Scenario) -> list[str]:
     if "then" in expect:
         after = step(snapshot, made)
         problems += _differences(plan(after), expect["then"], "then")
-    return problems + list(_unrest(snapshot))
+    return problems + list(_fickle(snapshot, made)) + list(_unrest(snapshot))
+
+
+def _fickle(snapshot: Snapshot, made: Plan) -> Iterator[str]:
+    """The same plan for the same world in any order, and nothing more to do while victims are on their way out."""
+    mirrored = replace(snapshot, nodes=snapshot.nodes[::-1], queues=snapshot.queues[::-1], jobs=snapshot.jobs[::-1])
+    for number in range(1, STABLE + 1):
+        if plan(mirrored if number % 2 else snapshot) != made:
+            yield f"again {number}: another plan for the same world"
+    if any(evict.action is EvictAction.SHRINK for evict in made.evict):
+        return  # what an elastic job gives is there at once: nobody is on the way out
+    leaving = told(snapshot, made)
+    for number in range(1, STABLE + 1):
+        again = plan(leaving)
+        found = [*again.release, *again.evict, *again.move]
+        if found:
+            yield f"while victims leave {number}: {', '.join(str(action) for action in found)}"
+            return
+        leaving = told(leaving, again)
 
 
 def _unrest(snapshot: Snapshot) -> Iterator[str]:

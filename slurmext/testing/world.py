@@ -64,6 +64,22 @@ def step(
     return replace(snapshot, now_s=now_s, jobs=tuple(jobs), fences=plan.fence if keep_fences else ())
 
 
+def told(snapshot: Snapshot, plan: Plan) -> Snapshot:
+    """The world right after the plan was carried out: who was released runs, who must go knows and is still there.
+
+    Fences stand, and no time has passed.
+    """
+    starts = {release.job: release.placement for release in plan.release}
+    going = {move.job: move.beneficiary for move in plan.move} | {evict.job: evict.beneficiary for evict in plan.evict}
+    jobs: list[Job] = []
+    for job in snapshot.jobs:
+        if job.id in starts:
+            jobs.append(replace(job, state=JobState.RUNNING, placement=starts[job.id], started_s=snapshot.now_s))
+        else:
+            jobs.append(replace(job, evicting_for=going[job.id]) if job.id in going else job)
+    return replace(snapshot, jobs=tuple(jobs), fences=plan.fence)
+
+
 def finish(snapshot: Snapshot, job_id: str) -> Snapshot:
     """The job ends."""
     return replace(snapshot, jobs=tuple(job for job in snapshot.jobs if job.id != job_id))
