@@ -54,6 +54,8 @@ def _flat(policy: SitePolicy) -> dict[str, dict[str, str]]:
     flat = {"settings": _fields(policy.document.settings)}
     for index, rule in enumerate(policy.document.placement):
         flat[f"placement[{index}]"] = _fields(rule)
+    for name, size in policy.document.sizes.items():
+        flat[f"sizes.{name}"] = _fields(size)
     for queue in policy.queues:
         flat[queue.path] = _fields(_document_of(policy, queue.path))
     return flat

@@ -104,6 +104,7 @@ def _queue(draw: st.DrawFn, path: str, gpus: int, stated: int | None, plain: boo
         },
         each_user_max=draw(st.sampled_from([None] * 6 + [2, 8])),
         idle=draw(st.sampled_from([None] * 3 + IDLE_RULES)),
+        shares_guarantee=not stated and not typed and path in LEAVES and draw(st.booleans()),
     )
 
 
