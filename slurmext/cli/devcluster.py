@@ -178,6 +178,49 @@ def stop(name: str | None, directory: Path | None, component: str) -> None:
     _attach(name, directory).stop(component)
 
 
+_FAULTS = {"none": 0, "driver": 9, "lost": 15}
+
+
+@cli.command(
+    cls=Command,
+    examples=[
+        ("slurmext devcluster gpus n1 --utilisation 0", "all GPUs of n1 idle, whatever jobs do"),
+        ("slurmext devcluster gpus n1 --gpu 0 --gpu 1 --utilisation job", "0 and 1 work again while a job has them"),
+        ("slurmext devcluster gpus n1 --gpu 3 --fault lost", "GPU 3 has fallen off the bus; --fault none mends it"),
+    ],
+)
+@_which
+@click.argument("node")
+@click.option("--gpu", "indices", type=click.IntRange(0), multiple=True, help="Only this one; may be repeated.")
+@click.option("--utilisation", metavar="PERCENT", help="How much they work; 'job': fully while a job has them.")
+@click.option("--memory", type=click.IntRange(0), metavar="MIB", help="Memory in use on each.")
+@click.option("--fault", type=click.Choice([*_FAULTS]), help="What NVML says: the GPUs are lost, or no driver there.")
+def gpus(
+    name: str | None,
+    directory: Path | None,
+    *,
+    node: str,
+    indices: tuple[int, ...],
+    utilisation: str | None,
+    memory: int | None,
+    fault: str | None,
+) -> None:
+    """Say what the simulated GPUs of NODE do; the node's agent sees it through NVML."""
+    simulated = _attach(name, directory).gpus(node)
+    if wrong := [index for index in indices if index >= len(simulated)]:
+        raise click.UsageError(f"--gpu {wrong[0]}: {node} has {len(simulated)} GPUs, counted from 0")
+    if utilisation is not None:
+        if utilisation != "job" and not (utilisation.isdecimal() and int(utilisation) <= 100):  # noqa: PLR2004
+            raise click.UsageError(f"--utilisation {utilisation}: 0 to 100, or 'job'")
+        simulated.set_utilisation(None if utilisation == "job" else int(utilisation), *indices)
+    if memory is not None:
+        simulated.set_memory(memory, *indices)
+    if fault is not None:
+        simulated.set_fault(_FAULTS[fault], *(indices or (() if fault == "driver" else range(len(simulated)))))
+        if fault == "none" and not indices:
+            simulated.set_fault(0)
+
+
 @cli.command()
 @_which
 @click.option("--keep", is_flag=True, help="Keep the directory, to read its logs.")
