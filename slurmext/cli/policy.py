@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from slurmext.cli.base import Command, Group
+from slurmext.cli.consequences import show_consequences
 from slurmext.cli.formats import moment
 from slurmext.cli.render import Column, Output, confirm, immediate_option, json_option, output_options, print_json
 from slurmext.cli.whatif import Knobs, world_options
@@ -142,13 +143,15 @@ def diff(
 
     after = parse_policy(*_read(file))
     before = _policy_before(session, against)
-    name = "in force" if against is None else against
+    name, new = "in force" if against is None else Path(against).name, Path(file).name
     changes = diff_policies(before, after)
     if not simulate:
         if output.as_json:
             print_json([{"where": c.where, "key": c.key, "before": c.before, "after": c.after} for c in changes])
         else:
             show_changes(changes)
+            if against is None and session.uid == 0:
+                show_consequences(session, before, after)
     else:
         from slurmext.cli.policy_simulate import compare
         from slurmext.cli.whatif import moment
@@ -162,7 +165,7 @@ def diff(
             click.echo()
         compare(
             session,
-            {name: before, file if file != name else f"{file} (new)": after},
+            {name: before, new if new != name else f"{new} (new)": after},
             changes,
             cluster=cluster,
             trace=trace,
@@ -174,21 +177,13 @@ def diff(
 
 
 def _policy_before(session: Session, against: str | None) -> SitePolicy | None:
-    from slurmext.config.policy import parse_policy
+    from slurmext.config.policy import parse_policy, stored_policy
+    from slurmext.model.state import PolicyVersion
 
     if against is not None:
         return parse_policy(*_read(against))
     stored = session.ask("policies", limit=1)["policies"]
-    return parse_policy(stored[0]["document"], f"policy version {stored[0]['version']}") if stored else None
-
-
-def _changes(stored: Sequence[dict[str, Any]], text: str, source: str) -> list[Change]:
-    from slurmext.config.policy import parse_policy
-    from slurmext.config.policy_diff import diff_policies
-
-    after = parse_policy(text, source)
-    before = parse_policy(stored[0]["document"], f"policy version {stored[0]['version']}") if stored else None
-    return diff_policies(before, after)
+    return stored_policy(PolicyVersion(**stored[0])) if stored else None
 
 
 @cli.command(
@@ -208,14 +203,15 @@ def _changes(stored: Sequence[dict[str, Any]], text: str, source: str) -> list[C
 def apply(session: Session, file: str, dry_run: bool, immediate: bool) -> None:
     """Make FILE the policy in force. Works without a daemon: it takes the policy up when it starts."""
     text, source = _read(file)
-    from slurmext.config.policy import parse_policy
+    from slurmext.config.policy import parse_policy, stored_policy
+    from slurmext.config.policy_diff import diff_policies
 
-    parse_policy(text, source)
+    after = parse_policy(text, source)
     session.require_root("applies a policy")
     current = session.store.current_policy()
-    stored = [] if current is None else [{"document": current.document, "version": current.version}]
-    changes = _changes(stored, text, source)
-    show_changes(changes)
+    before = None if current is None else stored_policy(current)
+    show_changes(diff_policies(before, after))
+    show_consequences(session, before, after)
     if dry_run or (current is not None and current.document == text):
         return
     confirm("Apply this?", immediate=immediate)

@@ -44,6 +44,7 @@ COLUMNS = (
 
 _DAYS_SHOWN = 7
 
+_CHANGES_SHOWN = 3
 NO_POLICY = "no policy was applied yet; 'slurmext policy apply FILE' applies the first"
 
 
@@ -110,12 +111,33 @@ def show(session: Session, queue: str, as_json: bool) -> None:
         lines.append(("Each user", f"max {row['each_user_max']}"))
     if row["dynamic"] is not None:
         lines.append(("Dynamic", "queues below it exist as soon as a job is in them"))
+    lines += _calendar(row)
     if "acl" in row:
         acl = row["acl"] or {}
         lines.append(
             ("ACL", "; ".join(f"{key} {', '.join(names)}" for key, names in acl.items() if names) or "everyone")
         )
     pairs(lines)
+
+
+def _calendar(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """The calendar and what it changes next; the numbers above are those in force now."""
+    lines = [("Calendar", window) for window in row["calendar"]]
+    if row["calendar"]:
+        lines[0] = ("Calendar", f"{row['calendar'][0]} ({row['timezone']}; above are the numbers in force now)")
+    before = row
+    for change in row["changes"][:_CHANGES_SHOWN]:
+        if change["guaranteed"] is None:  # a parent without a number of its own
+            change["guaranteed"] = before["guaranteed"]
+        differs = [key for key in ("guaranteed", "reserved", "max", "lending_limit") if change[key] != before[key]]
+        said = [f"{key} {_limit(before[key])} -> {_limit(change[key])}" for key in differs]
+        said += ["by_type"] if change["by_type"] != before["by_type"] else []
+        lines.append((f"At {moment(change['at_s'])}", ", ".join(said)))
+        before = change
+    if row["changes"]:
+        does = "started, and told" if row["pre_drain"] == "tell" else "not started"
+        lines.append(("PreDrain", f"borrowers that cannot end before such a change are {does}"))
+    return lines
 
 
 @cli.command("tree", cls=Command, examples=[("slurmext queue tree", "the hierarchy with use and numbers")])
@@ -267,8 +289,9 @@ def set_values(
     session: Session, *, queue: str, assignments: tuple[str, ...], create: bool, dry_run: bool, immediate: bool
 ) -> None:
     """Change keys of QUEUE in the policy in force. An empty VALUE sets a key back to its default."""
+    from slurmext.cli.consequences import show_consequences
     from slurmext.cli.policy import apply_text, show_changes
-    from slurmext.config.policy import parse_policy
+    from slurmext.config.policy import stored_policy
     from slurmext.config.policy_diff import diff_policies
     from slurmext.config.policy_edit import parse_changes, set_queue
 
@@ -286,8 +309,10 @@ def set_values(
     if current is None:
         raise SlurmextError(NO_POLICY)
     text, after = set_queue(current.document, queue, changes, create=create)
-    differences = diff_policies(parse_policy(current.document), after)
+    before = stored_policy(current)
+    differences = diff_policies(before, after)
     show_changes(differences)
+    show_consequences(session, before, after)
     if not differences or dry_run:
         return
     confirm("Apply this?", immediate=immediate)

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
     from slurmext.adapters.tcp.queries import TcpQueryClient
     from slurmext.config.site import SiteConfig
+    from slurmext.model.snapshot import Snapshot
     from slurmext.ports import Store
 
 
 class Session:
-    """One run of the command. Tests hand in `site` and `store`; otherwise they are found when first needed."""
+    """One run of the command. Tests hand in `site`, `store` and what there is to `look` at; otherwise they are found
+    when first needed.
+    """
 
     def __init__(
         self,
@@ -30,8 +33,9 @@ class Session:
         store: Store | None = None,
         now: Callable[[], float] = time.time,
         uid: int | None = None,
+        look: Callable[[], Snapshot] | None = None,
     ) -> None:
-        self._site, self._store = site, store
+        self._site, self._store, self._look = site, store, look
         self.now = now
         self.uid = os.geteuid() if uid is None else uid
 
@@ -90,6 +94,15 @@ class Session:
         from slurmext.service.bootstrap import open_store
 
         return open_store(self.site)
+
+    def snapshot(self) -> Snapshot:
+        """The cluster as the daemon would see it now. Raises SlurmextError, UsageError for users other than root."""
+        if self._look is not None:
+            return self._look()
+        self.require_root("sees the whole cluster's jobs")
+        from slurmext.service.bootstrap import controller
+
+        return controller(self.site, self.store).observation().snapshot
 
     def require_root(self, what: str) -> None:
         """Raises UsageError unless root runs this."""

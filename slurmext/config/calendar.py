@@ -138,6 +138,14 @@ class Window:
             if end.timestamp() > from_s:
                 yield start_s, max(end.timestamp(), start_s)
 
+    @property
+    def when(self) -> str:
+        """`0 8 * * mon-fri for 12 h`, `2026-12-24`."""
+        if self.document.date is None:
+            return f"{self.document.start} for {self.document.hours:g} h"
+        last = self.document.date + timedelta(days=(self.document.days or 1) - 1)
+        return f"{self.document.date}" if last == self.document.date else f"{self.document.date} to {last}"
+
     def __str__(self) -> str:
         """`prod's calendar[0] (start '0 8 * * mon-fri')`."""
         if self.document.date is not None:

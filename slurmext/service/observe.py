@@ -166,6 +166,13 @@ def _queue(record: JobRecord, policy: Policy, everybody: _Groups) -> str | None:
     )
 
 
+def under(snapshot: Snapshot, policy: Policy) -> Snapshot:
+    """The snapshot under another policy; each job keeps its queue."""
+    queues = (*policy.queues, *_dynamic_queues(snapshot.jobs, policy))
+    settings = replace(policy.settings, fences_stand=True)
+    return replace(snapshot, settings=settings, queues=queues, removed=_removed(snapshot.jobs, queues, policy))
+
+
 def _removed(jobs: Sequence[Job], queues: Sequence[Queue], policy: Policy) -> dict[str, float]:
     """Queues of these jobs that the policy has no more, and when the jobs must leave."""
     if not policy.removed:

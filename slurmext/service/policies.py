@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from slurmext.config.history import BACK_S, shrinks
@@ -40,10 +40,21 @@ class Policies:
         site = self._versions[stored.version][1]
         in_force = site.schedule.at(now_s)
         if self._found is None or self._found[0] != stored.version or self._found[1] is not in_force:
-            self._found = stored.version, in_force, self._policy(stored, site, in_force, now_s)
+            history = [self._versions[number] for number in sorted(self._versions)]
+            self._found = stored.version, in_force, _policy(stored, site, in_force, history, now_s)
         if new:
             self._on_policy(site)
         return self._found[2]
+
+    def would_be(self, site: SitePolicy, now_s: float) -> Policy:
+        """The policy as it would be if `site` were applied now."""
+        stored = self._store.current_policy()
+        if stored is not None and stored.version not in self._versions:
+            self._read(stored)
+        number = 0 if stored is None else stored.version
+        version = PolicyVersion(version=number, document="", applied_by="", applied_s=now_s)
+        history = [self._versions[number] for number in sorted(self._versions)]
+        return _policy(version, site, site.schedule.at(now_s), [*history, (now_s, site)], now_s)
 
     def _read(self, newest: PolicyVersion) -> None:
         """Parse the versions in force within the time that is looked back on; each is parsed once."""
@@ -64,17 +75,23 @@ class Policies:
             if version.applied_s <= oldest_s:
                 break
 
-    def _policy(self, stored: PolicyVersion, site: SitePolicy, in_force: Resolved, now_s: float) -> Policy:
-        delay_s = site.settings.cut_delay_s
-        history = [self._versions[number] for number in sorted(self._versions) if number <= stored.version]
-        found = shrinks(history, max(now_s, stored.applied_s))
-        cuts = {path: since_s + delay_s for path, since_s in found.cuts.items()}
-        return replace(
-            site.as_model(stored.version),
-            queues=tuple(_cut(queue, cuts) for queue in in_force.queues),
-            dynamic={path: _cut(like, cuts) for path, like in in_force.dynamic.items()},
-            removed={path: since_s + delay_s for path, since_s in found.removed.items()},
-        )
+
+def _policy(
+    stored: PolicyVersion,
+    site: SitePolicy,
+    in_force: Resolved,
+    history: Sequence[tuple[float, SitePolicy]],
+    now_s: float,
+) -> Policy:
+    delay_s = site.settings.cut_delay_s
+    found = shrinks(history, max(now_s, stored.applied_s))
+    cuts = {path: since_s + delay_s for path, since_s in found.cuts.items()}
+    return replace(
+        site.as_model(stored.version),
+        queues=tuple(_cut(queue, cuts) for queue in in_force.queues),
+        dynamic={path: _cut(like, cuts) for path, like in in_force.dynamic.items()},
+        removed={path: since_s + delay_s for path, since_s in found.removed.items()},
+    )
 
 
 def _cut(queue: Queue, cuts: Mapping[str, float]) -> Queue:

@@ -94,6 +94,8 @@ def queue_values(policy: SitePolicy, path: str, all_loads: Mapping[str, Load]) -
     return {
         **asdict(policy.by_path[path]),
         "dynamic": None if like is None else asdict(like),
+        "calendar": [window.when for window in policy.schedule.calendar.windows if window.path == path],
+        "timezone": policy.schedule.zone.key,
         "guaranteed": guaranteed,
         "effective_max": policy.effective_max(path),
         "leaf": path not in policy.parents,

@@ -12,6 +12,7 @@ import pytest
 from slurmext.cli.main import cli
 from slurmext.cli.session import Session
 from slurmext.config.site import SiteConfig
+from slurmext.model.snapshot import Snapshot
 from slurmext.model.state import (
     ActionKind,
     ActionState,
@@ -103,6 +104,10 @@ def site(tmp_path: Path) -> SiteConfig:
     return SiteConfig(version=1, cluster="test", run_dir=tmp_path)
 
 
+def _idle() -> Snapshot:
+    return Snapshot(now_s=NOW)
+
+
 Run = Callable[..., click.testing.Result]
 
 
@@ -111,7 +116,7 @@ def run(store: MemoryStore, site: SiteConfig) -> Run:
     """`run('queue', 'list')` as root with the database; `uid=` another user, `store=` another store."""
 
     def call(*arguments: str, uid: int = 0, **session: object) -> click.testing.Result:
-        given = {"site": site, "store": store, "now": lambda: NOW, "uid": uid, **session}
+        given = {"site": site, "store": store, "now": lambda: NOW, "uid": uid, "look": _idle, **session}
         stdin = given.pop("stdin", None)
         return click.testing.CliRunner().invoke(cli, list(arguments), obj=Session(**given), input=stdin)
 
