@@ -71,7 +71,7 @@ def compare(
     nodes = _nodes(session, cluster)
     reports = {name: _play(name, policy, jobs, nodes, start_s or began_s, knobs) for name, policy in policies.items()}
     before, after = reports.values()
-    draw(knobs, reports, f"{' and '.join(policies)}: {len(jobs)} jobs")
+    draw(knobs, reports, f"{' and '.join(policies)}: {len(jobs)} jobs", queues_of=[*policies][-1])
     if output.as_json and output.fields is None:
         print_json(
             {

@@ -115,7 +115,7 @@ def cli(
         )
         for way in (SLURMEXT, *dict.fromkeys(compare))
     }
-    draw(knobs, reports, f"{policy or file}: {len(case.question.jobs) + len(case.question.running)} jobs")
+    draw(knobs, reports, f"{(policy or file).name}: {len(case.question.jobs) + len(case.question.running)} jobs")
     warn(case.question, case.queues, reports)
     if output.as_json and output.fields is None:
         told = {way: as_json(made) for way, made in reports.items()}

@@ -295,12 +295,12 @@ def warn(question: Question, queues: Sequence[Queue], reports: Mapping[str, Repo
             click.echo(f"note: {made.never_started} jobs never start under {way}; they are in no wait", err=True)
 
 
-def draw(knobs: Knobs, reports: Mapping[str, Report], title: str) -> None:
+def draw(knobs: Knobs, reports: Mapping[str, Report], title: str, queues_of: str | None = None) -> None:
     """The picture that was asked for."""
     if knobs.plot is not None:
         from slurmext.simulate.plot import draw as draw_plot
 
-        draw_plot(knobs.plot, reports, title=title)
+        draw_plot(knobs.plot, reports, title=title, queues_of=queues_of)
         click.echo(f"{knobs.plot}: drawn", err=True)
 
 

@@ -65,6 +65,7 @@ class Simulation:
     """A calendar; without one the queues stay as they are."""
 
     _now: float = 0.0
+    _planned_s: float = float("-inf")
     _heap: list[tuple[float, int, int, str, int]] = field(default_factory=list[tuple[float, int, int, str, int]])
     _serial: int = 0
     _ahead: int = 0
@@ -99,7 +100,7 @@ class Simulation:
         plans = in_vain = 0
         while self._heap and (self._active or self._ahead) and in_vain < _MOST_IN_VAIN:
             if not self._advance():
-                continue
+                break
             snapshot = self._snapshot()
             made = self.planner(snapshot)
             plans += 1
@@ -129,22 +130,23 @@ class Simulation:
         heapq.heappush(self._heap, (at_s, kind, self._serial, what, epoch))
 
     def _advance(self) -> bool:
-        """Everything that happens within one tick of the next event, until a victim leaves; False when nothing does."""
-        until = self._heap[0][0] + self.world.tick_s
-        news = False
-        while self._heap and self._heap[0][0] <= until:
+        """Everything up to the next plan: that is at the next event, `tick_s` after the last plan, or when a victim
+        leaves. False when nothing happens any more.
+        """
+        news, until = False, 0.0
+        while self._heap and (not news or self._heap[0][0] <= until):
             at_s, number, _, what, epoch = heapq.heappop(self._heap)
             kind = _Kind(number)
             if kind in {_Kind.END, _Kind.LEAVE, _Kind.CHECKPOINT} and self._tracks[what].epoch != epoch:
                 continue
-            if not news and kind not in _SILENT:
-                news, until = True, at_s + self.world.tick_s
             self._now = max(self._now, at_s)
+            if not news and kind not in _SILENT:
+                news, until = True, max(at_s, self._planned_s + self.world.tick_s)
             if kind is _Kind.LEAVE:
                 until = self._now
             self._happen(kind, what)
-        if news and self.world.tick_s:
-            self._now = max(self._now, until)
+        if news:
+            self._now = self._planned_s = max(self._now, until)
         return news
 
     def _happen(self, kind: _Kind, what: str) -> None:

@@ -57,7 +57,7 @@ class QosPreemption:
         )
         promised = {job.evicting_for for job in snapshot.jobs if job.evicting_for}
         release, evict, reasons = list[Release](), list[Evict](), dict[str, Reason]()
-        unfit = set[tuple[int, int]]()
+        unfit, hopeless = set[tuple[int, int]](), set[tuple[int, int]]()
         for job in waiting:
             shape = (job.tasks, job.gpus_per_task)
             place = None if shape in unfit else _fit(job, free)
@@ -70,8 +70,11 @@ class QosPreemption:
                 continue
             unfit.add(shape)
             reasons[job.id] = Reason.NO_FREE_GPUS
-            if job.id in self._high and job.id not in promised:
-                evict += _kill_newest(job, low, free)
+            if job.id in self._high and job.id not in promised and shape not in hopeless:
+                killed = _kill_newest(job, low, free)
+                evict += killed
+                if not killed:
+                    hopeless.add(shape)
         return Plan(release=tuple(release), evict=tuple(evict), reasons=reasons)
 
 
@@ -79,14 +82,17 @@ def _kill_newest(job: Job, low: list[Job], free: dict[str, int]) -> list[Evict]:
     """The victims, none when all low jobs together are not enough. What is idle where the job will run is taken."""
     would = dict(free)
     victims = list[Job]()
-    place: Placement | None = None
+    size = job.gpus_per_task
+    room = sum(max(0, gpus) // size for gpus in would.values())
     for victim in reversed(low):
+        if room >= job.tasks:
+            break
         victims.append(victim)
         for part in victim.placement:
-            would[part.node] = would.get(part.node, 0) + part.gpus
-        place = _fit(job, would)
-        if place is not None:
-            break
+            before = would.get(part.node, 0)
+            would[part.node] = before + part.gpus
+            room += max(0, before + part.gpus) // size - max(0, before) // size
+    place = _fit(job, would) if room >= job.tasks else None
     if place is None:
         return []
     nodes = {part.node: part.gpus for part in place}

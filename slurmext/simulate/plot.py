@@ -32,18 +32,22 @@ def check_path(path: Path) -> str:
     return kind
 
 
-def draw(path: Path, reports: Mapping[str, Report], *, title: str) -> None:
+def draw(
+    path: Path, reports: Mapping[str, Report], *, title: str, queues_of: str | None = None, dpi: int = 110
+) -> None:
     """Write the picture: PNG, SVG, or an HTML page in one file with the figures under it.
+
+    Queues are drawn for one way, the first unless `queues_of` names another.
 
     Raises UsageError when the name or the folder does not do, SlurmextError without matplotlib.
     """
     kind = check_path(path)
-    figure = _figure(reports, title)
+    figure = _figure(reports, title, queues_of)
     try:
         if kind == "html":
             path.write_text(_page(_svg(figure), reports, title), encoding="utf-8")
         else:
-            figure.savefig(path, format=kind, dpi=120)
+            figure.savefig(path, format=kind, dpi=dpi)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -57,8 +61,9 @@ def need_matplotlib() -> Any:
     return Figure
 
 
-def _figure(reports: Mapping[str, Report], title: str) -> Any:
-    name, shown = next(iter(reports.items()))
+def _figure(reports: Mapping[str, Report], title: str, queues_of: str | None) -> Any:
+    name = next(iter(reports)) if queues_of is None else queues_of
+    shown = reports[name]
     queues = sorted((q for q in shown.queues if q.jobs or q.guaranteed), key=lambda q: -q.used_gpus)[:MOST_QUEUES]
     queues.sort(key=lambda queue: queue.queue)
     rows = (len(queues) + 2) // 3

@@ -1,15 +1,18 @@
-"""Real traces replayed four ways: `python tests/benchmarks/bench_traces.py [--quick] [--traces DIR]`.
+"""Real traces replayed side by side: `python tests/benchmarks/bench_traces.py [--quick] [--only NAME] [--traces DIR]`.
 
 Microsoft Philly (Jeon et al., USENIX ATC'19; CC-BY-4.0; https://github.com/msr-fiddle/philly-traces) with its virtual
-clusters as queues: static partitions, one pool first come first served with backfill, Slurm's preempt/qos (a pair of
-QOS for each queue, the newest low jobs are killed), and slurmext with each queue's share guaranteed and everything idle
-lent. Victims of slurmext save for 20 s on their signal; those of QOS preemption go back to their last hourly
-checkpoint; a restart costs both 30 s. Nothing but the planner runs: it is the daemon's own plan().
+clusters as queues: October and November 2017 with 0.55 and 0.7 of the nodes (its load is 0.47 of them), and a week of
+a sample for 32 nodes. Four ways: static partitions, one pool first come first served with backfill, Slurm's preempt/qos
+(a pair of QOS for each queue, the newest low jobs are killed), and slurmext with each queue's share guaranteed and
+everything idle lent. Victims of slurmext save for 20 s on their signal and lose nothing; those of QOS preemption go
+back to their last hourly checkpoint, and so do those of the fifth row, slurmext with jobs that cannot save; a restart
+costs all of them 30 s. It is the daemon's own planner; in the two months it plans
+at most every 10 s.
 
 DIR (or SLURMEXT_TRACES, or ../shared/data/traces) has philly_micro_week.csv, philly_jobs.csv.gz and philly_vc_quota.csv.
-`--quick` replays two days of the micro week, `--whole` also October and November at 0.7 and 0.55 of the nodes, planned
-every five minutes, which takes about an hour. The last line is JSON: micro_week (and philly_055, philly_070), each
-`{static, pool, qos, slurmext}` -> `{util, wait_mean_s, wait_p95_s, lost_gpu_h, evictions, longest_reclaim_s}`.
+`--quick` replays two days of each, in under a minute. Pictures go to docs/img. The last line is JSON: philly_055,
+philly_070 and micro_week, each `{static, pool, qos, slurmext, slurmext_unsaved}` -> `{util, wait_mean_s, wait_p95_s,
+lost_gpu_h, evictions, longest_reclaim_s, breaches, fairness, took_s}`.
 """
 
 from __future__ import annotations
@@ -20,108 +23,168 @@ import json
 import os
 import sys
 import time
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from slurmext.errors import SlurmextError
 from slurmext.model.node import Node
+from slurmext.model.plan import Plan
 from slurmext.model.queue import Queue
-from slurmext.model.snapshot import Settings
-from slurmext.policy.planner import plan
-from slurmext.simulate import formats, peers
-from slurmext.simulate.engine import Planner, Simulation, World
-from slurmext.simulate.report import report
+from slurmext.model.snapshot import Settings, Snapshot
+from slurmext.simulate import formats
+from slurmext.simulate.plot import draw
+from slurmext.simulate.report import Report
+from slurmext.simulate.whatif import Question, answer
 from slurmext.simulate.workload import TraceJob
+from slurmext.simulate.world import World
 
 GPUS_PER_NODE = 8
-OCT_NOV = (48 * 86400.0, 109 * 86400.0)
+DAY_S = 86400.0
+OCT_NOV = (48 * DAY_S, 109 * DAY_S)
 """October and November 2017 in the trace's own seconds, which start on August 14."""
-WAYS = ("static", "pool", "qos", "slurmext")
+QUICK_DAYS = 2
+WAYS = ("static", "pool", "qos", "slurmext", "slurmext_unsaved")
+NAMES = ("micro_week", "philly_070", "philly_055")
+FILES = ("philly_micro_week.csv", "philly_jobs.csv.gz", "philly_vc_quota.csv")
+IMAGES = Path(__file__).resolve().parents[2] / "docs" / "img"
+ATTRIBUTION = "Contains data from the Microsoft Philly traces (CC-BY-4.0); sampled and scaled as described."
+HEAD = f"{'':<18}{'util':>6}{'wait mean':>11}{'wait p95':>10}{'evictions':>11}{'lost GPU h':>12}{'reclaim':>9}{'late':>7}{'fair':>7}{'took':>9}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """A trace as queues with GPUs, and jobs. `tick_s`: how often is planned."""
+
+    name: str
+    jobs: list[TraceJob]
+    quotas: dict[str, int]
+    tick_s: float
 
 
 def main() -> int:
     """Replay, print, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two days of the micro week, in under a minute")
+    parser.add_argument("--quick", action="store_true", help="two days of each, in under a minute")
+    parser.add_argument("--only", choices=NAMES, action="append", help="this trace alone")
     parser.add_argument("--traces", type=Path, help="where the traces are")
-    parser.add_argument("--whole", action="store_true", help="also two months of the whole cluster, in about an hour")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="replays at a time")
     options = parser.parse_args()
     folder = options.traces or Path(os.environ.get("SLURMEXT_TRACES", "../shared/data/traces"))
-    if not (folder / "philly_micro_week.csv").exists():
+    missing = [name for name in FILES if not (folder / name).exists()]
+    if missing:
         print(
-            f"no traces in {folder}: take them from https://github.com/msr-fiddle/philly-traces and name their folder "
-            "with --traces or SLURMEXT_TRACES",
+            f"not measured: no {missing[0]} in {folder}. The traces are those of https://github.com/msr-fiddle/philly-traces"
+            " (jobs, virtual clusters) as https://github.com/TuftsNATLab/PCS rebuilt them, the quotas those of "
+            "https://github.com/S-Lab-System-Group/HeliosArtifact. Name their folder with --traces or SLURMEXT_TRACES.",
             file=sys.stderr,
         )
-        print(json.dumps({"skipped": f"no traces in {folder}"}))
-        return 0
+        print(json.dumps({"skipped": f"no {missing[0]} in {folder}"}))
+        return 1
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for name, jobs, quotas, tick_s in loads(folder, whole=options.whole, quick=options.quick):
-        found[name] = replay(name, jobs, quotas, tick_s)
-    print("\nContains data from the Microsoft Philly traces (CC-BY-4.0); sampled and scaled as described.")
+    with ProcessPoolExecutor(max_workers=options.processes) as pool:
+        for load in loads(folder, options.only or NAMES, quick=options.quick):
+            reports = replay(load, pool)
+            found[load.name] = {way: figures(*made) for way, made in reports.items()}
+            if not options.quick:
+                picture(load, {way: made for way, (made, _) in reports.items()})
+    print(f"\n{ATTRIBUTION}")
     print(json.dumps(found))
     return 0
 
 
-def loads(folder: Path, *, whole: bool, quick: bool) -> list[tuple[str, list[TraceJob], dict[str, int], float]]:
-    """(name, jobs, GPUs per queue, tick in seconds) of each trace."""
+def loads(folder: Path, names: tuple[str, ...], *, quick: bool) -> list[Load]:
+    """The traces that are asked for."""
     with (folder / "philly_vc_quota.csv").open() as file:
         rows = list(csv.DictReader(file))
-    micro = formats.read(folder / "philly_micro_week.csv", "philly")
-    micro_quota = {row["vc"]: int(row["micro_gpus"]) for row in rows}
-    if quick:
-        return [("micro_week", [job for job in micro if job.submit_s < 2 * 86400], micro_quota, 0)]
-    found = [("micro_week", micro, micro_quota, 0.0)]
-    if not whole:
-        return found
+    found: list[Load] = []
+    if "micro_week" in names:
+        quotas = {row["vc"]: int(row["micro_gpus"]) for row in rows}
+        found.append(Load(name="micro_week", jobs=formats.read(folder / FILES[0], "philly"), quotas=quotas, tick_s=0.0))
+    wanted = [(name, scale) for name, scale in (("philly_070", 0.7), ("philly_055", 0.55)) if name in names]
     first, last = OCT_NOV
     months = [
         replace(job, submit_s=job.submit_s - first)
-        for job in formats.read(folder / "philly_jobs.csv.gz", "philly")
+        for job in (formats.read(folder / FILES[1], "philly") if wanted else ())
         if first <= job.submit_s < last
     ]
-    for name, scale in (("philly_070", 0.7), ("philly_055", 0.55)):
-        quota = {row["vc"]: max(1, round(int(row["nodes"]) * scale)) * GPUS_PER_NODE for row in rows}
-        found.append((name, [job for job in months if job.queue in quota], quota, 300.0))
+    for name, scale in wanted:
+        quotas = {row["vc"]: max(1, round(int(row["nodes"]) * scale)) * GPUS_PER_NODE for row in rows}
+        found.append(Load(name=name, jobs=[job for job in months if job.queue in quotas], quotas=quotas, tick_s=10.0))
+    if quick:
+        found = [replace(one, jobs=[job for job in one.jobs if job.submit_s < QUICK_DAYS * DAY_S]) for one in found]
     return found
 
 
-def replay(name: str, jobs: list[TraceJob], quotas: dict[str, int], tick_s: float) -> dict[str, dict[str, float]]:
-    """Figures of each way."""
-    gpus = sum(quotas.values())
-    queues = tuple(Queue(path=path, guaranteed=quota) for path, quota in quotas.items())
-    nodes = tuple(Node(name=f"n{number:04}", gpus=GPUS_PER_NODE) for number in range(gpus // GPUS_PER_NODE))
-    print(f"\n{name}: {len(jobs)} jobs, {len(nodes)} nodes x {GPUS_PER_NODE} GPUs, {len(queues)} queues")
+def replay(load: Load, pool: ProcessPoolExecutor) -> dict[str, tuple[Report, float]]:
+    """The report of each way and the seconds it took, printed as they come."""
+    gpus = sum(load.quotas.values())
     print(
-        f"{'':<10}{'util':>7}{'wait mean':>11}{'wait p95':>10}{'evictions':>11}{'lost GPU h':>12}{'reclaim':>9}{'took':>9}"
+        f"\n{load.name}: {len(load.jobs)} jobs, {gpus // GPUS_PER_NODE} nodes x {GPUS_PER_NODE} GPUs, {len(load.quotas)} queues"
     )
-    found: dict[str, dict[str, float]] = {}
-    for way in WAYS:
-        started = time.monotonic()
-        planner: Planner = plan
-        world, used = World(tick_s=tick_s), queues
-        if way == "static":
-            used = peers.static(queues)
-        elif way == "pool":
-            planner = peers.QosPreemption({})
-        elif way == "qos":
-            planner, world = peers.QosPreemption(quotas), replace(world, saves=False)
-        outcome = Simulation(nodes=nodes, queues=used, settings=Settings(), world=world, planner=planner).run(jobs)
-        made = report(outcome)
-        longest = max((queue.longest_reclaim_s for queue in made.queues), default=0.0)
-        found[way] = {
-            "util": round(made.util, 3),
-            "wait_mean_s": round(made.wait_mean_s),
-            "wait_p95_s": round(made.wait_p95_s),
-            "lost_gpu_h": round(made.lost_gpu_h, 1),
-            "evictions": made.evictions,
-            "longest_reclaim_s": round(longest),
-        }
+    print(HEAD, flush=True)
+    running = {way: pool.submit(one_way, load, way) for way in WAYS}
+    found: dict[str, tuple[Report, float]] = {}
+    for way, future in running.items():
+        made, took_s = found[way] = future.result()
         print(
-            f"{way:<10}{made.util:7.3f}{made.wait_mean_s:11.0f}{made.wait_p95_s:10.0f}{made.evictions:11d}"
-            f"{made.lost_gpu_h:12.1f}{longest:7.0f} s{time.monotonic() - started:7.0f} s",
+            f"{way.replace('_', ', '):<18}{made.util:6.3f}{made.wait_mean_s:11,.0f}{made.wait_p95_s:10,.0f}{made.evictions:11,d}"
+            f"{made.lost_gpu_h:12,.1f}{made.longest_reclaim_s:7.0f} s{made.breaches:7,d}{made.fairness:7.3f}{took_s:7.0f} s",
             flush=True,
         )
     return found
+
+
+def one_way(load: Load, way: str) -> tuple[Report, float]:
+    """The report of one way, and the seconds it took; its progress goes to standard error."""
+    started = time.monotonic()
+    said = started
+
+    def look(snapshot: Snapshot, made: Plan) -> None:
+        nonlocal said
+        if time.monotonic() - said > 20:
+            said = time.monotonic()
+            days = load.jobs[-1].submit_s / DAY_S
+            print(
+                f"  {load.name} {way}: day {snapshot.now_s / DAY_S:.1f} of {days:.1f}, {len(made.reasons)} waiting, "
+                f"{said - started:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    gpus = sum(load.quotas.values())
+    nodes = tuple(Node(name=f"n{number:04}", gpus=GPUS_PER_NODE) for number in range(gpus // GPUS_PER_NODE))
+    queues = tuple(Queue(path=path, guaranteed=quota) for path, quota in load.quotas.items())
+    world = World(tick_s=load.tick_s, saves=way != "slurmext_unsaved", requeue_delay_s=3)
+    question = Question(nodes=nodes, jobs=load.jobs, world=world)
+    made = answer(question, queues, Settings(), way=way.partition("_")[0], observe=look)
+    return made, time.monotonic() - started
+
+
+def figures(made: Report, took_s: float) -> dict[str, float]:
+    """What the last line has of it."""
+    return {
+        "util": round(made.util, 3),
+        "wait_mean_s": round(made.wait_mean_s),
+        "wait_p95_s": round(made.wait_p95_s),
+        "lost_gpu_h": round(made.lost_gpu_h, 1),
+        "evictions": made.evictions,
+        "longest_reclaim_s": round(made.longest_reclaim_s),
+        "breaches": made.breaches,
+        "fairness": round(made.fairness, 3),
+        "took_s": round(took_s),
+    }
+
+
+def picture(load: Load, reports: dict[str, Report]) -> None:
+    """docs/img/bench-traces-NAME.png; without matplotlib there is none."""
+    shown = {way: made for way, made in reports.items() if way != "slurmext_unsaved"}
+    try:
+        IMAGES.mkdir(exist_ok=True)
+        path = IMAGES / f"bench-traces-{load.name}.png"
+        draw(path, shown, title=f"Microsoft Philly, {load.name}: {len(load.jobs):,} jobs", queues_of="slurmext", dpi=80)
+    except (OSError, SlurmextError) as error:
+        print(f"no picture of {load.name}: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":
