@@ -120,8 +120,8 @@ class _Walk:
         if isinstance(node, ScalarNode):
             try:
                 return self._yaml.constructor.construct_object(node)
-            except ValueError as error:
-                self._fail(node, loc, f"{node.value!r} is no value: {error}")
+            except (ValueError, YAMLError) as error:
+                self._fail(node, loc, f"{node.value!r} is no value: {' '.join(str(error).split())}")
         if id(node) in self._open:
             self._fail(node, loc, "an alias contains itself")
         self._open.add(id(node))

@@ -54,6 +54,8 @@ _LEAVING_GAP_S = 0.3
 _SUBMIT_LOOKS = (0.01, 0.1, 0.5, 1.5)
 """job_submit runs before the job exists: look again after these waits until it is seen (seconds)."""
 _RETENTION_S = 30 * 86400.0
+_GROUPS_S = 300
+"""So often the members of groups are looked up anew for job_submit."""
 
 
 class Daemon:
@@ -78,6 +80,7 @@ class Daemon:
         self._looks: Iterator[float] = iter(())
         self._rested_s = 0.0
         self._lease: Lease | None = None
+        self._site_policy: SitePolicy | None = None
         self._last: CycleResult | None = None
         self._last_good_s = 0.0
         self._error: str | None = None
@@ -106,6 +109,7 @@ class Daemon:
         self._timers.add_job(self._beat, "interval", seconds=HEARTBEAT_S)
         self._timers.add_job(self._wake.set, "interval", seconds=self._site.daemon.interval_s)
         self._timers.add_job(self._prune, "interval", days=1)
+        self._timers.add_job(self._refresh_queues, "interval", seconds=_GROUPS_S)
         self._timers.start()
         watcher = threading.Thread(target=self._watch, name="wake", daemon=True)
         watcher.start()
@@ -267,8 +271,14 @@ class Daemon:
             os.close(descriptor)
 
     def _write_queues(self, policy: SitePolicy) -> None:
+        self._site_policy = policy
         if not self._site.daemon.shadow:
             _write(self._site.run_dir / "queues.tsv", queues_tsv(policy, _NAMES))
+
+    def _refresh_queues(self) -> None:
+        """Groups get new members without anybody applying a policy."""
+        if self._lease is not None and self._site_policy is not None:
+            self._write_queues(self._site_policy)
 
     # what agents say
 
