@@ -209,8 +209,12 @@ def as_card(answer: Answer) -> list[str]:
 
 def _use(answer: Answer) -> str:
     use = answer.get("gpu_use")
-    if not use or use["mean_percent"] is None:
+    if not use:
         return ""
+    running = answer["job"]["state"] == "running" and answer["job"]["end_s"] is None
+    unknown = [node for node, state in use["nodes"].items() if state == "unknown"] if running else []
+    if unknown or use["mean_percent"] is None:
+        return f"unknown: the driver of {', '.join(unknown) or 'its nodes'} cannot be read"
     peak = use["peak_memory_mib"]
     memory = "" if peak is None else f", at most {size(peak << 20)} of memory on one GPU"
     return f"{use['mean_percent']:g} % on average{memory}"

@@ -26,8 +26,10 @@ def idle_gpus(scene: Scene) -> None:
     now_s = scene.snapshot.now_s
     found: list[tuple[Seconds, str, Job]] = []
     for job in scene.snapshot.jobs:
+        if job.idle_since_s is None:
+            continue
         rule = rules.get(job.queue)
-        if rule is None or job.idle_since_s is None or not _is_meant(scene, job):
+        if rule is None or not _is_meant(scene, job):
             continue
         warned_s = max(job.idle_since_s + rule.after_s, job.keep_until_s or 0)
         if warned_s <= now_s:

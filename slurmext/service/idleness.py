@@ -43,6 +43,12 @@ def remembered(store: Store, queues: Iterable[Queue], preempted: Mapping[JobKey,
     )
 
 
+def about(known: Idleness, evictions: Iterable[ActionRecord]) -> frozenset[str]:
+    """The jobs that anything is known of; all others are as they are."""
+    leaving = (action.job.job_id for action in evictions if action.reason == Reason.IDLE_GPUS.value)
+    return frozenset((*known.idle, *(key.job_id for key in known.left), *leaving))
+
+
 def with_idleness(
     job: Job,
     record: JobRecord,
@@ -73,7 +79,7 @@ def with_idleness(
 def idle_since(
     words: Collection[GpuActivity], nodes: Collection[str], start_s: float | None, now_s: float
 ) -> float | None:
-    """Since when all GPUs of a job on `nodes` that runs since `start_s` are idle: on every node, by words that count."""
+    """Since when all GPUs of a job that began on `nodes` at `start_s` idle: on every node, by words that count."""
     if start_s is None or not nodes:
         return None
     fresh = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from slurmext.model.cluster import ClusterView, JobRecord
@@ -15,7 +15,7 @@ from slurmext.model.policy import Policy
 from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Fence, Snapshot
 from slurmext.model.state import ActionKind, ActionRecord, ActionState, CheckpointRecord, JobKey, JobRow, StoredFence
-from slurmext.service.idleness import Idleness, with_idleness
+from slurmext.service.idleness import Idleness, about, with_idleness
 from slurmext.service.reason_history import with_reason
 
 _CKPT = re.compile(r"^(?:SIG)?(?P<signal>[A-Z][A-Z0-9+\-]*)@(?P<seconds>\d+)$")
@@ -34,6 +34,7 @@ class Memory:
     fences: Sequence[StoredFence]
     not_before: Mapping[JobKey, tuple[float, str]]
     idleness: Idleness = Idleness()
+    past_gpus: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +123,8 @@ def observe(
     )
     queues = (*policy.queues, *_dynamic_queues(jobs, policy))
     rules = {queue.path: queue.idle for queue in queues if queue.idle is not None}
-    if rules:
+    told = about(memory.idleness, evictions.values()) if rules else frozenset[str]()
+    if told:
         jobs = [
             with_idleness(
                 job,
@@ -133,6 +135,8 @@ def observe(
                 memory.idleness,
                 now_s,
             )
+            if job.id in told
+            else job
             for job in jobs
         ]
     snapshot = Snapshot(
@@ -143,6 +147,7 @@ def observe(
         jobs=tuple(jobs),
         fences=fences,
         removed=_removed(jobs, queues, policy),
+        past_gpus=memory.past_gpus,
     )
     return Observation(snapshot=snapshot, known=known, ended=_ended(view, known, memory.rows, now_s))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from slurmext.errors import SlurmextError, UsageError
-from slurmext.model.state import Event, Extension
+from slurmext.model.state import ActionKind, Event, Extension
 from slurmext.service.query.context import Context
 from slurmext.service.query.gpus import idle_rule
 from slurmext.service.query.jobs import known_job
@@ -27,6 +27,8 @@ def extended(context: Context, viewer: Viewer, asked: Question) -> Answer:
     if row.end_s is not None or row.state != "running":
         state = "ended" if row.end_s is not None else f"is {row.state}"
         raise SlurmextError(f"job {job_id} {state}: only a running job can be kept although its GPUs are idle")
+    if any(action.job == row.job and action.kind is ActionKind.EVICT for action in context.store.open_actions()):
+        raise SlurmextError(f"job {job_id} is leaving already ('slurmext job explain {job_id}' says why)")
     rule = idle_rule(context, row.queue)
     if rule is None:
         raise SlurmextError(f"queue {row.queue} lets its jobs idle: job {job_id} needs no extension")

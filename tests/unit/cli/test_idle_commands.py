@@ -7,7 +7,7 @@ import pytest
 from slurmext.cli.explain import as_card, as_text
 from slurmext.cli.formats import parse_span
 from slurmext.errors import SlurmextError, UsageError
-from slurmext.model.state import GpuActivity, GpuState, JobKey, JobRow, Notice
+from slurmext.model.state import ActionKind, GpuActivity, GpuState, Intent, JobKey, JobRow, Notice
 from slurmext.service.query import Queries, Viewer
 from slurmext.testing.memory_store import MemoryStore
 
@@ -132,6 +132,25 @@ def test_root_may_extend_anybodys_job_for_longer(queries: Queries) -> None:
     """The queue's limit is for owners."""
     answer = queries.answer(ROOT, "job_extend", {"job": "12", "for_s": 86400})
     assert answer["keep_until_s"] == NOW + 86400
+
+
+def test_a_job_that_leaves_already_is_not_extended(queries: Queries, store: MemoryStore) -> None:
+    """Its signal is sent: that is said instead of a promise that would not hold."""
+    lease = store.current_lease("controller")
+    assert lease is not None
+    store.record_plan(lease.token, NOW, {}, [Intent(kind=ActionKind.EVICT, job=KEY, reason="IDLE_GPUS")])
+    with pytest.raises(SlurmextError, match="job 12 is leaving already"):
+        queries.answer(ALICE, "job_extend", {"job": "12", "for_s": 60})
+
+
+def test_show_says_where_nobody_knows(queries: Queries, store: MemoryStore) -> None:
+    """A driver that cannot be read is named rather than taken for idle."""
+    unknown = GpuActivity(job_id="12", node="n2", state=GpuState.UNKNOWN, at_s=9950, valid_until_s=10_100,
+                          started_s=6000, gpus=4)  # fmt: skip
+    store.record_gpu_activity(unknown)
+    answer = queries.answer(ALICE, "job_show", {"job": "12"})
+    assert answer["gpu_use"]["idle_since_s"] is None  # type: ignore[index]
+    assert "unknown: the driver of n2 cannot be read" in "\n".join(as_card(answer))
 
 
 def test_durations() -> None:
