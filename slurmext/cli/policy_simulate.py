@@ -18,6 +18,7 @@ from slurmext.cli.whatif import (
     draw,
     placed,
     rounded,
+    show,
     totals,
     warn,
     watched,
@@ -81,8 +82,7 @@ def compare(
             }
         )
         return
-    output.rows(TOTAL, totals(reports))
-    output.rows(QUEUES, side_by_side(before, after))
+    show(output, (TOTAL, totals(reports)), (QUEUES, side_by_side(before, after)))
 
 
 def side_by_side(before: Report, after: Report) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from slurmext.cli.whatif import (
     moment,
     placed,
     rounded,
+    show,
     totals,
     warn,
     watched,
@@ -121,8 +122,7 @@ def cli(
         told = {way: as_json(made) for way, made in reports.items()}
         print_json(told | ({"broken_laws": broken} if check else {}))
     else:
-        output.rows(TOTAL, totals(reports))
-        output.rows(QUEUES, map(rounded, reports[SLURMEXT].queues))
+        show(output, (TOTAL, totals(reports)), (QUEUES, [rounded(queue) for queue in reports[SLURMEXT].queues]))
         for problem in broken[:10]:
             click.echo(f"broken law: {problem}", err=True)
     if broken:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from slurmext.cli.render import Column
+from slurmext.cli.render import Column, Output
 from slurmext.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     from slurmext.config.policy import SitePolicy
     from slurmext.model.plan import Plan
@@ -302,6 +303,25 @@ def draw(knobs: Knobs, reports: Mapping[str, Report], title: str, queues_of: str
 
         draw_plot(knobs.plot, reports, title=title, queues_of=queues_of)
         click.echo(f"{knobs.plot}: drawn", err=True)
+
+
+Table = tuple[Sequence[Column], Sequence[dict[str, Any]]]
+
+
+def show(output: Output, *tables: Table) -> None:
+    """All tables; with -o the one that has these fields, else the last."""
+    if output.fields is None:
+        for number, (columns, rows) in enumerate(tables):
+            if number:
+                click.echo()
+            output.rows(columns, rows)
+        return
+    asked = {field.split("%")[0].strip().lower() for field in output.fields.split(",") if field.strip()}
+    for columns, rows in tables:
+        names = {name.lower() for column in columns for name in (column.key, column.title)}
+        if asked <= names or columns is tables[-1][0]:
+            output.rows(columns, rows)
+            return
 
 
 def totals(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
