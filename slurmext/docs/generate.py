@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from slurmext.docs import cli_page, config_pages, reasons_page
+from slurmext.docs import cli_page, config_pages, reasons_page, scenarios_page
 from slurmext.docs.schemas import schemas
 
 ROOT = Path(__file__).parent.parent.parent
@@ -21,6 +21,7 @@ def wanted() -> dict[Path, str]:
         REFERENCE / "policy.md": MARK + config_pages.policy_page(),
         REFERENCE / "site-config.md": MARK + config_pages.site_page(),
         REFERENCE / "reasons.md": MARK + reasons_page.page(),
+        REFERENCE / "scenarios.md": MARK + scenarios_page.page(),
         **schemas(),
     }
 
