@@ -133,7 +133,7 @@ class Monitor:
         """Write snapshot and plan, root's alone, and remove the oldest of too many; None when that is not possible."""
         from slurmext.config.wire import plan_to_json, snapshot_to_json  # noqa: PLC0415  pydantic takes its time
 
-        stem = self._folder / f"{float(look.snapshot.now_s):.3f}"
+        stem = self._folder / f"{float(look.snapshot.now_s):014.3f}"
         texts = {".snapshot.json": snapshot_to_json(look.snapshot), ".plan.json": plan_to_json(look.plan)}
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)

@@ -35,9 +35,8 @@ LEAVE_PATIENCE_S = 60.0
 HOLD_WITHIN_S = 2.0
 HOLD_BEFORE_S = 3.0
 """A requeued victim is held when its beneficiary runs, but within this time, and this long before it is eligible."""
-END_AFTER_S = 2.0
-"""A requeued victim that had its grace gets this long to go before what is left of it is killed, and as long again
-before that is asked for once more."""
+END_AFTER_S = 1.0
+"""A victim has its grace to be gone, and this long after TERM; then what is left of it is killed, and again."""
 _SAVED_BEFORE_S = 1.0
 """A checkpoint saved this little before the signal counts as its answer (clocks, and a save already under way)."""
 
@@ -285,7 +284,7 @@ class Applier:
         return []
 
     def _end_if_due(self, action: ActionRecord, record: JobRecord, now: float) -> None:
-        """Nobody waits for Slurm's KillWait: who had no signal has the grace to end, who had one has had it."""
+        """Nobody waits for Slurm's KillWait longer than for a grace, and nobody for both."""
         if record.raw_id and now >= self._end_due_s(action):
             self._ended_s[action.id] = now
             nodes = [part.node for part in record.placement]
@@ -293,9 +292,10 @@ class Applier:
             self._end_left(nodes, record.raw_id, _number(action, "requeued_s"))
 
     def _end_due_s(self, action: ActionRecord) -> float:
-        warned = "signalled_s" in action.detail
-        patience_s = END_AFTER_S if warned else max(END_AFTER_S, _number(action, "grace_s"))
-        return max(_number(action, "requeued_s") + patience_s, self._ended_s.get(action.id, 0.0) + END_AFTER_S)
+        """The end of the grace, which for who had no signal began with TERM."""
+        requeued_s = _number(action, "requeued_s")
+        grace_end_s = _number(action, "deadline_s") or requeued_s + _number(action, "grace_s")
+        return max(grace_end_s, requeued_s + END_AFTER_S, self._ended_s.get(action.id, 0.0) + END_AFTER_S)
 
     def next_due_s(self, actions: Sequence[ActionRecord], now: float) -> float | None:
         """When the next grace of these actions ends, or the next patience with a victim that does not go."""
