@@ -21,6 +21,7 @@ from slurmext.model.state import (
     JobRow,
     Lease,
     Notice,
+    PastUse,
     PolicyVersion,
     PreemptionRecord,
     StoredFence,
@@ -260,6 +261,14 @@ class Store(Protocol):
 
     def notices(self) -> list[Notice]:
         """Standing notices, oldest first."""
+        ...
+
+    def save_past_use(self, token: int, uses: Sequence[PastUse]) -> None:
+        """Make exactly this known of what queues used: one for a queue."""
+        ...
+
+    def past_use(self) -> list[PastUse]:
+        """What queues used, by queue."""
         ...
 
     # events

@@ -236,6 +236,48 @@ class QueueDocument(_Strict):
 QueueNode = Annotated[QueueDocument, BeforeValidator(_nothing_is_empty)]
 
 
+def _cron(value: str) -> str:
+    cron(value)
+    return value
+
+
+Cron = Annotated[str, AfterValidator(_cron)]
+
+
+class HeadroomDocument(_Strict):
+    """GPUs that borrowers leave, so that bursts of guaranteed work start at once."""
+
+    gpus: Gpus = Field(default=0, description="So many GPUs of the cluster stay free.")
+    drainable: bool = Field(
+        default=False, description="GPUs borrowed by jobs that reclaim could take within their grace count as free."
+    )
+
+
+class FairShareDocument(_Strict):
+    """How the past weighs where queues compete for what is borrowable."""
+
+    past_factor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0,
+        description="GPUs a queue borrowed on average lately count so much as if it borrowed them now; 0 = not at all.",
+    )
+    half_life_h: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=24, description="What was borrowed so many hours ago counts half."
+    )
+
+
+class DefragmentDocument(_Strict):
+    """Moves of small jobs that leave whole nodes free, when nothing else is to be done."""
+
+    schedule: Cron | None = Field(
+        default=None, description="When, as a cron line: '0 3 * * *'; null = only on 'slurmext defrag'."
+    )
+    worth_s: Seconds = Field(
+        default=3600,
+        description="A node that becomes wholly free is worth its GPUs for so long; moves that cost more are not made.",
+    )
+    most_moves: Annotated[int, Field(ge=1, strict=True)] = Field(default=16, description="Most jobs moved at a time.")
+
+
 class SettingsDocument(_Strict):
     """Knobs of the whole site."""
 
@@ -257,6 +299,15 @@ class SettingsDocument(_Strict):
     cut_delay_s: Seconds = Field(
         default=600,
         description="When a max becomes smaller or a queue is removed, what is above it leaves so much later.",
+    )
+    headroom: Annotated[HeadroomDocument, BeforeValidator(_nothing_is_empty)] = Field(
+        default=HeadroomDocument(), description="What borrowers leave free."
+    )
+    fair_share: Annotated[FairShareDocument, BeforeValidator(_nothing_is_empty)] = Field(
+        default=FairShareDocument(), description="What counts where queues compete for idle GPUs."
+    )
+    defragment: Annotated[DefragmentDocument, BeforeValidator(_nothing_is_empty)] = Field(
+        default=DefragmentDocument(), description="When small jobs are moved together, and for what gain."
     )
     timezone: Zone = Field(default="UTC", description="Time zone of all calendars, an IANA name such as Europe/Berlin.")
     over_max: OverMax = Field(

@@ -31,8 +31,8 @@ _KNOWN_KEYS = sorted(
 )
 _ONLY_WHEN_SET = {
     "jobs": ("eligible_s", "blocked", "evicting_for", "groups", "idle_since_s", "keep_until_s"),
-    "queues": ("groups", "each_user_max", "changes", "cut_s", "pre_drain", "usage_gpu_h", "idle", "shares_guarantee"),
-    "settings": ("fences_stand", "headroom_gpus", "headroom_drainable", "usage_factor"),
+    "queues": ("groups", "each_user_max", "changes", "cut_s", "pre_drain", "idle", "shares_guarantee"),
+    "settings": ("fences_stand", "headroom_gpus", "headroom_drainable", "past_factor"),
 }
 """Keys left out of a written snapshot while they say nothing."""
 _MOST_PROBLEMS = 5
@@ -74,7 +74,7 @@ def snapshot_to_json(snapshot: Snapshot, *, indent: int | None = None) -> str:
             for key in keys:
                 if item[key] is None or item[key] == "refuse" or (key != "evicting_for" and not item[key]):
                     del item[key]
-    for key in ("fences", "removed"):
+    for key in ("fences", "removed", "past_gpus"):
         if not data[key]:
             del data[key]
     return json.dumps(data, indent=indent, ensure_ascii=False)

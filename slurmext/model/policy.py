@@ -46,6 +46,7 @@ class Policy:
 
     version: int = 0
     settings: Settings = Settings()
+    half_life_s: float = 86400
     queues: tuple[Queue, ...] = ()
     paths: frozenset[str] = frozenset()
     leaves: frozenset[str] = frozenset()

@@ -92,7 +92,7 @@ class Queue:
     `users` and `groups` limit what a user, or all members of a Unix group together, hold in the queue and below it;
     `each_user_max` does for every user who is not listed. `changes` are the calendar's next ones, soonest first;
     `pre_drain` is what they mean for this queue's borrowers. From
-    `cut_s` on, what is used above `max` must leave (None: it may end by itself). `usage_gpu_h` is past use, decayed.
+    `cut_s` on, what is used above `max` must leave (None: it may end by itself).
     With `shares_guarantee` its jobs use its parent's guarantee as their own.
     `idle` is about this queue's own jobs.
     """
@@ -117,6 +117,5 @@ class Queue:
     changes: tuple[QuotaChange, ...] = ()
     cut_s: Seconds | None = None
     pre_drain: PreDrain = PreDrain.REFUSE
-    usage_gpu_h: float = 0
     idle: IdleRule | None = None
     shares_guarantee: bool = False

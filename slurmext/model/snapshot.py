@@ -17,7 +17,8 @@ class Settings:
     a job ending within `near_end_s` is waited for rather than evicted. `fences_stand` says that whoever carries plans
     out keeps their fences until the beneficiary starts; else a plan promises only what holds without them.
     Borrowers leave `headroom_gpus` idle; with `headroom_drainable` GPUs of jobs that reclaim could take count as idle.
-    `usage_factor` is how much a queue's past use (`usage_gpu_h`) weighs in the fair share; 0: not at all.
+    `past_factor` is how much what a queue borrowed lately (the snapshot's `past_gpus`) weighs against
+    what it borrows now; 0: not at all.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  read by pydantic, no field
@@ -30,7 +31,7 @@ class Settings:
     fences_stand: bool = False
     headroom_gpus: int = 0
     headroom_drainable: bool = False
-    usage_factor: float = 0
+    past_factor: float = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,8 @@ class Fence:
 class Snapshot:
     """One frozen view of cluster, policy and history. `fences` are those standing from earlier plans.
 
-    `removed` are queues that the policy had before, and from when on their jobs must leave.
+    `removed` are queues that the policy had before, and from when on their jobs must leave. `past_gpus` is how many GPUs
+    queues borrowed on average lately, what is longer ago counting less.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -60,3 +62,4 @@ class Snapshot:
     jobs: tuple[Job, ...] = ()
     fences: tuple[Fence, ...] = ()
     removed: Mapping[str, Seconds] = field(default_factory=dict[str, Seconds])
+    past_gpus: Mapping[str, float] = field(default_factory=dict[str, float])

@@ -121,6 +121,15 @@ class PreemptionRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PastUse:
+    """GPUs that a queue borrowed on average until `at_s`, what is longer ago counting less."""
+
+    queue: str
+    gpus: float
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Something that happened, for timelines. `source` is `daemon`, `agent:<node>` or `slurm`."""
 

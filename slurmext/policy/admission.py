@@ -81,10 +81,12 @@ class Admission(Round):
                     return None, limit
             if self.drained(leaf, job, by_type):
                 kept = Reason.PRE_DRAIN
-            elif self.ledger.may_borrow(leaf, by_type, now.idle):
-                return parts, Reason.NO_FREE_GPUS
-            else:
+            elif not self.ledger.may_borrow(leaf, by_type, now.idle):
                 kept = Reason.LENDING_LIMIT
+            elif not self.ledger.leaves_headroom(leaf, job, by_type, now.idle):
+                kept = Reason.HEADROOM
+            else:
+                return parts, Reason.NO_FREE_GPUS
             tasks -= 1
         return None, kept
 

@@ -38,7 +38,8 @@ class Consolidation(Admission):
             gpus = need.tasks * need.size
             if allowed < need.tasks or self.supply.now.total(mask) < gpus:
                 continue
-            if not self.ledger.may_borrow(leaf, {gpu_type or "": gpus}, self.supply.now.idle):
+            idle, asked = self.supply.now.idle, {gpu_type or "": gpus}
+            if not self.ledger.may_borrow(leaf, asked, idle) or not self.ledger.leaves_headroom(leaf, job, asked, idle):
                 continue
             key = ("move", self.shape(leaf, job, standing), mask)
             if self.hopeless.get(key) == len(self.release) + self.disruptions:

@@ -5,6 +5,8 @@ the world: `Count.follow` looks only at jobs that are not the same as before. Wh
 at once (whether a job's beneficiary still waits), is left to the round.
 """
 
+# ruff: noqa: SLF001  a twin is of the same class
+
 from __future__ import annotations
 
 from collections import Counter
@@ -28,8 +30,8 @@ class Count:
     """
 
     __slots__ = (
-        "_coming", "_held", "_lasting", "_parents", "_priorities", "_solid", "_sorted", "completing", "empty", "evicting", "jobs",
-        "nodes", "pending", "snapshot", "tree", "used", "waiting",
+        "_coming", "_held", "_lasting", "_parents", "_priorities", "_solid", "_sorted", "completing", "empty",
+        "evicting", "jobs", "nodes", "pending", "snapshot", "tree", "used", "waiting",
     )  # fmt: skip
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -114,9 +116,10 @@ class Count:
         if found is None:
             job_sort = self.tree.nodes[leaf].job_sort
             jobs = self.waiting.get(leaf, {})
-            users = {job.user: self._held.of_user(leaf, job.user) for job in jobs.values()} if "fair" in job_sort else {}
+            fair = "fair" in job_sort
+            users = {job.user: self._held.of_user(leaf, job.user) for job in jobs.values()} if fair else {}
             found = _rows(sorted_jobs(jobs.values(), job_sort, users))
-            if "fair" not in job_sort:  # that order changes with what users run
+            if not fair:  # that order changes with what users run
                 self._sorted[leaf] = found
         return found
 

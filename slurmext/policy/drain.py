@@ -9,7 +9,7 @@ own queue's guarantee after the change is never in the way. A job without time l
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import inf
@@ -59,7 +59,7 @@ def coming(snapshot: Snapshot, tree: QueueTree) -> Coming | None:
 
 def _last(queue: Queue, at_s: Seconds) -> int | None:
     """Number of the change that is in force at that time."""
-    found = bisect_left([change.at_s for change in queue.changes], at_s + 1e-9) - 1
+    found = bisect_right([change.at_s for change in queue.changes], at_s) - 1
     return None if found < 0 else found
 
 

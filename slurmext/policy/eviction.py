@@ -62,7 +62,8 @@ class Eviction(Consolidation):
                 continue
             gpus = {gpu_type or "": least}
             short = max((missing for _, missing in self._shortage(leaf, job, gpus)), default=0)
-            if not self.ledger.may_borrow(leaf, gpus, self.supply.now.idle):
+            idle = self.supply.now.idle
+            if not self.ledger.may_borrow(leaf, gpus, idle) or not self.ledger.leaves_headroom(leaf, job, gpus, idle):
                 short = least
             need = self.need(job, mask, ((leaf, short),) if short > 0 else ())
             givers = Givers(key=("preempt", leaf, job.priority), levels={leaf: ()}, below_priority=job.priority)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from slurmext.model.job import Job
 from slurmext.model.plan import Reason
 from slurmext.policy.drain import Drain
+from slurmext.policy.headroom import Headroom
 from slurmext.policy.tree import ROOT, QueueNode, QueueTree
 
 GpusByType = Mapping[str, int]
@@ -85,6 +86,14 @@ class Usage:
         room = max(0, node.floating - self.floating(node))
         if gpu_type is not None and self._typed:
             room += max(0, node.type_guaranteed.get(gpu_type, 0) - self.of_type(node.index, gpu_type))
+        return room
+
+    def guarantee_room_in_all(self, node: QueueNode) -> int:
+        """GPUs of whatever types the queue may add at most and still be within what it is guaranteed at this level."""
+        room = self.guarantee_room(node, None)
+        if self._typed:
+            own = node.type_guaranteed.items()
+            room += sum(max(0, count - self.of_type(node.index, gpu_type)) for gpu_type, count in own)
         return room
 
     def within_guarantee(self, node: QueueNode, gpus: GpusByType) -> bool:
@@ -163,13 +172,14 @@ class Kept:
 class Ledger:
     """The four usages and the limits tested against them."""
 
-    __slots__ = ("_type_kept", "drain", "expected", "held", "kept", "lasting", "solid", "tree")
+    __slots__ = ("_type_kept", "drain", "expected", "headroom", "held", "kept", "lasting", "solid", "tree")
 
     def __init__(self, tree: QueueTree, *, held: Usage, lasting: Usage, solid: Usage) -> None:
         """Copies of what is in use before anything is planned."""
         self.tree = tree
         self.held, self.expected, self.lasting, self.solid = held.copy(), held.copy(), lasting.copy(), solid.copy()
         self.drain: Drain | None = None
+        self.headroom: Headroom | None = None
         self.kept = Kept(tree, self._used(None))
         types = sorted({gpu_type for node in tree.nodes for gpu_type in node.type_kept})
         self._type_kept = {gpu_type: Kept(tree, self._used(gpu_type), gpu_type) for gpu_type in types}
@@ -184,6 +194,8 @@ class Ledger:
             usage.add(leaf, job, gpus)
         if self.drain is not None:
             self.drain.add(leaf, job, gpus)
+        if self.headroom is not None:
+            self.headroom.add(leaf, job, sum(gpus.values()))
         self.recount(leaf)
 
     def leave(self, leaf: int, job: Job, gpus: GpusByType) -> None:
@@ -197,6 +209,8 @@ class Ledger:
             usage.add(leaf, job, gpus, sign=-1)
         if self.drain is not None:
             self.drain.add(leaf, job, gpus, sign=-1)
+        if self.headroom is not None:
+            self.headroom.add(leaf, job, -sum(gpus.values()))
         self.recount(leaf)
 
     def stay(self, leaf: int, job: Job, gpus: GpusByType) -> None:
@@ -227,14 +241,14 @@ class Ledger:
                 if left < room:
                     room, reason = left, who
             if not node.may_borrow:
-                left = usage.guarantee_room(node, gpu_type)
+                left = usage.guarantee_room(node, gpu_type) if gpu_type else usage.guarantee_room_in_all(node)
                 if left < room:
                     room, reason = left, Reason.QUEUE_FENCE
         return room, reason
 
     def over_limit(self, usage: Usage, leaf: int, job: Job, gpus: GpusByType) -> Reason | None:
         """The limit that `gpus` more would break, None when all hold."""
-        total = sum(gpus.values())
+        total, nodes = sum(gpus.values()), self.tree.nodes
         room, reason = self.limit_room(usage, leaf, job, None)
         if total > room:
             return reason
@@ -242,6 +256,11 @@ class Ledger:
             room, reason = self.limit_room(usage, leaf, job, gpu_type)
             if count > room:
                 return reason
+        if len(gpus) > 1 and any(
+            not nodes[index].may_borrow and not usage.within_guarantee(nodes[index], gpus)
+            for index in nodes[leaf].lineage
+        ):
+            return Reason.QUEUE_FENCE
         return None
 
     def borrowing_under(self, leaf: int, gpus: GpusByType) -> int | None:
@@ -274,6 +293,12 @@ class Ledger:
             if count and not kept.allows(leaf, parent, count, idle=idle_here, used=self._used(gpu_type)):
                 return False
         return True
+
+    def leaves_headroom(self, leaf: int, job: Job, gpus: GpusByType, idle: Mapping[str | None, int]) -> bool:
+        """Whether the job, with `gpus` of the `idle` ones, leaves what bursts of guaranteed work shall find."""
+        if self.headroom is None or self.borrowing_under(leaf, gpus) != ROOT:
+            return True
+        return self.headroom.allows(job, sum(gpus.values()), idle=idle[None], used=self.held.total)
 
     def claims(self, leaf: int, gpus: GpusByType) -> tuple[int, ...]:
         """The levels of the leaf's lineage at which `gpus` more are within the guarantee.

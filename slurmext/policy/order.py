@@ -26,11 +26,15 @@ def by_guarantee(usage: Usage) -> RankOf:
     return lambda node: (-node.priority, usage.total[node.index] / node.guaranteed if node.guaranteed else float("inf"))
 
 
-def by_borrowing(usage: Usage) -> RankOf:
-    """Queues that borrow least for their weight first; weight 0 borrows what nobody else wants."""
+def by_borrowing(usage: Usage, past: Mapping[str, float] | None = None, past_factor: float = 0) -> RankOf:
+    """Queues that borrow least for their weight first; weight 0 borrows what nobody else wants.
+
+    What a queue borrowed in the `past` (GPUs on average, by path) counts with `past_factor` as if it borrowed it now.
+    """
+    before = {path: past_factor * gpus for path, gpus in (past or {}).items()} if past_factor else {}
 
     def rank(node: QueueNode) -> QueueKey:
-        borrowed = max(0, usage.total[node.index] - node.guaranteed)
+        borrowed = max(0, usage.total[node.index] - node.guaranteed) + before.get(node.path, 0)
         return (-node.priority, borrowed / node.weight if node.weight > 0 else float("inf"), borrowed)
 
     return rank

@@ -146,11 +146,12 @@ def _round(count: Count, barred: Collection[str] | None) -> Plan:
     waiting = _eligible(state)
     waiting = _fenced_first(state, waiting)
     lasting = state.ledger.lasting
+    borrowing = by_borrowing(lasting, state.snapshot.past_gpus, state.snapshot.settings.past_factor)
     ranks: tuple[tuple[Standing, RankOf], ...] = (
         (Standing.FULL, by_guarantee(lasting)),
         (Standing.OWN, by_guarantee(lasting)),
-        (Standing.CLAIM, by_borrowing(lasting)),
-        (Standing.BORROW, by_borrowing(lasting)),
+        (Standing.CLAIM, borrowing),
+        (Standing.BORROW, borrowing),
     )
     if state.tree.typed:
         waiting = _own_types_first(state, waiting, by_guarantee(lasting))

@@ -12,6 +12,7 @@ from slurmext.model.plan import Evict, Move, Note, Reason, Release
 from slurmext.model.snapshot import Fence
 from slurmext.policy.counting import Count
 from slurmext.policy.drain import Drain, capacity_of
+from slurmext.policy.headroom import headroom
 from slurmext.policy.herd import Need, Victims
 from slurmext.policy.hunt import Hunt
 from slurmext.policy.ledger import Usage
@@ -62,6 +63,7 @@ class Round:
         self.tree, self.nodes, self.pending = count.tree, count.nodes, count.pending
         self.ledger = count.ledger()
         self.ledger.drain = self._drain()
+        self.ledger.headroom = headroom(self.snapshot.settings, self.tree, self.snapshot.jobs)
         self.owed: set[str] = set()
         """Jobs that were promised GPUs by an earlier plan."""
         self.notes: list[Note] = []

@@ -22,6 +22,7 @@ from slurmext.service.idleness import remembered
 from slurmext.service.look import look_of
 from slurmext.service.notices import first_told, notices_of, over
 from slurmext.service.observe import Memory, Observation, job_rows, observe
+from slurmext.service.past_use import borrowed, brought_up
 from slurmext.service.policies import Policies
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 _PENALTY_S = 30.0
 _LONGEST_PENALTY_S = 900.0
 _PENALTY_MEMORY_S = 3600.0
+_USE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,7 @@ class Controller:
         self._policies = Policies(store, on_policy)
         self._planner = Planner()
         self._seen = frozenset[JobKey]()
+        self._use_saved_s = 0.0
         self.last: tuple[Observation, Plan] | None = None
 
     def run(self, token: int) -> CycleResult:
@@ -91,6 +94,7 @@ class Controller:
         said = messages(observation.snapshot, decided)
         began = 0
         if policy.version and not self._shadow:
+            self._remember_use(token, observation.snapshot, policy)
             began = self._applier.start(token, decided, observation, policy)
             self._tell(token, decided, observation)
         if before and not self._shadow:
@@ -120,6 +124,13 @@ class Controller:
             rpcs=view.rpcs,
             new_jobs=new,
         )
+
+    def _remember_use(self, token: int, snapshot: Snapshot, policy: Policy) -> None:
+        """Once a minute, what queues borrow goes into what they borrowed lately."""
+        if policy.settings.past_factor and snapshot.now_s - self._use_saved_s >= _USE_EVERY_S:
+            now_s = self._use_saved_s = float(snapshot.now_s)
+            uses = brought_up(self._store.past_use(), borrowed(snapshot), now_s, policy.half_life_s)
+            self._store.save_past_use(token, uses)
 
     def _tell(self, token: int, decided: Plan, observation: Observation) -> None:
         """Let owners of running jobs know what will happen to them."""
@@ -161,6 +172,7 @@ class Controller:
             open_actions=self._store.open_actions(),
             checkpoints=self._store.last_checkpoints(rows.keys()),
             preempted=preempted,
+            past_gpus={use.queue: use.gpus for use in self._store.past_use()} if policy.settings.past_factor else {},
             idleness=remembered(self._store, queues, preempted, now_s),
             fences=self._store.fences(),
             not_before=_penalties(self._store.actions(since_s=now_s - _PENALTY_MEMORY_S, limit=1000), now_s),

@@ -23,6 +23,7 @@ from slurmext.model.state import (
     JobRow,
     Lease,
     Notice,
+    PastUse,
     PolicyVersion,
     PreemptionRecord,
     StoredFence,
@@ -53,6 +54,7 @@ class MemoryStore:
         self._activity: dict[tuple[str, str], GpuActivity] = {}
         self._extensions: dict[JobKey, Extension] = {}
         self._notices: list[Notice] = []
+        self._past_use: dict[str, PastUse] = {}
         self._events: list[Event] = []
         self._dedup: set[str] = set()
         self._last_id: Counter[str] = Counter()
@@ -330,6 +332,16 @@ class MemoryStore:
         with self._lock:
             self._require_up()
             return sorted(self._notices, key=lambda notice: (notice.since_s, notice.job.job_id))
+
+    def save_past_use(self, token: int, uses: Sequence[PastUse]) -> None:
+        with self._lock:
+            self._require_controller(token)
+            self._past_use = {use.queue: use for use in uses}
+
+    def past_use(self) -> list[PastUse]:
+        with self._lock:
+            self._require_up()
+            return [use for _, use in sorted(self._past_use.items())]
 
     # events
     def record_event(self, event: Event, *, dedup: str | None = None) -> bool:

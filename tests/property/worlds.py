@@ -31,6 +31,8 @@ def snapshots(draw: st.DrawFn, *, plain: bool = False) -> Snapshot:
             near_end_s=draw(st.sampled_from([0, 0, 300])),
             consolidate=draw(st.booleans()),
             fences_stand=draw(st.booleans()),
+            headroom_gpus=draw(st.sampled_from([0, 0, 0, 2, 6])),
+            headroom_drainable=draw(st.booleans()),
         )
     jobs = draw(_jobs(nodes, plain))
     removed = {} if plain else draw(st.sampled_from([{}, {}, {"nowhere": NOW_S}, {"nowhere": NOW_S + 100_000}]))

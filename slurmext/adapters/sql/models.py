@@ -298,6 +298,18 @@ class Notice(Base):
     message: Mapped[str] = mapped_column(Words, doc="In words.")
 
 
+class QueueUse(Base):
+    """What a queue borrowed lately: who borrowed much waits behind who did not (the policy's `fair_share`)."""
+
+    __tablename__ = "queue_use"
+    __table_args__ = (MARIADB,)
+
+    cluster: Mapped[str] = mapped_column(CLUSTER, primary_key=True, doc="Slurm's ClusterName.")
+    queue: Mapped[str] = mapped_column(QUEUE, primary_key=True, doc="The queue's path.")
+    gpus: Mapped[float] = mapped_column(Seconds, doc="GPUs it borrowed on average; what is longer ago counts less.")
+    at_s: Mapped[float] = mapped_column(Seconds, doc="When that was.")
+
+
 class Slice(Base):
     """A part of a GPU that is promised to a job or stands ready: a MIG instance or an MPS share."""
 

@@ -16,6 +16,7 @@ from slurmext.adapters.sql.jobs import JobStore
 from slurmext.adapters.sql.leases import LeaseStore
 from slurmext.adapters.sql.ledger import LedgerStore
 from slurmext.adapters.sql.models import Action, Checkpoint, Event, Extension, GpuActivity, Job, Plan
+from slurmext.adapters.sql.past_use import PastUseStore
 from slurmext.adapters.sql.policies import PolicyStore
 
 PRUNE_BATCH = 1000
@@ -31,6 +32,7 @@ class SqlStore(
     LedgerStore,
     CheckpointStore,
     IdleStore,
+    PastUseStore,
     EventStore,
 ):
     """State of one cluster in a migrated database. Safe to share between threads.

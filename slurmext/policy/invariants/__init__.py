@@ -25,6 +25,7 @@ from slurmext.policy.invariants.leaving import (
 from slurmext.policy.invariants.over_time import Look, OverTime
 from slurmext.policy.invariants.serving import guaranteed_demand_is_served, work_conserving
 from slurmext.policy.invariants.starting import (
+    headroom_is_left,
     never_above_max,
     no_overcommit,
     non_preemptible_within_guarantee,
@@ -65,6 +66,7 @@ LAWS: tuple[tuple[str, Callable[[Case], Iterator[str]]], ...] = (
     ("minimal cuts", cuts_are_minimal),
     ("cuts are carried out", cuts_are_complete),
     ("nobody in the calendar's way", nobody_in_the_way),
+    ("headroom is left", headroom_is_left),
     ("work-conserving", work_conserving),
     ("guaranteed demand is served", guaranteed_demand_is_served),
     ("one reason per pending job", one_reason_each),

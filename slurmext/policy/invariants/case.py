@@ -11,6 +11,7 @@ from slurmext.model.node import NodeState
 from slurmext.model.plan import Evict, EvictAction, Plan, Reason
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.departures import told
+from slurmext.policy.headroom import headroom
 from slurmext.policy.ledger import Ledger, Usage
 from slurmext.policy.supply import NodeTable
 from slurmext.policy.tree import QueueNode, QueueTree, queue_tree
@@ -93,6 +94,7 @@ class Case:
     def ledger_now(self) -> Ledger:
         """Usage before the plan."""
         ledger = Ledger(self.tree, held=Usage(self.tree), lasting=Usage(self.tree), solid=Usage(self.tree))
+        ledger.headroom = headroom(self.snapshot.settings, self.tree, self.snapshot.jobs)
         for job in self.snapshot.jobs:
             leaf = self.tree.leaf_of.get(job.queue)
             if leaf is None or not holds(job):

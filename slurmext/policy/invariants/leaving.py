@@ -149,9 +149,7 @@ def _allowed_with(case: Case, job: Job, smaller: Sequence[Evict], evicts: Sequen
     ledger = case.ledger(promised=True)
     for evict in [*(e for e in case.plan.evict if e not in evicts), *smaller]:
         victim = case.jobs[evict.job]
-        ledger.held.add(
-            case.tree.leaf_of[victim.queue], victim, case.by_type(case.freed([evict]).items()), sign=-1
-        )
+        ledger.held.add(case.tree.leaf_of[victim.queue], victim, case.by_type(case.freed([evict]).items()), sign=-1)
     leaf = case.tree.leaf_of[job.queue]
     queues = {index for other in case.victims for index in case.tree.nodes[leaf_of(case, other)].lineage}
     tops = ((case.tree.nodes[index].max, ledger.held.total[index]) for index in queues)

@@ -58,7 +58,8 @@ def work_conserving(case: Case) -> Iterator[str]:
             held = sum(gpus.values())
             if not tells(case, job) and in_the_way(case, job, held, promised) is not None:
                 continue
-            if ledger.may_borrow(leaf, gpus, {None: sum(idle.values()), **totals}):
+            there = {None: sum(idle.values()), **totals}
+            if ledger.may_borrow(leaf, gpus, there) and ledger.leaves_headroom(leaf, job, gpus, there):
                 yield f"{job.id} would fit ({case.plan.reasons.get(job.id)})"
                 break
 

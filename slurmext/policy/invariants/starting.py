@@ -9,6 +9,7 @@ from slurmext.model.job import JobState
 from slurmext.model.node import NodeState
 from slurmext.model.plan import QueueUsage
 from slurmext.policy.invariants.case import Case, summed, within
+from slurmext.policy.tree import ROOT
 
 
 def no_overcommit(case: Case) -> Iterator[str]:
@@ -110,6 +111,39 @@ def non_preemptible_within_guarantee(case: Case) -> Iterator[str]:
             and held.total[node.index] > node.guaranteed
         ):
             yield f"{job.id}: {node.path} is over its guarantee"
+
+
+def headroom_is_left(case: Case) -> Iterator[str]:
+    """Who borrows in the cluster starts only where the headroom stays idle after all that starts.
+
+    Where drainable GPUs count too, that is asked of those alone who cannot be drained.
+    """
+    settings, ledger = case.snapshot.settings, case.ledger(promised=False)
+    drainable = sum(
+        min(max(0, ledger.held.total[node.index] - node.guaranteed), _drainable(case, node.index))
+        for node in case.tree.nodes
+        if node.parent == ROOT and settings.headroom_drainable
+    )
+    left = sum(case.idle().values()) + drainable
+    for release in case.plan.release if settings.headroom_gpus and left < settings.headroom_gpus else ():
+        job = case.jobs[release.job]
+        top = case.tree.nodes[case.tree.nodes[case.tree.leaf_of[job.queue]].lineage[-1]]
+        asks_nothing = settings.headroom_drainable and job.preemptible and job.requeue
+        if release.queue_usage is QueueUsage.BORROWED and not asks_nothing and not case.tree.typed:
+            own = case.tree.nodes[case.tree.leaf_of[job.queue]]
+            if ledger.held.total[top.index] > top.guaranteed and ledger.held.total[own.index] > own.guaranteed:
+                yield f"{job.id} borrows and leaves {left} of {settings.headroom_gpus} GPUs"
+
+
+def _drainable(case: Case, top: int) -> int:
+    found = 0
+    for job in case.snapshot.jobs:
+        leaf = case.tree.leaf_of.get(job.queue, ROOT)
+        if top in case.tree.nodes[leaf].lineage and job.preemptible and job.requeue:
+            placement = case.released[job.id].placement if job.id in case.released else job.placement
+            runs = job.id in case.released or (job.state is JobState.RUNNING and job.evicting_for is None)
+            found += sum(part.gpus for part in placement) if runs else 0
+    return found
 
 
 def one_reason_each(case: Case) -> Iterator[str]:
