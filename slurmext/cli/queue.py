@@ -9,7 +9,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from slurmext.cli.base import Command, Group
-from slurmext.cli.formats import moment, parse_since, plain, span
+from slurmext.cli.entitlement import past_use, sentences, waiting
+from slurmext.cli.formats import moment, parse_since, plain
 from slurmext.cli.render import Column, Output, confirm, immediate_option, json_option, output_options, pairs
 from slurmext.cli.session import Session
 from slurmext.errors import SlurmextError, UsageError
@@ -41,8 +42,6 @@ COLUMNS = (
     Column(key="over_max", title="OverMax", shown=False),
     Column(key="leaf", title="Leaf", shown=False),
 )
-
-_DAYS_SHOWN = 7
 
 _CHANGES_SHOWN = 3
 NO_POLICY = "no policy was applied yet; 'slurmext policy apply FILE' applies the first"
@@ -167,15 +166,10 @@ def _branches(rows: list[dict[str, Any]], index: int) -> str:
     return drawn + parts[-1]
 
 
-def _waiting(row: dict[str, Any]) -> str:
-    jobs = row["pending_jobs"]
-    return f"{jobs} job{'' if jobs == 1 else 's'} wait{'s' if jobs == 1 else ''} for {row['pending_gpus']}"
-
-
 def _use(row: dict[str, Any]) -> str:
-    waiting = f", {_waiting(row)}" if row["pending_jobs"] else ""
+    asking = f", {waiting(row)}" if row["pending_jobs"] else ""
     most = "no max" if row["max"] is None else f"max {row['max']}"
-    return f"uses {row['used']} of {row['guaranteed']} guaranteed, {most}{waiting}"
+    return f"uses {row['used']} of {row['guaranteed']} guaranteed, {most}{asking}"
 
 
 @cli.command(
@@ -200,72 +194,12 @@ def explain(session: Session, queue: str, since: str | None, as_json: bool) -> N
     row = _queues(session, queue)[0]
     since_s = None if since is None else parse_since(since, session.now())
     answer = session.ask("queue_explain", queue=queue, since_s=since_s)
-    sentences = _sentences(row)
-    value = {"queue": queue, "sentences": sentences, **{key: answer[key] for key in ("account", "past_use", "since_s")}}
+    said = sentences(row, more=answer["lines"] is None)
+    value = {"queue": queue, "sentences": said, **{key: answer[key] for key in ("account", "past_use", "since_s")}}
     if Output(as_json=as_json).value(value):
         return
     lines = answer["lines"] or ["slurmextd does not answer; it alone knows the fair share and who borrows from whom."]
-    click.echo("\n".join([*sentences, "", *lines, "", *_past_use(answer, queue)]))
-
-
-def _past_use(answer: dict[str, Any], queue: str) -> list[str]:
-    """GPU-hours per queue and day; the newest days where there are many."""
-    days = max((len(row["days_gpu_h"]) for row in answer["past_use"]), default=0)
-    if not days:
-        return [f"No job used GPUs of {queue} or beside it since {moment(answer['since_s'])}."]
-    shown = min(days, _DAYS_SHOWN)
-    head = ["queue", *(f"-{back} d" if back else "last 24 h" for back in range(shown - 1, -1, -1)), "sum"]
-    table = [head]
-    for row in answer["past_use"]:
-        depth = row["queue"].count("/") - queue.count("/")
-        if depth > 1:
-            continue
-        numbers = [*row["days_gpu_h"][-shown:], row["gpu_h"]]
-        table.append([row["queue"], *(f"{number:.1f}" for number in numbers)])
-    width = [max(len(cells[column]) for cells in table) for column in range(len(head))]
-    lines = [
-        f"  {'>' if cells[0] == queue else ' '} "
-        + "  ".join(cell.rjust(width[column]) if column else cell.ljust(width[0]) for column, cell in enumerate(cells))
-        for cells in table
-    ]
-    return [f"GPU-hours used, day by day, since {moment(answer['since_s'])}", *(line.rstrip() for line in lines)]
-
-
-def _sentences(row: dict[str, Any]) -> list[str]:
-    path, guaranteed, used = row["path"], row["guaranteed"], row["used"]
-    most = row["effective_max"]
-    beyond = "as many as are idle" if most is None else f"up to {most} in all"
-    parent = path.rpartition("/")[0]
-    said = [
-        f"{path} shares what {parent} is guaranteed with the other queues there."
-        if row["shares_guarantee"]
-        else f"{path} is guaranteed {guaranteed} GPUs: when its jobs ask for them, whoever borrowed them gives them"
-        " back.",
-        f"Beyond them it may borrow idle GPUs, {beyond}, until their owner asks."
-        if row["fence"] not in {"in", "both"}
-        else "It borrows nothing beyond them (fence).",
-    ]
-    if row["borrowed"]:
-        said.append(f"It uses {used} now, so {row['borrowed']} are borrowed and may be reclaimed, checkpoint first.")
-    elif row["shares_guarantee"]:
-        said.append(f"It uses {used} now, nothing borrowed.")
-    else:
-        idle = guaranteed - max(used, row["reserved"])
-        lent = 0 if row["fence"] in {"out", "both"} else max(0, idle)
-        lent = lent if row["lending_limit"] is None else min(lent, row["lending_limit"])
-        said.append(f"It uses {used} now, nothing borrowed; of the rest {lent} may be lent to others.")
-    if row["pending_jobs"]:
-        said.append(
-            f"{_waiting(row)} GPUs:"
-            f" 'slurmext job list --queue {path} --state pending -o JobID,GPUs,Reason,Message' says why."
-        )
-    if row["min_runtime_s"]:
-        said.append(f"Its jobs are not preempted in their first {span(row['min_runtime_s'])}.")
-    if not row["leaf"]:
-        said.append("Jobs go to the queues below it, not to this one.")
-    elif not row["may_use"]:
-        said.append("You may not submit to it.")
-    return said
+    click.echo("\n".join([*said, "", *lines, "", *past_use(answer, queue)]))
 
 
 @cli.command(

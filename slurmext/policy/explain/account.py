@@ -99,8 +99,14 @@ def _market(account: QueueAccount) -> list[str]:
             continue
         where = f"In {level.parent}" if level.parent else "In the cluster"
         total, lent = sum(row.borrows for row in level.rows), sum(row.lends for row in level.rows)
-        nobody = f"{total - lent} nobody is guaranteed" if total > lent else ""
-        source = " and ".join(filter(None, (f"idle guarantees of {', '.join(lenders)}" if lenders else "", nobody)))
+        outside = min(level.borrowed, total - lent)
+        free = total - lent - outside
+        sources = (
+            f"idle guarantees of {', '.join(lenders)}" if lenders else "",
+            f"{outside} that {level.parent} itself borrows" if outside else "",
+            f"{free} nobody is guaranteed" if free else "",
+        )
+        source = " and ".join(filter(None, sources))
         lines.append(f"{where} beyond guarantees: {', '.join(borrowers)}; they come from {source}.")
     if account.starving:
         hungry = ", ".join(f"{row.path} {_gpus(row.short)}{_owed(row)}" for row in account.starving)

@@ -42,13 +42,14 @@ class Row:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
     """The queues under `parent` ("": the cluster) and the GPUs they share. `kept` stay idle; `beyond` are left when
-    everybody has what it wants within its guarantee.
+    everybody has what it wants within its guarantee; `borrowed` is what the parent itself uses beyond its guarantee.
     """
 
     parent: str
     gpus: float
     kept: int
     beyond: float
+    borrowed: int
     rows: tuple[Row, ...]
 
 
@@ -123,7 +124,14 @@ def _levels(tree: QueueTree, stakes: Sequence[Stake], used: Counter[str], index:
         lent = max(0, sum(row.borrows for row in plain) - max(0, int(whole) - floor))
         rows = tuple(_with_loan(row, part) for row, part in zip(plain, _loans(plain, lent), strict=True))
         sure = sum(min(row.wants, row.guaranteed) for row in rows)
-        yield Level(parent=node.path, gpus=gpus, kept=stakes[at].kept, beyond=max(0.0, gpus - sure), rows=rows)
+        yield Level(
+            parent=node.path,
+            gpus=gpus,
+            kept=stakes[at].kept,
+            beyond=max(0.0, gpus - sure),
+            borrowed=max(0, used[node.path] - stakes[at].guaranteed) if at else 0,
+            rows=rows,
+        )
 
 
 def _row(tree: QueueTree, stakes: Sequence[Stake], used: Counter[str], index: int) -> Row:
