@@ -115,7 +115,7 @@ def world_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="How long a node is out of use then.",
         ),
         click.option("--seed", type=int, default=1, show_default=True, help="Chooses the random failures."),
-        click.option("--tick-s", type=seconds, default=0.0, show_default=True, help="Plan once for this long: faster."),
+        click.option("--tick-s", type=seconds, default=0.0, show_default=True, help="Plan that rarely while jobs wait."),
         click.option(
             "--plot", type=click.Path(path_type=Path), metavar="FILE",
             help="Draw it: FILE.png, FILE.svg, or FILE.html, one page with the figures. Needs slurmext[plot].",
@@ -194,6 +194,10 @@ def calendar(policy: SitePolicy, paths: Iterable[str], start_s: float | None) ->
 
     Raises UsageError when nobody said when the trace begins and the policy has calendars.
     """
+    from math import inf
+
+    from slurmext.config.history import shrinks
+
     if not policy.schedule.calendar.windows:
         return None
     if start_s is None:
@@ -201,13 +205,16 @@ def calendar(policy: SitePolicy, paths: Iterable[str], start_s: float | None) ->
     wanted = set(paths)
 
     def queues_at(now_s: float) -> tuple[tuple[Queue, ...], float | None]:
-        queues = policy.at(start_s + now_s).including(wanted).queues
-        shifted = tuple(
-            replace(queue, changes=tuple(replace(change, at_s=change.at_s - start_s) for change in queue.changes))
-            for queue in queues
-        )
-        changes = [float(queue.changes[0].at_s) for queue in shifted if queue.changes]
-        return shifted, min(changes, default=None)
+        cuts = shrinks([(-inf, policy)], start_s + now_s).cuts
+        shifted: list[Queue] = []
+        times: list[float] = []
+        for queue in policy.at(start_s + now_s).including(wanted).queues:
+            since_s = cuts.get(queue.path)
+            cut_s = None if since_s is None else since_s + policy.settings.cut_delay_s - start_s
+            changes = tuple(replace(change, at_s=change.at_s - start_s) for change in queue.changes)
+            shifted.append(replace(queue, changes=changes, cut_s=cut_s))
+            times += [change.at_s for change in changes[:1]] + ([] if cut_s is None else [cut_s])
+        return tuple(shifted), min((at_s for at_s in times if at_s > now_s), default=None)
 
     return queues_at
 

@@ -65,7 +65,7 @@ class Simulation:
     """A calendar; without one the queues stay as they are."""
 
     _now: float = 0.0
-    _planned_s: float = float("-inf")
+    _next_plan_s: float = float("-inf")
     _heap: list[tuple[float, int, int, str, int]] = field(default_factory=list[tuple[float, int, int, str, int]])
     _serial: int = 0
     _ahead: int = 0
@@ -107,6 +107,7 @@ class Simulation:
             self.observe(snapshot, made)
             self._apply(made)
             self._contract.look(self._now, made.reasons)
+            self._next_plan_s = self._now + self.world.tick_s if made.reasons else self._now
             stuck = not self._ahead and all(track.waits for track in self._active.values()) if made.reasons else False
             in_vain = in_vain + 1 if stuck else 0
         submits = [track.trace.submit_s for track in self._tracks.values()]
@@ -130,8 +131,8 @@ class Simulation:
         heapq.heappush(self._heap, (at_s, kind, self._serial, what, epoch))
 
     def _advance(self) -> bool:
-        """Everything up to the next plan: that is at the next event, `tick_s` after the last plan, or when a victim
-        leaves. False when nothing happens any more.
+        """Everything up to the next plan: that is at the next event; while jobs wait, a tick after the last plan, or
+        when a victim leaves. False when nothing happens any more.
         """
         news, until = False, 0.0
         while self._heap and (not news or self._heap[0][0] <= until):
@@ -141,12 +142,12 @@ class Simulation:
                 continue
             self._now = max(self._now, at_s)
             if not news and kind not in _SILENT:
-                news, until = True, max(at_s, self._planned_s + self.world.tick_s)
+                news, until = True, max(at_s, self._next_plan_s)
             if kind is _Kind.LEAVE:
                 until = self._now
             self._happen(kind, what)
         if news:
-            self._now = self._planned_s = max(self._now, until)
+            self._now = max(self._now, until)
         return news
 
     def _happen(self, kind: _Kind, what: str) -> None:

@@ -21,7 +21,7 @@ class World:
     A victim that `saves` on its signal leaves after `save_s` and loses nothing but `restart_s` when it starts again;
     one that does not leaves at once and goes back to its last periodic checkpoint (`checkpoint_every_s`, None: none).
     `requeue_delay_s` is how long a victim cannot start again. A failed node (`failures`) kills its jobs, which are
-    requeued. Between two plans are at least `tick_s`, unless a victim has left.
+    requeued. While jobs wait there are at least `tick_s` between two plans, unless a victim has left.
     """
 
     saves: bool = True

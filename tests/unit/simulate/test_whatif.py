@@ -130,12 +130,18 @@ def test_a_victim_starts_again_after_the_requeue_delay() -> None:
     assert sum(slow.series.queues["research"].waiting_jobs[:1]) < 1, "one that may not start yet does not wait"
 
 
-def test_plans_are_at_least_a_tick_apart_unless_a_victim_left() -> None:
-    """Prod's job comes 1 s after a plan and is seen 99 s later; its victim's end is planned for at once."""
-    trace = (job("a", "research", 0, 9000), job("b", "research", 0, 9000), job("p", "prod", 1, 10))
-    made = ask(*trace, tick_s=100)
-    waits = {queue.queue: queue.wait_mean_s for queue in made.queues}
-    assert waits == {"prod": 99 + 20, "research": 0}
+def test_while_jobs_wait_plans_are_a_tick_apart_unless_a_victim_left() -> None:
+    """c waits from second 1 on; prod's job of second 2 is seen at 101, and starts as soon as its victim has left."""
+    trace = (
+        job("a", "research", 0, 9000),
+        job("b", "research", 0, 9000),
+        job("c", "research", 1, 10),
+        job("p", "prod", 2, 10),
+    )
+    waits = {queue.queue: queue.wait_mean_s for queue in ask(*trace, tick_s=100).queues}
+    assert waits["prod"] == 99 + 20
+    waits = {queue.queue: queue.wait_mean_s for queue in ask(*trace[:2], trace[3], tick_s=100).queues}
+    assert waits["prod"] == 20, "nobody waited: it was seen at once"
 
 
 def test_a_waiting_jobs_patience_wakes_the_planner() -> None:
