@@ -509,4 +509,6 @@ def test_a_group_limit_holds_jobs_of_the_groups_members() -> None:
     assert site.state(second) is JobState.PENDING
     (row,) = [row for row in site.store.jobs() if row.job.job_id == second]
     assert row.reason == "GROUP_MAX"
+    assert site.controller.last is not None
+    assert {job.groups for job in site.controller.last[0].snapshot.jobs} == {("lab",), ()}
     assert row.message == "group lab may hold 8 GPUs in queue research and holds 8 (alice 8); the job needs 8"

@@ -21,7 +21,7 @@ sizes:
   small: {gpus_per_node: 1, cpus_per_gpu: 8, memory_per_gpu: 64G, time: "4:00:00", types: [h100]}
   large: {nodes: 2, gpus_per_node: 8, tasks_per_node: 8}
 queues:
-  research: {guaranteed: 16, max: 32, acl: {users: [ann]}, dynamic: {max: 50%, weight: 2, each_user: {max: 4}}}
+  research: {guaranteed: 16, max: 32, acl: {users: [ann]}, dynamic: {max: 50%, weight: 2, each_user: {max: 4}, over_max: hold}}
   teaching: {guaranteed: 8, over_max: hold, dynamic: }
   nlp: {}
 """
@@ -46,7 +46,7 @@ def test_the_submit_table_has_templates_groups_sizes_and_what_dynamic_children_a
         "#size\tsmall\t1\t1\t\t8\t65536\t240\th100\n"
         "#size\tlarge\t2\t8\t8\t\t\t\t\n"
         "research\t0\t32\trefuse\tann\t\n"
-        "research/*\t1\t16\trefuse\tann\t\n"
+        "research/*\t1\t16\thold\tann\t\n"
         "teaching\t0\t\thold\t\t\n"
         "teaching/*\t1\t\thold\t\t\n"
         "nlp\t1\t\trefuse\t\t\n"
@@ -60,6 +60,7 @@ def test_a_dynamic_queue_is_there_as_soon_as_it_is_asked_for(policy: SitePolicy)
     child = found.by_path["research/ann"]
     assert (child.max, child.weight, child.each_user_max, child.guaranteed) == (16, 2, 4, 0)
     assert child.shares_guarantee
+    assert found.over_max["research/ann"] == "hold"
     assert (found.effective_max("research/ann"), found.guaranteed("research")) == (16, 16)
     assert found.may_use("research/ann", user="ann")
     assert not found.may_use("research/ann", user="bob")
