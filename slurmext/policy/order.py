@@ -45,7 +45,7 @@ def sorted_jobs(jobs: Iterable[Job], job_sort: str, user_gpus: Mapping[str, int]
 
     `fair` takes turns between users: a job counts as late as what its user runs and has waiting before it.
     """
-    ordered = sorted(jobs, key=lambda job: (job.submitted_s, job.id))
+    ordered = sorted(jobs, key=lambda job: (job.submitted_s, *_counted(job.id)))
     for key in reversed([part.strip() for part in job_sort.split(",") if part.strip()]):
         if key == "priority":
             ordered.sort(key=lambda job: -job.priority)
@@ -59,6 +59,14 @@ def sorted_jobs(jobs: Iterable[Job], job_sort: str, user_gpus: Mapping[str, int]
                 ahead[job.user] = turn[job.id] + job.gpus
             ordered.sort(key=lambda job: turn[job.id])
     return ordered
+
+
+def _counted(job_id: str) -> tuple[int, int, str]:
+    """Slurm's ids (`9`, `10`, `12_4`) as it counts them: many jobs are submitted within one second. Others as text."""
+    job, _, task = job_id.partition("_")
+    if job.isdecimal() and (not task or task.isdecimal()):
+        return int(job), int(task) if task else -1, ""
+    return -1, -1, job_id
 
 
 class Tournament:
