@@ -95,8 +95,8 @@ class GpuDriver(Protocol):
         """The GPUs that answer, by minor number."""
         ...
 
-    def sample(self, minors: Collection[int]) -> Mapping[int, GpuSample]:
-        """What these GPUs (by minor number) did since they were last asked about."""
+    def sample(self) -> tuple[GpuSample, ...]:
+        """What the GPUs did since they were last asked about, by minor number; who does not answer is left out."""
         ...
 
     def release(self) -> None:

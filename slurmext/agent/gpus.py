@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 from slurmext.agent.files import replace_file
+from slurmext.agent.jobs import job_of_process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from slurmext.agent.jobs import JobTable
@@ -56,7 +57,10 @@ class Watched:
 
 
 class GpuWatch:
-    """A thread that looks every `sample_s` seconds at the GPUs of jobs. They work from `busy_percent` on."""
+    """A thread that looks every `sample_s` seconds at the GPUs of jobs. They work from `busy_percent` on.
+
+    `job_of` tells the job of a process.
+    """
 
     def __init__(
         self,
@@ -68,9 +72,11 @@ class GpuWatch:
         sample_s: float = 10.0,
         busy_percent: float = 1.0,
         now: Callable[[], float] = time.time,
+        job_of: Callable[[int], int | None] = job_of_process,
     ) -> None:
         self._jobs, self._events, self._driver, self._memory = jobs, events, driver, memory
         self._sample_s, self._busy_percent, self._now = sample_s, busy_percent, now
+        self._job_of = job_of
         self._watched = _remembered(memory)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpus", daemon=True)
@@ -90,31 +96,31 @@ class GpuWatch:
 
     def look(self) -> None:
         """Look at the GPUs of every job once and report what is to be reported."""
-        jobs = {job.job_id: (job, minors) for job in self._jobs.all() if (minors := minors_in(job.gpus))}
+        jobs = {job.job_id: (job, numbers) for job in self._jobs.all() if (numbers := numbers_in(job.gpus))}
         for job_id in [job_id for job_id in self._watched if job_id not in jobs]:
             self._ended(self._watched.pop(job_id))
         if not jobs:
             self._driver.release()
             self._memory.unlink(missing_ok=True)
             return
-        samples = self._driver.sample({minor for _, minors in jobs.values() for minor in minors})
+        samples = self._driver.sample()
         now_s = self._now()
-        for job, minors in jobs.values():
+        for job, numbers in jobs.values():
             watched = self._watched.get(job.job_id)
             if watched is None or watched.started_s != job.started_s:
-                watched = Watched(job_id=job.job_id, started_s=job.started_s, gpus=len(minors),
+                watched = Watched(job_id=job.job_id, started_s=job.started_s, gpus=len(numbers),
                                   looked_s=job.started_s)  # fmt: skip
                 self._watched[job.job_id] = watched
-            self._update(watched, [samples.get(minor) for minor in minors], now_s)
+            self._update(watched, numbers, samples, now_s)
             self._report(watched, now_s)
         self._remember()
 
-    def _update(self, watched: Watched, samples: Collection[GpuSample | None], now_s: float) -> None:
-        known = [sample for sample in samples if sample is not None]
+    def _update(self, watched: Watched, numbers: Collection[int], samples: Sequence[GpuSample], now_s: float) -> None:
+        known, whole = of_numbers(numbers, samples)
         gap = now_s - watched.looked_s > STALE_AFTER * self._sample_s
-        if any(sample.peak_percent >= self._busy_percent for sample in known):
+        if any(map(self._works, known)) or self._works_elsewhere(watched.job_id, known, samples):
             watched.state, watched.idle_since_s = WORKING, None
-        elif gap or len(known) < len(samples):
+        elif gap or not whole:
             watched.state, watched.idle_since_s = UNKNOWN, None
         elif watched.state != IDLE:
             # It stopped at some time after the look before this one; after UNKNOWN nobody can say.
@@ -127,6 +133,17 @@ class GpuWatch:
             used = [sample.memory_mib for sample in known if sample.memory_mib is not None]
             if used:
                 watched.peak_memory_mib = max(*used, watched.peak_memory_mib or 0)
+
+    def _works(self, sample: GpuSample) -> bool:
+        return sample.peak_percent >= self._busy_percent
+
+    def _works_elsewhere(self, job_id: int, own: Collection[GpuSample], samples: Collection[GpuSample]) -> bool:
+        """Whether a process of the job works on a GPU that its numbers do not seem to name.
+
+        Where gres.conf lists some of a node's GPUs, Slurm counts only those (tried on 22.05).
+        """
+        others = (sample for sample in samples if sample not in own and self._works(sample))
+        return any(self._job_of(pid) == job_id for sample in others for pid in sample.pids)
 
     def _report(self, watched: Watched, now_s: float) -> None:
         patience_s = REPORT_AFTER * self._sample_s
@@ -177,8 +194,8 @@ class GpuWatch:
                 log.exception("looking at the GPUs failed; what they do is unknown")
 
 
-def minors_in(gpus: str) -> tuple[int, ...]:
-    """Minor numbers in SLURM_JOB_GPUS: `0,1` or `0-3,6`; empty when it has none or is something else."""
+def numbers_in(gpus: str) -> tuple[int, ...]:
+    """The numbers in SLURM_JOB_GPUS: `0,1` or `0-3,6`; empty when it has none or is something else."""
     found: set[int] = set()
     for part in gpus.split(",") if gpus else ():
         first, dash, last = part.strip().partition("-")
@@ -186,6 +203,19 @@ def minors_in(gpus: str) -> tuple[int, ...]:
             return ()
         found.update(range(int(first), min(int(last or first), int(first) + 1023) + 1))
     return tuple(sorted(found))
+
+
+def of_numbers(numbers: Collection[int], samples: Collection[GpuSample]) -> tuple[list[GpuSample], bool]:
+    """The GPUs that Slurm's numbers may mean, and whether all of them could be read.
+
+    With File=/dev/nvidia[0-7] they are minor numbers, with AutoDetect=nvml the driver's order: mostly the same, and
+    where they differ both are taken, so that a job whose GPU works is never called idle.
+    """
+    by_minor = {sample.minor: sample for sample in samples}
+    by_index = {sample.index: sample for sample in samples}
+    found = {by[number].minor for by in (by_minor, by_index) for number in numbers if number in by}
+    whole = all(number in by for by in (by_minor, by_index) for number in numbers)
+    return [by_minor[minor] for minor in sorted(found)], whole
 
 
 def _remembered(memory: Path) -> dict[int, Watched]:

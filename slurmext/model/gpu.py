@@ -18,8 +18,14 @@ class GpuDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuSample:
-    """What a GPU did since it was last asked about: utilisation in percent, mean and highest; memory in use now."""
+    """What a GPU did since it was last asked about: utilisation in percent, mean and highest; memory in use now.
 
+    `index` is its place in the driver's order (by PCI bus id), `pids` are the processes that have it open.
+    """
+
+    minor: int
+    index: int
     mean_percent: float
     peak_percent: float
     memory_mib: int | None = None
+    pids: tuple[int, ...] = ()

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from slurmext.model.gpu import GpuDevice, GpuSample
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
 
 log = logging.getLogger(__name__)
 
 _MIB = 1 << 20
 _Handle = Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Gpu:
+    index: int
+    minor: int
+    handle: _Handle
 
 
 class NvmlDriver:
@@ -23,7 +28,8 @@ class NvmlDriver:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._nvml: Any = None
-        self._handles: dict[int, _Handle] = {}
+        self._gpus: list[_Gpu] = []
+        self._count = 0
         self._seen_us: dict[int, int] = {}
         self._problem = ""
 
@@ -32,28 +38,26 @@ class NvmlDriver:
         with self._lock:
             if not self._open():
                 return ()
-            return tuple(device for minor in sorted(self._handles) if (device := self._device(minor)) is not None)
+            return tuple(device for gpu in self._gpus if (device := self._device(gpu)) is not None)
 
-    def sample(self, minors: Collection[int]) -> Mapping[int, GpuSample]:
-        """What these GPUs (by minor number) did since they were last asked about."""
+    def sample(self) -> tuple[GpuSample, ...]:
+        """What the GPUs did since they were last asked about, by minor number; who does not answer is left out."""
         with self._lock:
             if not self._open():
-                return {}
-            if not set(minors) <= self._handles.keys():
+                return ()
+            if len(self._gpus) < self._count:
                 self._find()  # one that was lost may be back
-            samples: dict[int, GpuSample] = {}
-            failed = False
-            for minor in minors:
+            samples: list[GpuSample] = []
+            for gpu in self._gpus:
                 try:
-                    samples[minor] = self._sample(minor)
-                except (self._nvml.NVMLError, KeyError) as error:
-                    failed = True
-                    self._tell(f"GPU {minor}: {'not there' if isinstance(error, KeyError) else error}")
-            if failed and not samples:
+                    samples.append(self._sample(gpu))
+                except self._nvml.NVMLError as error:
+                    self._tell(f"GPU {gpu.minor}: {error}")
+            if not samples:
                 self._close()  # the driver itself may be gone: start anew next time
-            elif not failed:
+            elif len(samples) == self._count:
                 self._tell("")
-            return samples
+            return tuple(samples)
 
     def release(self) -> None:
         """Let go of the driver until the next call: an open one keeps GPUs from being reset."""
@@ -84,36 +88,38 @@ class NvmlDriver:
             self._nvml.nvmlShutdown()
         except self._nvml.NVMLError as error:
             log.debug("NVML: %s", error)
-        self._nvml, self._handles, self._seen_us = None, {}, {}
+        self._nvml, self._gpus, self._seen_us = None, [], {}
 
     def _find(self) -> None:
-        self._handles = dict(self._answering())
-
-    def _answering(self) -> Iterator[tuple[int, _Handle]]:
+        """The GPUs that answer, by minor number."""
+        self._gpus = []
         try:
-            count = self._nvml.nvmlDeviceGetCount()
+            self._count = self._nvml.nvmlDeviceGetCount()
         except self._nvml.NVMLError as error:
             self._tell(f"NVML: {error}")
             return
-        for index in range(count):
+        for index in range(self._count):
             try:
                 handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
-                yield self._nvml.nvmlDeviceGetMinorNumber(handle), handle
+                minor = self._nvml.nvmlDeviceGetMinorNumber(handle)
             except self._nvml.NVMLError as error:
                 self._tell(f"GPU with index {index}: {error}")
+            else:
+                self._gpus.append(_Gpu(index=index, minor=minor, handle=handle))
+        self._gpus.sort(key=lambda gpu: gpu.minor)
 
-    def _device(self, minor: int) -> GpuDevice | None:
-        nvml, handle = self._nvml, self._handles[minor]
+    def _device(self, gpu: _Gpu) -> GpuDevice | None:
+        nvml, handle = self._nvml, gpu.handle
         try:
             return GpuDevice(
-                minor=minor,
+                minor=gpu.minor,
                 uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
                 name=_text(nvml.nvmlDeviceGetName(handle)),
                 memory_mib=nvml.nvmlDeviceGetMemoryInfo(handle).total // _MIB,
                 mig=self._mig(handle),
             )
         except nvml.NVMLError as error:
-            self._tell(f"GPU {minor}: {error}")
+            self._tell(f"GPU {gpu.minor}: {error}")
             return None
 
     def _mig(self, handle: _Handle) -> bool | None:
@@ -125,23 +131,33 @@ class NvmlDriver:
             return None
         return current == self._nvml.NVML_DEVICE_MIG_ENABLE
 
-    def _sample(self, minor: int) -> GpuSample:
-        handle = self._handles[minor]
-        percents = self._percents(minor, handle)
+    def _sample(self, gpu: _Gpu) -> GpuSample:
+        nvml, percents = self._nvml, self._percents(gpu)
         try:
-            memory_mib = self._nvml.nvmlDeviceGetMemoryInfo(handle).used // _MIB
-        except self._nvml.NVMLError_NotSupported:
+            memory_mib = nvml.nvmlDeviceGetMemoryInfo(gpu.handle).used // _MIB
+        except nvml.NVMLError_NotSupported:
             memory_mib = None
-        return GpuSample(mean_percent=sum(percents) / len(percents), peak_percent=max(percents), memory_mib=memory_mib)
+        try:
+            pids = tuple(process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle))
+        except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound):
+            pids = ()
+        return GpuSample(
+            minor=gpu.minor,
+            index=gpu.index,
+            mean_percent=sum(percents) / len(percents),
+            peak_percent=max(percents),
+            memory_mib=memory_mib,
+            pids=pids,
+        )
 
-    def _percents(self, minor: int, handle: _Handle) -> list[int]:
+    def _percents(self, gpu: _Gpu) -> list[int]:
         """Utilisation since last time. The driver keeps its samples of some 20 s (six a second): what a GPU did in
         between is not missed. Where it keeps none, it is what it says of the last second.
         """
-        nvml = self._nvml
+        nvml, minor = self._nvml, gpu.minor
         try:
             _, samples = nvml.nvmlDeviceGetSamples(
-                handle, nvml.NVML_GPU_UTILIZATION_SAMPLES, self._seen_us.get(minor, 0)
+                gpu.handle, nvml.NVML_GPU_UTILIZATION_SAMPLES, self._seen_us.get(minor, 0)
             )
         except (nvml.NVMLError_NotSupported, nvml.NVMLError_NotFound):
             samples = []
@@ -151,7 +167,7 @@ class NvmlDriver:
         # At the first look the samples kept are of whoever had the GPU before.
         if samples and known:
             return [sample.sampleValue.uiVal for sample in samples]
-        return [nvml.nvmlDeviceGetUtilizationRates(handle).gpu]
+        return [nvml.nvmlDeviceGetUtilizationRates(gpu.handle).gpu]
 
     def _tell(self, problem: str) -> None:
         """Log a problem once, for as long as it stays."""

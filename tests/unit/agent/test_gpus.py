@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from slurmext.agent.gpus import GpuWatch, minors_in
+from slurmext.agent.gpus import GpuWatch, numbers_in
 from slurmext.agent.jobs import JobTable, RunningJob
 from slurmext.agent.spool import EventSpool
 from slurmext.model.gpu import GpuDevice, GpuSample
@@ -25,20 +25,25 @@ class FakeDriver:
         self.memory_mib = 100
         self.lost: set[int] = set()
         self.released = 0
+        self.index_of: dict[int, int] = {}
+        self.pids: dict[int, tuple[int, ...]] = {}
 
     def inventory(self) -> tuple[GpuDevice, ...]:
         return ()
 
-    def sample(self, minors: Collection[int]) -> Mapping[int, GpuSample]:
-        return {
-            minor: GpuSample(
+    def sample(self) -> tuple[GpuSample, ...]:
+        return tuple(
+            GpuSample(
+                minor=minor,
+                index=self.index_of.get(minor, minor),
                 mean_percent=self.percent.get(minor, 0) / 2,
                 peak_percent=self.percent.get(minor, 0),
                 memory_mib=self.memory_mib,
+                pids=self.pids.get(minor, ()),
             )
-            for minor in minors
+            for minor in range(4)
             if minor not in self.lost
-        }
+        )
 
     def release(self) -> None:
         self.released += 1
@@ -58,7 +63,7 @@ class Bench:
     def restart(self) -> None:
         self.watch = GpuWatch(
             jobs=self.jobs, events=self.events, driver=self.driver, memory=self.folder / "gpus", sample_s=SAMPLE_S,
-            busy_percent=5, now=lambda: self.now_s,
+            busy_percent=5, now=lambda: self.now_s, job_of=lambda pid: pid // 100,
         )  # fmt: skip
 
     def run(self, job_id: int, gpus: str = "0,1") -> None:
@@ -169,6 +174,27 @@ def test_a_readable_gpu_that_works_settles_it(bench: Bench) -> None:
     assert states(bench.told()) == [("working", None)]
 
 
+def test_numbers_that_may_mean_two_gpus_mean_both(bench: Bench) -> None:
+    """Where the driver's order is not that of the minor numbers, either GPU that works makes the job work."""
+    bench.driver.index_of = {0: 3, 1: 1, 2: 2, 3: 0}
+    bench.run(7, "0")
+    bench.driver.percent = {3: 50}
+    bench.pass_s(60)
+    assert states(bench.told()) == [("working", None)]
+    bench.driver.percent, bench.driver.lost = {}, {3}
+    bench.pass_s(10)
+    assert states(bench.told()) == [("unknown", None)]
+
+
+def test_a_job_whose_processes_work_on_another_gpu_works(bench: Bench) -> None:
+    """Slurm's numbers can mean other GPUs than they seem to; another job's work is no work of this one."""
+    bench.run(7, "0")
+    bench.run(8, "1")
+    bench.driver.percent, bench.driver.pids = {3: 50}, {3: (700,), 0: (801,)}
+    bench.pass_s(60)
+    assert {event["job_id"]: event["state"] for event in bench.told()} == {7: "working", 8: "idle"}
+
+
 def test_after_a_gap_nobody_knows(bench: Bench) -> None:
     """An agent that did not look for a while (it was down, or NVML hung) says so, and counts anew."""
     bench.run(7)
@@ -228,7 +254,7 @@ def test_jobs_without_gpus_are_not_looked_at(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "minors"),
+    ("gpus", "numbers"),
     [
         ("", ()),
         ("0", (0,)),
@@ -240,6 +266,6 @@ def test_jobs_without_gpus_are_not_looked_at(bench: Bench) -> None:
         ("3-", ()),
     ],
 )
-def test_device_lists(gpus: str, minors: tuple[int, ...]) -> None:
+def test_device_lists(gpus: str, numbers: tuple[int, ...]) -> None:
     """Slurm's lists of devices; anything else is no list."""
-    assert minors_in(gpus) == minors
+    assert numbers_in(gpus) == numbers
