@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from slurmext.policy.tree import ROOT, QueueNode, QueueTree
 
@@ -24,7 +25,7 @@ _TINY = 1e-9
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stake:
     """What a queue brings to its level and gets there, in GPUs. `wants` counts what it uses and what waits in it, as
-    far as its limits allow; `kept` stay idle for it whoever asks.
+    far as its limits allow; `kept` stay idle for it whoever asks; `past` is what it borrowed lately, as it counts now.
     """
 
     path: str
@@ -33,6 +34,7 @@ class Stake:
     wants: int
     weight: float
     priority: int
+    past: float = 0.0
     share: float = 0.0
 
 
@@ -44,15 +46,15 @@ def fair_shares(
     gpu_type: str | None = None,
     headroom: int = 0,
     limits: Mapping[int, int] | None = None,
-    weights: Mapping[int, float] | None = None,
+    past: Mapping[str, float] | None = None,
 ) -> tuple[Stake, ...]:
     """The stake of every queue of the tree, by index, when `gpus` are there to be shared.
 
     `demand` is what each leaf's jobs use and ask for; `limits` is the most that users' limits let a queue use. With
-    `gpu_type` the numbers are those of that type. Borrowers together leave `headroom` GPUs idle. `weights` replace
-    those of the policy.
+    `gpu_type` the numbers are those of that type. Borrowers together leave `headroom` GPUs idle. `past` is what
+    queues borrowed lately, by path, in GPUs as they count now.
     """
-    stakes = _wants(tree, demand, gpu_type, limits or {}, weights or {})
+    stakes = _wants(tree, demand, gpu_type, limits or {}, past or {})
     shares = [0.0] * len(tree.nodes)
     shares[ROOT] = float(max(0, gpus - stakes[ROOT].kept))
     for node in tree.nodes:
@@ -69,10 +71,10 @@ def _wants(
     demand: Mapping[int, int],
     gpu_type: str | None,
     limits: Mapping[int, int],
-    weights: Mapping[int, float],
+    past: Mapping[str, float],
 ) -> list[Stake]:
     """Stakes without shares: from the leaves up, because a queue wants what its children want."""
-    stakes: list[Stake] = [_stake(node, gpu_type, 0, 0, node.weight) for node in tree.nodes]
+    stakes: list[Stake] = [_stake(node, gpu_type, 0, 0, 0.0) for node in tree.nodes]
     for node in sorted(tree.nodes, key=lambda node: -len(node.lineage)):
         below = [stakes[child] for child in node.children]
         wants = sum(stake.wants for stake in below) if below else demand.get(node.index, 0)
@@ -82,19 +84,19 @@ def _wants(
         wants = min([wants, *(cap for cap in caps if cap is not None)])
         own = node.kept if gpu_type is None else node.type_kept.get(gpu_type, 0)
         kept = max(0, own - wants, sum(stake.kept for stake in below))
-        weight = weights.get(node.index, node.weight)
-        stakes[node.index] = _stake(node, gpu_type, wants, kept, weight)
+        stakes[node.index] = _stake(node, gpu_type, wants, kept, past.get(node.path, 0.0))
     return stakes
 
 
-def _stake(node: QueueNode, gpu_type: str | None, wants: int, kept: int, weight: float) -> Stake:
+def _stake(node: QueueNode, gpu_type: str | None, wants: int, kept: int, past: float) -> Stake:
     return Stake(
         path=node.path,
         guaranteed=_guaranteed(node, gpu_type),
         kept=kept,
         wants=wants,
-        weight=weight,
+        weight=node.weight,
         priority=node.priority,
+        past=past,
     )
 
 
@@ -119,35 +121,38 @@ def _handed_out(gpus: float, stakes: Sequence[Stake], headroom: int) -> list[flo
                 if stake.priority == tier and (stake.weight <= 0) is weightless
             ]
             wanted = [stakes[number].wants - shares[number] for number in chosen]
-            given = filled(left, wanted, [stakes[number].weight if not weightless else 1.0 for number in chosen])
+            weights = [1.0 if weightless else stakes[number].weight for number in chosen]
+            bottoms = [stakes[number].past / weight for number, weight in zip(chosen, weights, strict=True)]
+            given = filled(left, wanted, weights, bottoms)
             for number, extra in zip(chosen, given, strict=True):
                 shares[number] += extra
             left -= sum(given)
     return shares
 
 
-def filled(amount: float, wanted: Sequence[float], weights: Sequence[float]) -> list[float]:
+def filled(
+    amount: float, wanted: Sequence[float], weights: Sequence[float], bottoms: Sequence[float] | None = None
+) -> list[float]:
     """`amount` poured over vessels of these capacities, all at the same level per weight until they are full.
 
-    The sum is the smaller of `amount` and everything wanted. Weights are positive.
+    The sum is the smaller of `amount` and everything wanted. Weights are positive. A vessel's floor stands at its
+    `bottoms` (as the level, per weight): who had much already gets nothing until the others have come as far.
     """
+    floor = [0.0] * len(wanted) if bottoms is None else list(bottoms)
     given = [0.0] * len(wanted)
     left = max(0.0, amount)
-    open_ = sorted((number for number, want in enumerate(wanted) if want > _TINY), key=lambda n: wanted[n] / weights[n])
-    total = sum(weights[number] for number in open_)
-    level = 0.0
-    for place, number in enumerate(open_):
-        full = wanted[number] / weights[number]
-        if (full - level) * total > left:
-            level += left / total
-            for rest in open_[place:]:
-                given[rest] = level * weights[rest]
-            return given
-        left -= (full - level) * total
-        level = full
-        given[number] = wanted[number]
-        total -= weights[number]
-    return given
+    real = [number for number, want in enumerate(wanted) if want > _TINY]
+    steps = sorted({floor[n] for n in real} | {floor[n] + wanted[n] / weights[n] for n in real})
+    for low, high in pairwise(steps):
+        rising = [n for n in real if floor[n] <= low and floor[n] + wanted[n] / weights[n] >= high]
+        total = sum(weights[n] for n in rising)
+        rise = min(high - low, left / total) if total else 0.0
+        for number in rising:
+            given[number] += rise * weights[number]
+        left -= rise * total
+        if left <= _TINY:
+            break
+    return [min(got, want) for got, want in zip(given, wanted, strict=True)]
 
 
 def level_of(tree: QueueTree, stakes: Sequence[Stake], path: str) -> Iterable[tuple[str, tuple[Stake, ...]]]:

@@ -46,8 +46,15 @@ def demands(least: int = 0) -> st.SearchStrategy[dict[str, int]]:
     return st.fixed_dictionaries({leaf: st.integers(least, 40) for leaf in LEAVES})
 
 
-def shared(tree: QueueTree, demand: dict[str, int], gpus: int, headroom: int = 0) -> dict[str, Stake]:
-    found = fair_shares(tree, {tree.leaf_of[leaf]: want for leaf, want in demand.items()}, gpus, headroom=headroom)
+def pasts() -> st.SearchStrategy[dict[str, float]]:
+    return st.dictionaries(st.sampled_from([*LEAVES, *PARENTS]), st.floats(0, 20), max_size=3)
+
+
+def shared(
+    tree: QueueTree, demand: dict[str, int], gpus: int, headroom: int = 0, past: dict[str, float] | None = None
+) -> dict[str, Stake]:
+    wanted = {tree.leaf_of[leaf]: want for leaf, want in demand.items()}
+    found = fair_shares(tree, wanted, gpus, headroom=headroom, past=past)
     return {stake.path: stake for stake in found}
 
 
@@ -116,21 +123,21 @@ def test_a_guarantee_that_is_wanted_is_in_the_share(
 
 
 @MANY
-@given(queues(simple=True), demands(), st.integers(0, 12))
+@given(queues(simple=True), demands(), st.integers(0, 12), pasts())
 def test_the_planner_hands_out_the_fair_share(
-    tree_queues: tuple[Queue, ...], demand: dict[str, int], nodes: int
+    tree_queues: tuple[Queue, ...], demand: dict[str, int], nodes: int, past: dict[str, float]
 ) -> None:
     """From an empty cluster jobs of one GPU are started so that every queue has its share, less than a GPU off a level."""
     tree = queue_tree(Snapshot(queues=tree_queues))
     gpus = 8 * nodes
-    stakes = shared(tree, demand, gpus)
+    stakes = shared(tree, demand, gpus, past=past)
     jobs = tuple(
         Job(id=f"{leaf}-{number:02}", queue=leaf, state=JobState.PENDING)
         for leaf, count in demand.items()
         for number in range(count)
     )
     snapshot = Snapshot(
-        settings=Settings(), queues=tree_queues, jobs=jobs,
+        settings=Settings(past_factor=1), past_gpus=past, queues=tree_queues, jobs=jobs,
         nodes=tuple(Node(name=f"n{number:02}", gpus=8) for number in range(nodes)),
     )  # fmt: skip
     started = [release.job.split("-")[0] for release in plan(snapshot).release]
@@ -142,13 +149,15 @@ def test_the_planner_hands_out_the_fair_share(
 
 
 @MANY
-@given(st.floats(0, 100), st.lists(st.tuples(st.floats(0, 50), st.floats(0.1, 5)), max_size=8))
-def test_vessels_fill_to_one_level(amount: float, vessels: list[tuple[float, float]]) -> None:
+@given(
+    st.floats(0, 100), st.lists(st.tuples(st.floats(0, 50), st.floats(0.1, 5), st.sampled_from([0, 0, 3])), max_size=8)
+)
+def test_vessels_fill_to_one_level(amount: float, vessels: list[tuple[float, float, float]]) -> None:
     """All that is there is poured, into vessels as high for their weight as the others or full."""
-    wanted, weights = [v[0] for v in vessels], [v[1] for v in vessels]
-    given_out = filled(amount, wanted, weights)
+    wanted, weights, floor = [v[0] for v in vessels], [v[1] for v in vessels], [v[2] for v in vessels]
+    given_out = filled(amount, wanted, weights, floor)
     assert math.isclose(sum(given_out), min(amount, sum(wanted)), abs_tol=1e-6)
-    levels = [got / weight for got, want, weight in zip(given_out, wanted, weights, strict=True) if got < want - 1e-6]
-    assert not levels or math.isclose(min(levels), max(levels), abs_tol=1e-6)
-    for got, weight in zip(given_out, weights, strict=True):
-        assert not levels or got / weight <= levels[0] + 1e-6
+    found = list(zip(given_out, wanted, weights, floor, strict=True))
+    level = min((low + got / weight for got, want, weight, low in found if got < want - 1e-6), default=math.inf)
+    for got, _, weight, low in found:
+        assert got < 1e-6 or low + got / weight <= level + 1e-6

@@ -69,24 +69,26 @@ def _level_lines(level: Level, path: str) -> list[str]:
         notes.append(f"{level.kept} kept idle (reserved, lending limits, fences)")
     notes.append(f"{_gpus(level.beyond)} left beyond what is wanted within guarantees, shared by weight")
     lines = [f"  {'; '.join(notes)}"]
-    head = ("queue", "guaranteed", "wants", "uses", "weight", "priority", "share")
+    head = ("queue", "guaranteed", "wants", "uses", "weight", "priority", "lately", "share")
     table = [head, *(_cells(row) for row in level.rows)]
-    with_priority = any(row.priority for row in level.rows)
+    shown = {"priority": any(row.priority for row in level.rows), "lately": any(row.past for row in level.rows)}
+    if shown["lately"]:
+        lines.append("  lately: what a queue borrowed before now counts as if it borrowed so many GPUs more")
     width = [max(len(cells[column]) for cells in table) for column in range(len(head))]
     for number, cells in enumerate(table):
         on_path = number > 0 and (within(path, level.rows[number - 1].path) and not level.rows[number - 1].own)
-        shown = [
+        cells_shown = [
             cell.ljust(width[column]) if column == 0 else cell.rjust(width[column])
             for column, cell in enumerate(cells)
-            if head[column] != "priority" or with_priority
+            if shown.get(head[column], True)
         ]
-        lines.append(f"  {'>' if on_path else ' '} {'  '.join(shown)}".rstrip())
+        lines.append(f"  {'>' if on_path else ' '} {'  '.join(cells_shown)}".rstrip())
     return lines
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     name = f"{row.path} (its own jobs)" if row.own else row.path
-    numbers = (row.guaranteed, row.wants, row.uses, f"{row.weight:g}", row.priority, _gpus(row.share))
+    numbers = (row.guaranteed, row.wants, row.uses, f"{row.weight:g}", row.priority, _gpus(row.past), _gpus(row.share))
     return (name, *(str(number) for number in numbers))
 
 

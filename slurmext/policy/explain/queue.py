@@ -19,6 +19,7 @@ class Row:
     """One queue of a level, in GPUs. `uses` is after the plan; `own` marks the jobs of the parent itself.
 
     `lends` are idle GPUs of its guarantee that others use; `short` is what it lacks of its fair share while jobs wait.
+    `past` is what it borrowed lately, in GPUs as they count against what it borrows now.
     """
 
     path: str
@@ -28,6 +29,7 @@ class Row:
     kept: int
     weight: float
     priority: int
+    past: float
     share: float
     lends: int
     short: float
@@ -148,6 +150,7 @@ def _row(tree: QueueTree, stakes: Sequence[Stake], used: Counter[str], index: in
         kept=stake.kept,
         weight=stake.weight,
         priority=stake.priority,
+        past=stake.past,
         share=stake.share,
         lends=0,
         short=max(0.0, stake.share - uses) if stake.wants > uses else 0.0,

@@ -46,6 +46,7 @@ def stakes_of(snapshot: Snapshot, plan: Plan, tree: QueueTree, gpu_type: str | N
         gpu_type=gpu_type,
         headroom=0 if settings.headroom_drainable or gpu_type else settings.headroom_gpus,
         limits=_user_limits(snapshot, tree, wanted) if gpu_type is None else {},
+        past={path: settings.past_factor * gpus for path, gpus in snapshot.past_gpus.items()},
     )
 
 
