@@ -123,9 +123,10 @@ class SitePolicy:
         if not new:
             return self
         above = {queue.path: queue.path.rpartition("/")[0] for queue in new}
-        queues: list[Queue] = []
-        for queue in self.queues:
-            queues += (queue, *(child for child in new if above[child.path] == queue.path))
+        below: dict[str, list[Queue]] = {}
+        for queue in new:
+            below.setdefault(above[queue.path], []).append(queue)
+        queues = [each for queue in self.queues for each in (queue, *below.get(queue.path, ()))]
         over_max = {path: self.over_max[f"{parent}/{ANY_NAME}"] for path, parent in above.items()}
         return replace(
             self,

@@ -164,10 +164,19 @@ def _key(record: JobRecord, row: JobRow | None) -> JobKey:
 
 
 def _queue(record: JobRecord, policy: Policy, everybody: _Groups) -> str | None:
-    asked = record.annotation.queue if record.annotation else None
-    groups = everybody.of(record.user) if asked is None else ()
+    note = record.annotation
+    asked = note.queue if note else None
+    if asked is not None and (note is None or note.held or policy.dynamic_queue(asked) is None):
+        return asked
+    # Nobody looked at a job that passed while the daemon was away: it makes no queue that is not its user's.
+    if asked is not None and asked.rpartition("/")[2] == record.user:
+        return asked
     return policy.queue_of(
-        asked=asked, user=record.user, account=record.account, partition=record.partition, groups=groups
+        asked=None,
+        user=record.user,
+        account=record.account,
+        partition=record.partition,
+        groups=everybody.of(record.user),
     )
 
 

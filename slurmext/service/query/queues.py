@@ -29,13 +29,13 @@ def listed(context: Context, viewer: Viewer, asked: Question) -> Answer:
     stored, policy = found
     jobs = context.store.jobs(active=True)
     found_loads = loads(jobs)
-    policy = policy.including(found_loads)
+    written, policy = policy.by_path, policy.including(found_loads)
     if asked.queue is not None and asked.queue not in policy.by_path:
         raise UsageError(f"there is no queue {asked.queue!r}; queues: {', '.join(policy.by_path)}")
     accounts = {row.account for row in jobs if row.user == viewer.user and row.account}
     rows = [
         queue_values(policy, queue.path, found_loads)
-        | {"may_use": viewer.sees_all or _may_use(policy, queue.path, viewer, accounts)}
+        | {"may_use": viewer.sees_all or _may_use(policy, queue.path, viewer, accounts, listed=queue.path in written)}
         for queue in policy.queues
         if asked.queue is None or is_within(queue.path, asked.queue)
     ]
@@ -73,7 +73,9 @@ def explained(context: Context, viewer: Viewer, asked: Question) -> Answer:
     }
 
 
-def _may_use(policy: SitePolicy, path: str, viewer: Viewer, accounts: Collection[str]) -> bool:
+def _may_use(policy: SitePolicy, path: str, viewer: Viewer, accounts: Collection[str], *, listed: bool) -> bool:
+    if not listed and path.rpartition("/")[2] not in {viewer.user, *viewer.groups, *accounts}:
+        return False  # it came into being for others
     return any(
         policy.may_use(path, user=viewer.user, account=account, groups=viewer.groups) for account in ("", *accounts)
     )

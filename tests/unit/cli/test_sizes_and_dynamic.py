@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slurmext.model.state import JobKey, JobRow
+from slurmext.service.query import Queries, Viewer
 from slurmext.testing.memory_store import MemoryStore
 
 if TYPE_CHECKING:
@@ -90,3 +91,10 @@ def test_a_policy_without_sizes_says_so(run: Run, store: MemoryStore) -> None:
     store.apply_policy("version: 1\nqueues: {a: {}}\n", "root", 0)
     done = run("size", "list")
     assert "no sizes ('sizes:')" in done.output
+
+
+def test_others_dynamic_queues_are_not_for_this_user(store: MemoryStore) -> None:
+    """Each may use his own; what is written in the policy is for everybody."""
+    answer = Queries(store=store).answer(Viewer(user="bob", groups=frozenset({"staff"})), "queues", {})
+    rows = {row["path"]: row["may_use"] for row in answer["queues"]}  # pyright: ignore[reportGeneralTypeIssues]
+    assert rows == {"research": True, "research/alice": False, "research/bob": True, "prod": True}
