@@ -234,7 +234,8 @@ def _notices(answer: Answer) -> Iterator[str]:
     job_id, now_s = answer["job"]["job_id"], answer["now_s"]
     for notice in answer.get("notices", ()):
         yield ""
-        yield f"It must leave at {clock(notice['at_s'])} (in {span(max(0, notice['at_s'] - now_s))})"
+        does = "may have to leave" if notice["reason"] == "PRE_DRAIN" else "must leave"
+        yield f"It {does} at {clock(notice['at_s'])} (in {span(max(0, notice['at_s'] - now_s))})"
         yield f"  {notice['reason']}: {notice['message']}."
         if notice["reason"] == "IDLE_GPUS":
             yield f"  'slurmext job extend {job_id} --for 1h' keeps it."

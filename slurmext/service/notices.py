@@ -62,14 +62,18 @@ def first_told(
     """An event for each new notice, and what to write into the job's output (empty: nothing)."""
     old = {(notice.job, notice.reason) for notice in before}
     now_s = observation.snapshot.now_s
+    written = 0
     for notice in now:
         job_id = notice.job.job_id
         if (notice.job, notice.reason) in old or job_id not in observation.known:
             continue
         detail = {"reason": notice.reason, "at_s": notice.at_s}
         words = ""
+        minutes = max(1, round((notice.at_s - now_s) / 60))
+        if notice.reason in {Reason.QUOTA_CUT.value, Reason.QUEUE_REMOVED.value} and written < MOST_WARNED:
+            written += 1
+            words = f"slurmext: {notice.message}: this job is requeued in about {minutes} min unless others end before."
         if notice.reason == Reason.IDLE_GPUS.value:
-            minutes = max(1, round((notice.at_s - now_s) / 60))
             words = (
                 f"slurmext: {notice.message}, else it is requeued in about {minutes} min."
                 f" To keep it: slurmext job extend {job_id} --for 1h"

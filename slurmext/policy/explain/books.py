@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from slurmext.model.job import Job, JobState, Placement
+from slurmext.model.job import Job, JobState, Placement, Seconds
 from slurmext.model.node import NodeState
 from slurmext.model.plan import Plan
 from slurmext.model.queue import Queue
@@ -19,7 +19,8 @@ _HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING, JobState.SUSPENDED,
 class Books:
     """What every message draws on, counted once.
 
-    `by_user` and `by_group` (GPUs per member) are there for queues that limit people.
+    `by_user` and `by_group` (GPUs per member) are there for queues that limit people. `next_change_s` is when a
+    calendar changes the next queue.
     """
 
     snapshot: Snapshot
@@ -30,6 +31,7 @@ class Books:
     guaranteed: Mapping[str, int]
     free: Mapping[str, int]
     leaving: Mapping[str, tuple[str, ...]]
+    next_change_s: Seconds | None = None
 
 
 def free_gpus(books: Books) -> int:
@@ -81,6 +83,7 @@ def books_of(snapshot: Snapshot, plan: Plan) -> Books:
         guaranteed=_guarantees(queues, used),
         free=free,
         leaving={job: tuple(sorted(set(victims))) for job, victims in leaving.items()},
+        next_change_s=min((queue.changes[0].at_s for queue in snapshot.queues if queue.changes), default=None),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from slurmext.model.job import Job, JobState
-from slurmext.model.plan import Plan, Reason
+from slurmext.model.plan import Note, Plan, Reason
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.explain.books import Books, books_of
 from slurmext.policy.explain.reasons import sentence
@@ -47,7 +47,9 @@ def explain(snapshot: Snapshot, plan: Plan, job_id: str) -> str:
         where = ", ".join(part.node for part in move.target)
         return f"Job {job_id} moves to {where} so that job {move.beneficiary} fits."
     if job_id not in plan.reasons:
-        told = [f"; at {note.at_s:g} it must leave ({note.reason})" for note in plan.note if note.job == job_id]
+        told = [
+            f"; at {note.at_s:g} it {_must(note)} leave ({note.reason})" for note in plan.note if note.job == job_id
+        ]
         return (
             f"Job {job_id} is {job.state} in queue {job.queue} with {job.placed_gpus} GPUs and stays so{''.join(told)}."
         )
@@ -144,3 +146,7 @@ def _what_next(account: JobAccount, now_s: float) -> Iterator[str]:
         yield f"Estimated start: within {account.start_s - now_s:g} s."
     else:
         yield f"Estimated start: in {account.start_s - now_s:.0f} s if running jobs use their time limits."
+
+
+def _must(note: Note) -> str:
+    return "may have to" if note.reason is Reason.PRE_DRAIN else "must"

@@ -53,7 +53,10 @@ def sentence(books: Books, job: Job, reason: Reason) -> str:
             kept = books.snapshot.settings.headroom_gpus
             return f"{kept} GPUs stay free for bursts, {free_gpus(books)} are free, and queue {queue} would borrow"
         case Reason.PRE_DRAIN:
-            return f"queue {queue} gets smaller before the job's time limit is over; a shorter --time lets it start"
+            return (
+                f"the calendar makes queue {queue} smaller, or gives others more, before the job's time limit is over"
+                f"{_short_enough(books)}"
+            )
         case Reason.UNKNOWN_QUEUE:
             return (
                 f"the policy has no queue {queue!r} for jobs" if queue else "it names no queue and no rule gives it one"
@@ -84,3 +87,9 @@ def limiting_queue(books: Books, path: str, need: int) -> tuple[str, int]:
             return at, queue.max
     limits = [(at, queue.max) for at in lineage(path) if (queue := books.queues.get(at)) and queue.max is not None]
     return limits[0] if limits else (path, 0)
+
+
+def _short_enough(books: Books) -> str:
+    """The longest --time that no change comes before; empty when the next one is too near."""
+    minutes = 0 if books.next_change_s is None else int(books.next_change_s - books.snapshot.now_s) // 60
+    return f"; a --time of at most {minutes} minutes lets it start" if minutes > 0 else ""
