@@ -6,11 +6,12 @@ what starts by then starts no later in reality, unless somebody comes who goes f
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from slurmext.model.job import Job, JobState, Placement
 from slurmext.model.plan import Plan
+from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Snapshot
 from slurmext.simulate.engine import Simulation
 from slurmext.simulate.engine import _Kind as Kind
@@ -67,6 +68,7 @@ def resumed(snapshot: Snapshot, observe: Callable[[Snapshot, Plan], None]) -> No
         world=world,
         observe=observe,
         before={job.id: job for job in (*pending, *holding)},
+        queues_at=(lambda at_s: _queues_at(snapshot.queues, at_s)) if any(q.changes for q in snapshot.queues) else None,
         _fences=snapshot.fences,
     )
     now_s = float(snapshot.now_s)
@@ -74,6 +76,26 @@ def resumed(snapshot: Snapshot, observe: Callable[[Snapshot, Plan], None]) -> No
         [_traced(job, now_s) for job in pending],
         [(_traced(job, now_s), job.placement) for job in holding],
     )
+
+
+def _queues_at(queues: Sequence[Queue], at_s: float) -> tuple[Sequence[Queue], float | None]:
+    """The queues as their calendars have them at that time, and when the next one changes."""
+    found: list[Queue] = []
+    for queue in queues:
+        came = [change for change in queue.changes if change.at_s <= at_s]
+        left = queue.changes[len(came) :]
+        if came:
+            now = came[-1]
+            queue = replace(  # noqa: PLW2901  the same queue, later
+                queue,
+                guaranteed=now.guaranteed,
+                reserved=now.reserved,
+                max=now.max,
+                lending_limit=now.lending_limit,
+                by_type=now.by_type,
+            )
+        found.append(replace(queue, changes=left))
+    return found, min((float(queue.changes[0].at_s) for queue in found if queue.changes), default=None)
 
 
 def _traced(job: Job, now_s: float) -> TraceJob:

@@ -9,7 +9,7 @@ import pytest
 
 from slurmext.model.job import Job, JobState, NodeGpus
 from slurmext.model.node import Node
-from slurmext.model.queue import Queue
+from slurmext.model.queue import Queue, QuotaChange
 from slurmext.model.snapshot import Settings, Snapshot
 from slurmext.service.forecast import forecast, forecast_apart
 
@@ -73,6 +73,13 @@ def test_a_job_that_was_told_to_leave_already_leaves_within_its_grace() -> None:
 def test_a_begin_time_is_waited_for() -> None:
     """Nothing else keeps it."""
     assert forecast(world(waiting("later", eligible_s=NOW + 50)), "later").start_s == NOW + 50
+
+
+def test_a_calendar_that_makes_room_is_foreseen() -> None:
+    """The queue may use more from then on."""
+    small = Queue(path="one", max=8, changes=(QuotaChange(at_s=NOW + 200, max=16), QuotaChange(at_s=NOW + 9000, max=8)))
+    snapshot = replace(world(running("r1", "n1", 1000), waiting("p")), queues=(small,))
+    assert forecast(snapshot, "p").start_s == NOW + 200
 
 
 def test_without_time_limits_nobody_can_say() -> None:
