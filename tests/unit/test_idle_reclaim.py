@@ -164,12 +164,14 @@ def test_a_job_on_two_nodes_idles_only_on_both(site: Site, last: str) -> None:
     assert site.acts("requeue") == ([job] if last == "idle" else [])
 
 
-def test_words_of_an_earlier_run_do_not_count(site: Site) -> None:
-    """A job that was requeued and runs again is not idle by what was said of it before."""
+@pytest.mark.parametrize("delay_s", [5, 121])
+def test_words_of_an_earlier_run_do_not_count(site: Site, delay_s: int) -> None:
+    """A job that was requeued and runs again is not idle by what was said of it before, however soon it is back."""
+    site.slurm.requeue_delay_s = delay_s
     job = site.run_job()
     site.say(job)
     site.slurm.requeue([job])
-    site.slurm.tick(150)
+    site.slurm.tick(delay_s + 1)
     site.pass_s(20)
     assert site.state(job) is JobState.RUNNING
     assert site.slurm.records[job].placement == (NodeGpus(node="n1", gpus=8),)
@@ -186,19 +188,22 @@ def test_queues_without_the_rule_are_not_asked_about(site: Site) -> None:
 
 
 def test_an_idle_job_comes_back_behind_those_who_waited(site: Site) -> None:
-    """It does not take its place back from a job that was submitted after it."""
+    """It does not take its place back from jobs that were submitted after it, only from those after it left."""
     idle = site.run_job()
     other = site.run_job("prod")
     site.say(idle)
     site.pass_s(350)
-    waits = site.slurm.submit("research")
+    first, second = (site.slurm.submit("research") for _ in range(2))
     site.pass_s(100)
     assert site.acts("requeue") == [idle]
-    assert (site.state(waits), site.state(idle)) == (JobState.RUNNING, JobState.PENDING)
-    site.slurm.end(waits)
-    later = site.slurm.submit("research")
-    site.pass_s(30)
-    assert (site.state(idle), site.state(later)) == (JobState.RUNNING, JobState.PENDING)
+    last = site.slurm.submit("research")
+    order = []
+    for _ in range(4):
+        site.pass_s(150)
+        (running,) = [job for job in (first, second, idle, last) if site.slurm.records[job].slurm_state == "RUNNING"]
+        order.append(running)
+        site.slurm.end(running)
+    assert order == [first, second, idle, last]
     assert site.state(other) is JobState.RUNNING
 
 
