@@ -49,8 +49,9 @@ def test_a_cut_ends_as_many_as_it_must_after_its_delay(site: Site) -> None:
     cut_s = site.slurm.now()
     apply(site, 16)
     site.rounds(29)
-    assert site.slurm.log == []
+    assert site.done("requeue") == []
     told = notices(site)
+    assert sorted(job for act, job in site.slurm.log if act.startswith("notify")) == sorted(told)
     assert set(told.values()) == {(Reason.QUOTA_CUT.value, cut_s + 30)}
     assert len(told) == 2
     site.rounds(8)
@@ -83,7 +84,7 @@ def test_raising_the_max_again_spares_everybody(site: Site) -> None:
     site.rounds(10)
     apply(site, 32)
     site.rounds(60)
-    assert site.slurm.log == []
+    assert site.done("requeue") == []
     assert notices(site) == {}
 
 

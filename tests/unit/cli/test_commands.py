@@ -420,5 +420,5 @@ def test_queue_show_has_the_calendar_and_what_comes_next(run: Run, seeded: Simpl
     assert "0 8 * * * for 12 h (UTC; above are the numbers in force now)" in said
     assert "2027-12-24" in said
     assert re.search(r"Guaranteed: +60\n", said)
-    assert re.search(r"At 2027-01-15 20:00:00: +guaranteed 60 -> 10, max 80 -> 70\n", said)
+    assert re.search(r"At 2027-01-15T20:00:00: +guaranteed 60 -> 10, max 80 -> 70\n", said)
     assert "borrowers that cannot end before such a change are not started" in said
