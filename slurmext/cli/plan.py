@@ -124,10 +124,26 @@ def _explain(snapshot: Snapshot, made: Plan, job_id: str | None, queue: str | No
         if all(job.id != job_id for job in snapshot.jobs):
             raise UsageError(f"there is no job {job_id!r} in this snapshot")
         click.echo(explain(snapshot, made, job_id))
+        if job_id in made.reasons:
+            click.echo(_looked_ahead(snapshot, job_id))
     if queue is not None:
         if all(known.path != queue and not known.path.startswith(queue + "/") for known in snapshot.queues):
             raise UsageError(f"there is no queue {queue!r} in this snapshot")
         click.echo(explain_queue(snapshot, made, queue))
+
+
+def _looked_ahead(snapshot: Snapshot, job_id: str) -> str:
+    from slurmext.cli.formats import span
+    from slurmext.service.forecast import forecast
+
+    seen = forecast(snapshot, job_id)
+    if seen.start_s is not None:
+        when = f"it starts in {span(seen.start_s - snapshot.now_s)} at the latest"
+    elif seen.never:
+        when = "nothing that is known now starts it"
+    else:
+        when = f"it does not start in the next {span(seen.seen_s - snapshot.now_s)}"
+    return f"By the planner's own clock, if running jobs use their whole time limit and nobody else comes, {when}."
 
 
 def _rows(snapshot: Snapshot, made: Plan) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,97 @@
+"""What `job explain` and `queue explain` print of the daemon's answers."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slurmext.cli.explain import as_text
+from slurmext.config.wire import snapshot_to_json
+from slurmext.daemon.query_server import SOCKET_NAME, QueryServer
+from slurmext.service.forecast import Forecast
+from slurmext.service.query import Viewer
+
+from .conftest import NOW
+from .test_query import informed, world
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from slurmext.config.site import SiteConfig
+    from slurmext.testing.memory_store import MemoryStore
+
+    from .conftest import Run
+
+LATE = Forecast(start_s=NOW + 3720, seen_s=NOW + 3720)
+
+
+@pytest.fixture
+def daemon(store: MemoryStore, site: SiteConfig) -> Iterator[None]:
+    """A daemon that knows the cluster, on the socket the commands ask."""
+    with QueryServer(site.run_dir / SOCKET_NAME, informed(store, LATE)):
+        yield
+
+
+def text(store: MemoryStore, job: str, seen: Forecast | None) -> str:
+    return "\n".join(
+        as_text(informed(store, seen).answer(Viewer(user="root", sees_all=True), "job_explain", {"job": job}))
+    )
+
+
+@pytest.mark.usefixtures("daemon")
+def test_job_explain_tells_who_is_before_who_ends_and_when_it_starts(run: Run) -> None:
+    """With what the estimate stands on."""
+    said = run("job", "explain", "42").output
+    assert "1 job of its queue, asking for 8 GPUs, is asked before it." in said
+    assert "job 1 of queue research/nlp (8 GPUs) ends by" in said
+    assert "(in 1 h 2 min) at the latest, if running jobs use their whole time limit and nobody else comes." in said
+    as_data = json.loads(run("job", "explain", "42", "--json").output)
+    assert as_data["estimate"]["start_s"] == NOW + 3720
+
+
+@pytest.mark.parametrize(
+    ("job", "seen", "line"),
+    [
+        ("57", None, "Within 1 min: as soon as the jobs that leave for it have saved."),
+        ("42", None, "at the latest, if running jobs use their whole time limit and what comes free goes to it."),
+        ("42", Forecast(start_s=None, seen_s=NOW + 600), "(in 10 min) if running jobs use their whole time limit."),
+        ("42", Forecast(start_s=None, seen_s=NOW, never=True), "Nobody can say: jobs without a time limit"),
+    ],
+)
+def test_an_estimate_says_how_sure_it_is(store: MemoryStore, job: str, seen: Forecast | None, line: str) -> None:
+    """A promise, an upper bound, a lower bound, or nothing."""
+    assert line in text(store, job, seen)
+
+
+@pytest.mark.usefixtures("daemon")
+def test_queue_explain_has_shares_market_and_past_use(run: Run) -> None:
+    """And as data."""
+    said = run("queue", "explain", "research/nlp").output
+    assert "research/nlp is guaranteed 8 GPUs" in said
+    assert "Its fair share now is 16 GPUs, 16 less than it uses" in said
+    assert "In the cluster beyond guarantees: research 16; they come from idle guarantees of prod 16." in said
+    assert "research/nlp 24; they come from idle guarantees of research/vision 8 and 16 that research itself" in said
+    assert "Below their fair share while jobs wait: prod 16 (16 of its guarantee)." in said
+    assert "GPU-hours used, day by day" in said
+    found = json.loads(run("queue", "explain", "research/nlp", "--json", "--since", "2d").output)
+    assert [level["parent"] for level in found["account"]["levels"]] == ["", "research"]
+    assert len(found["past_use"][0]["days_gpu_h"]) == 2
+
+
+def test_without_the_daemon_queue_explain_says_what_is_missing(run: Run) -> None:
+    """The rest is told."""
+    said = run("queue", "explain", "research").output
+    assert "slurmextd does not answer" in said
+    assert "so 8 are borrowed" in said
+
+
+def test_a_saved_snapshot_is_explained_with_a_look_ahead(run: Run, tmp_path: Path) -> None:
+    """By the planner's own clock."""
+    file = tmp_path / "now.json"
+    file.write_text(snapshot_to_json(world()[0]))
+    said = run("plan", "--snapshot", str(file), "--explain", "42").output
+    assert "By the planner's own clock" in said
+    assert "Before it in its queue: 1 job asking for 8 GPUs." in said
