@@ -52,6 +52,8 @@ from slurmext.testing.situations import CONFIRM
 DAY_S = 86400.0
 WEEK_NODES, NODE_GPUS = 32, 8
 JITTER_S = 0.5
+SPARE = "spare"
+"""A queue that is guaranteed nothing: all that runs in it may be taken back."""
 SCRIPT = """\
 #!/bin/bash
 id=$1 left=$2 folder=$3
@@ -87,7 +89,7 @@ class Load:
     def policy(self) -> str:
         """The policy file."""
         queues = "".join(f'  "{queue}": {{guaranteed: {gpus}}}\n' for queue, gpus in self.quotas.items())
-        return f"version: 1\nsettings: {{grace_s: 10, requeue_delay_s: 6}}\nqueues:\n{queues}"
+        return f"version: 1\nsettings: {{grace_s: 10, requeue_delay_s: 6}}\nqueues:\n  {SPARE}: {{guaranteed: 0}}\n{queues}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,9 +185,8 @@ class Live:
 
     def calibrate(self) -> Constants:
         """Whole-cluster jobs, one after the other: medians of three."""
-        first, second = list(self.load.quotas)[:2]
-        share = self.load.quotas[first]
-        whole = TraceJob(id="c", queue=second, submit_s=0, duration_s=1.0, **_shape(self.load.nodes * NODE_GPUS))
+        first, share = next(iter(self.load.quotas.items()))
+        whole = TraceJob(id="c", queue=SPARE, submit_s=0, duration_s=1.0, **_shape(self.load.nodes * NODE_GPUS))
         starts, gaps, reclaims, requeues = ([] for _ in range(4))
         for number in range(3):
             ids = [f"c{number}{kind}" for kind in "abvt"]
