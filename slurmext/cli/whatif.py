@@ -15,7 +15,7 @@ from slurmext.cli.render import Column, Output
 from slurmext.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from slurmext.config.policy import SitePolicy
     from slurmext.model.plan import Plan
@@ -115,7 +115,9 @@ def world_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="How long a node is out of use then.",
         ),
         click.option("--seed", type=int, default=1, show_default=True, help="Chooses the random failures."),
-        click.option("--tick-s", type=seconds, default=0.0, show_default=True, help="Plan that rarely while jobs wait."),
+        click.option(
+            "--tick-s", type=seconds, default=0.0, show_default=True, help="Plan only that often while jobs wait: faster."
+        ),
         click.option(
             "--plot", type=click.Path(path_type=Path), metavar="FILE",
             help="Draw it: FILE.png, FILE.svg, or FILE.html, one page with the figures. Needs slurmext[plot].",
@@ -170,21 +172,31 @@ def apply_knobs(question: Question, knobs: Knobs) -> Question:
     return replace(question, world=world)
 
 
+def _grouped(job: TraceJob, groups: Collection[str]) -> TraceJob:
+    return replace(job, groups=" ".join(sorted(groups))) if groups else job
+
+
 def placed(policy: SitePolicy, jobs: Sequence[TraceJob]) -> tuple[SitePolicy, list[TraceJob]]:
     """The jobs in the policy's queues, by its placement rules where the trace names no queue of it.
 
-    A job's queue in the trace counts as its account. Queues that come into being by a job are in the policy returned.
+    A job's queue in the trace counts as its account; users' groups are those of this host, where the trace has none.
+    Queues that come into being by a job are in the policy returned.
     """
+    from slurmext.adapters.unix_groups import UnixGroups
     from slurmext.simulate.whatif import fitted
 
     model = policy.as_model(1)
+    groups_of = UnixGroups() if model.asks_groups else lambda _user: ()
+    limited = {group for queue in (*model.queues, *model.dynamic.values()) for group in queue.groups}
 
     def queue_of(job: TraceJob) -> str | None:
         if model.dynamic_queue(job.queue) is not None:
             return job.queue
-        return model.queue_of(asked=None, user=job.user, account=job.queue, partition="")
+        return model.queue_of(asked=None, user=job.user, account=job.queue, partition="", groups=groups_of(job.user))
 
     leaves = set(policy.by_path)
+    if limited:
+        jobs = [job if job.groups else _grouped(job, limited.intersection(groups_of(job.user))) for job in jobs]
     found = fitted(jobs, leaves, queue_of, lambda path: model.dynamic_queue(path) is not None)
     return policy.including({job.queue for job in found} - leaves), found
 

@@ -19,7 +19,8 @@ class TraceJob:
     """One job of a trace: `tasks` x `gpus_per_task` GPUs for `duration_s` seconds of undisturbed work.
 
     Times are seconds from the start of the trace. `min_tasks` < `tasks` makes it elastic: with fewer tasks it takes
-    longer in proportion. `types` is the accepted GPU types, preferred first, separated by spaces.
+    longer in proportion. `types` is the accepted GPU types, preferred first, separated by spaces; `groups` the user's
+    Unix groups that some limit names, the same way.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  read by pydantic, no field
@@ -36,6 +37,7 @@ class TraceJob:
     preemptible: bool = True
     time_limit_s: Seconds | None = None
     types: str = ""
+    groups: str = ""
 
     @property
     def gpus(self) -> int:
@@ -55,6 +57,7 @@ class TraceJob:
             priority=self.priority,
             preemptible=self.preemptible,
             types=tuple(self.types.split()),
+            groups=tuple(self.groups.split()),
             submitted_s=self.submit_s,
             time_limit_s=self.time_limit_s,
         )

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import grp
+import os
+import pwd
+
+from slurmext.cli.whatif import placed
 from slurmext.config.policy import parse_policy
 from slurmext.model.cluster import Annotation, ClusterView, JobRecord
 from slurmext.model.job import JobState
@@ -10,6 +15,7 @@ from slurmext.model.plan import QueueUsage
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.planner import plan
 from slurmext.service.observe import Memory, observe
+from slurmext.simulate.workload import TraceJob
 
 POLICY = parse_policy(
     """\
@@ -81,3 +87,22 @@ def test_a_job_that_passed_unlooked_at_makes_no_queue_of_another_user() -> None:
         job("4", "ann", annotation=Annotation(queue="research", held=False), **unheld),
     )
     assert queues(snapshot) == {"1": "research/ann", "2": "teaching/ann", "3": "research/ben", "4": "research"}
+
+
+def test_a_simulated_history_has_queues_and_groups_of_its_users() -> None:
+    """Queues that jobs make are in the policy it is replayed under; groups are this host's, unless the trace has some."""
+    user = pwd.getpwuid(os.getuid())
+    group = grp.getgrgid(user.pw_gid).gr_name
+    policy = parse_policy(
+        "version: 1\nsettings: {default_queue: 'research/{user}'}\n"
+        f"queues: {{research: {{groups: {{{group}: {{max: 2}}, other: {{max: 1}}}}, dynamic: {{}}}}}}\n"
+    )
+    made, jobs = placed(
+        policy,
+        [
+            TraceJob(id="1", queue="", submit_s=0, duration_s=1, user=user.pw_name),
+            TraceJob(id="2", queue="", submit_s=0, duration_s=1, user=user.pw_name, groups="other"),
+        ],
+    )
+    assert f"research/{user.pw_name}" in made.by_path
+    assert [job.as_pending().groups for job in jobs] == [(group,), ("other",)]

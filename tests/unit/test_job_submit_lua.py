@@ -617,8 +617,10 @@ def test_an_unknown_size_is_refused_with_those_there_are(controller: Controller)
     outcome = _sized(controller, "smal")
     assert outcome.code == -1
     assert outcome.user == [
-        "slurmext: --size=smal: no such size; did you mean small? sizes: small (1 GPU), large (2 x 8 GPUs),"
-        " mixed (2 GPUs)"
+        (
+            "slurmext: --size=smal: no such size; did you mean small? sizes: small (1 GPU), large (2 x 8 GPUs),"
+            " mixed (2 GPUs)"
+        )
     ]
     assert outcome.set == {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from slurmext.model.job import Job
 from slurmext.model.plan import Reason
-from slurmext.policy.explain.books import Books, free_gpus, lineage
+from slurmext.policy.explain.books import Books, above, free_gpus, lineage
 from slurmext.policy.explain.people import group_limit, user_limit
 
 _NAMED = 5
@@ -23,8 +23,9 @@ def sentence(books: Books, job: Job, reason: Reason) -> str:
         case Reason.USER_MAX:
             return user_limit(books, job, need)
         case Reason.OVER_GUARANTEE:
-            own = f"{books.used.get(queue, 0)} of {books.guaranteed.get(queue, 0)}"
-            return f"with --no-preempt it may use only guaranteed GPUs, and queue {queue} uses {own} of its own"
+            owner = _owner(books, queue)
+            own = f"{books.used.get(owner, 0)} of {books.guaranteed.get(owner, 0)}"
+            return f"with --no-preempt it may use only guaranteed GPUs, and queue {owner} uses {own} of its own"
         case Reason.LENDING_LIMIT:
             return f"the queues with idle GPUs lend no more, and queue {queue} is beyond its guarantee"
         case Reason.QUEUE_FENCE:
@@ -34,8 +35,9 @@ def sentence(books: Books, job: Job, reason: Reason) -> str:
         case Reason.FRAGMENTED:
             return f"{free_gpus(books)} GPUs are free, but not where {_shape(job)} would fit"
         case Reason.NO_FREE_GPUS:
-            own = f"{books.used.get(queue, 0)} of its {books.guaranteed.get(queue, 0)} guaranteed"
-            return f"it needs {need} GPUs, {free_gpus(books)} are free, and queue {queue} uses {own}"
+            owner = _owner(books, queue)
+            own = f"{books.used.get(owner, 0)} of its {books.guaranteed.get(owner, 0)} guaranteed"
+            return f"it needs {need} GPUs, {free_gpus(books)} are free, and queue {owner} uses {own}"
         case Reason.BEHIND_IN_QUEUE:
             return f"jobs before it in queue {queue} or owed to other queues take what is free"
         case Reason.RECLAIMING | Reason.PREEMPTING | Reason.CONSOLIDATING:
@@ -63,6 +65,12 @@ def sentence(books: Books, job: Job, reason: Reason) -> str:
             )
         case _:
             return "Slurm's state of it is not known, so nothing is done"
+
+
+def _owner(books: Books, path: str) -> str:
+    """The queue whose guarantee the queue's jobs use: its parent's where it has none of its own."""
+    queue = books.queues.get(path)
+    return (above(path) or path) if queue is not None and queue.shares_guarantee else path
 
 
 def _victims(books: Books, job: Job) -> str:
