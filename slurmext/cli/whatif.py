@@ -116,7 +116,7 @@ def world_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--seed", type=int, default=1, show_default=True, help="Chooses the random failures."),
         click.option(
-            "--tick-s", type=seconds, default=0.0, show_default=True, help="Plan only that often while jobs wait: faster."
+            "--tick-s", type=seconds, default=0.0, show_default=True, help="Time between plans while jobs wait."
         ),
         click.option(
             "--plot", type=click.Path(path_type=Path), metavar="FILE",

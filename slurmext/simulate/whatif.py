@@ -54,7 +54,7 @@ def answer(
     policy = queues
     quota = {queue.path: queue.guaranteed or 0 for queue in queues}
     if way == "static":
-        queues = peers.static(queues)
+        queues, settings = peers.static(queues), replace(settings, consolidate=False)
     elif way == "pool":
         planner = peers.QosPreemption({})
     elif way == "qos":

@@ -58,6 +58,8 @@ def main() -> int:
             failed.append(target)
             continue
         parts += ["", f"## {target}", "", "```text", *"\n".join(lines).strip("\n").splitlines(), "```", ""]
+        pictures = sorted((PAGE.parent / "img").glob(f"{target}-*.png"))
+        parts += [line for path in pictures for line in (f"![{path.stem}](img/{path.name})", "")]
         parts += [f"- `{key}`: {value}" for key, value in figures.items() if key not in done.stdout.partition("{")[0]]
     PAGE.write_text("\n".join(parts) + "\n", encoding="utf-8")
     if failed:
