@@ -17,7 +17,7 @@ much of the difference small differences make.
     python tests/benchmarks/bench_live.py --medium    8 nodes, five hours in 5 minutes
     python tests/benchmarks/bench_live.py --quick     4 nodes, five hours in 1 minute
 
-The traces are looked for in --traces, SLURMEXT_TRACES or ../shared/data/traces. --plot FILE draws GPUs in use.
+The traces are looked for in --traces, SLURMEXT_TRACES or ../shared/data/traces.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -54,6 +54,7 @@ WEEK_NODES, NODE_GPUS = 32, 8
 JITTER_S = 0.5
 SPARE = "spare"
 """A queue that is guaranteed nothing: all that runs in it may be taken back."""
+PICTURE = Path(__file__).resolve().parents[2] / "docs" / "img" / "bench-live-day.png"
 SCRIPT = """\
 #!/bin/bash
 id=$1 left=$2 folder=$3
@@ -400,20 +401,31 @@ def in_use(history: History, load: Load, step_s: float) -> tuple[list[float], li
     return times, found
 
 
+def waiting(history: History, times: Sequence[float]) -> list[int]:
+    """Jobs that were submitted and did not run before, over time."""
+    starts = history.starts()
+    return [
+        sum(at_s <= time_s < starts.get(job, float("inf")) for job, at_s in history.submits.items())
+        for time_s in times
+    ]  # fmt: skip
+
+
 def draw(path: Path, load: Load, live: History, simulated: History) -> None:
-    """Both curves."""
+    """Both histories over time."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(9, 3.5), layout="constrained")
+    figure, (axes, below) = plt.subplots(2, figsize=(9, 5), sharex=True, layout="constrained")
     for history, label, style in ((live, "on Slurm", "-"), (simulated, "simulated", "--")):
         times, used = in_use(history, load, max(0.5, load.lasts_s / 1000))
         axes.step([time_s / 60 for time_s in times], used, style, where="post", label=label, linewidth=1.2)
+        below.step([time_s / 60 for time_s in times], waiting(history, times), style, where="post", linewidth=1.2)
     axes.axhline(load.nodes * NODE_GPUS, color="0.7", linewidth=0.8)
-    axes.set(xlabel="minutes", ylabel="GPUs at work", ylim=(0, None), xlim=(0, load.lasts_s / 60))
+    axes.set(ylabel="GPUs at work", ylim=(0, None), xlim=(0, load.lasts_s / 60))
     axes.legend(loc="lower right")
+    below.set(xlabel="minutes", ylabel="jobs that never ran yet", ylim=(0, None))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
@@ -428,7 +440,7 @@ def main() -> int:
     parser.add_argument("--hours", type=float, help="hours of the trace")
     parser.add_argument("--scale", type=float, help="so many times faster")
     parser.add_argument("--traces", type=Path, help="where the traces are")
-    parser.add_argument("--plot", type=Path, help="draw GPUs in use to this file")
+    parser.add_argument("--plot", type=Path, help="the picture [docs/img/bench-live-day.png; quick: none]")
     options = parser.parse_args()
     nodes, hours, scale = (4, 5.0, 300.0) if options.quick else (8, 5.0, 60.0) if options.medium else (32, 24.0, 60.0)
     folder = options.traces or Path(os.environ.get("SLURMEXT_TRACES", "../shared/data/traces"))
@@ -453,9 +465,8 @@ def main() -> int:
         happened = live.run()
         spent = {name.partition("@")[0]: _spent(cluster, name.partition("@")[0]) for name in cluster.status()}
         laws = json.loads(live.slurmext("daemon", "status", "--json"))["invariants"]
-        broken = [
-            row["message"] for row in json.loads(live.slurmext("history", "--json")) if row.get("kind") == "invariant"
-        ]
+        events = json.loads(live.slurmext("history", "--kind", "invariant", "--json"))
+        broken = [row["message"] for row in events]
     expected = predict(load, constants, happened.submits, None)
     shaken = predict(load, constants, happened.submits, random.Random(1))
     tell(load, happened, expected, shaken)
@@ -465,8 +476,9 @@ def main() -> int:
     )
     print(f"invariant monitor: {laws['broken']} broken in {laws['checked']} cycles, {laws['mean_ms']} ms each")
     print("\n".join(broken[:20]))
-    if options.plot:
-        draw(options.plot, load, happened, expected)
+    picture = options.plot or (None if options.quick else PICTURE)
+    if picture is not None:
+        draw(picture, load, happened, expected)
     print("Contains data from the Microsoft Philly traces (CC-BY-4.0); sampled and scaled as described.")
     figures = agreement(happened, expected, load)
     noise = {
