@@ -177,6 +177,7 @@ def test_words_of_an_earlier_run_do_not_count(site: Site, delay_s: int) -> None:
     assert site.slurm.records[job].placement == (NodeGpus(node="n1", gpus=8),)
     site.pass_s(1000)
     assert site.notices() == []
+    assert site.acts("requeue") == [job], "the one above"
 
 
 def test_queues_without_the_rule_are_not_asked_about(site: Site) -> None:
