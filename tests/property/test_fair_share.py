@@ -83,6 +83,8 @@ def test_what_is_there_is_handed_out_and_nobody_gets_more_than_it_wants(
             wanted = sum(stake.wants for stake in children)
             spared = headroom if node.index == ROOT else 0
             assert given_out >= min(wanted, there - spared) - 1e-6
+            owed = sum(min(stake.wants, stake.guaranteed) for stake in children)
+            assert given_out <= max(owed, there - spared) + 1e-6
 
 
 @MANY
@@ -123,21 +125,21 @@ def test_a_guarantee_that_is_wanted_is_in_the_share(
 
 
 @MANY
-@given(queues(simple=True), demands(), st.integers(0, 12), pasts())
+@given(queues(simple=True), demands(), st.integers(0, 12), pasts(), st.sampled_from([0, 0, 7]))
 def test_the_planner_hands_out_the_fair_share(
-    tree_queues: tuple[Queue, ...], demand: dict[str, int], nodes: int, past: dict[str, float]
+    tree_queues: tuple[Queue, ...], demand: dict[str, int], nodes: int, past: dict[str, float], headroom: int
 ) -> None:
     """From an empty cluster jobs of one GPU are started so that every queue has its share, less than a GPU off a level."""
     tree = queue_tree(Snapshot(queues=tree_queues))
     gpus = 8 * nodes
-    stakes = shared(tree, demand, gpus, past=past)
+    stakes = shared(tree, demand, gpus, headroom, past)
     jobs = tuple(
         Job(id=f"{leaf}-{number:02}", queue=leaf, state=JobState.PENDING)
         for leaf, count in demand.items()
         for number in range(count)
     )
     snapshot = Snapshot(
-        settings=Settings(past_factor=1), past_gpus=past, queues=tree_queues, jobs=jobs,
+        settings=Settings(past_factor=1, headroom_gpus=headroom), past_gpus=past, queues=tree_queues, jobs=jobs,
         nodes=tuple(Node(name=f"n{number:02}", gpus=8) for number in range(nodes)),
     )  # fmt: skip
     started = [release.job.split("-")[0] for release in plan(snapshot).release]
