@@ -65,16 +65,16 @@ def guarantees_kept(case: Case) -> Iterator[str]:
 
 def takers_have_a_claim(case: Case) -> Iterator[str]:
     """Below the common ancestor, the taker's queue would be within its guarantee with this job alone added."""
+    if case.tree.typed or not case.plan.evict:
+        return
+    held = case.ledger_now().held
+    for evict in case.plan.evict:
+        victim = case.jobs[evict.job]
+        freed = case.by_type(case.freed([evict]).items())
+        held.add(case.tree.leaf_of[victim.queue], victim, freed, sign=-1)
     for beneficiary, evicts in case.victims.items():
         leaf = case.tree.leaf_of[case.jobs[beneficiary].queue]
         outside = [evict for evict in evicts if evict.reason is not Reason.PREEMPT_PRIORITY]
-        if not outside or case.tree.typed:
-            continue
-        held = case.ledger_now().held
-        for evict in case.plan.evict:
-            victim = case.jobs[evict.job]
-            freed = case.by_type(case.freed([evict]).items())
-            held.add(case.tree.leaf_of[victim.queue], victim, freed, sign=-1)
         least = case.jobs[beneficiary].least_tasks * case.jobs[beneficiary].gpus_per_task
         for evict in outside:
             ancestor = case.tree.common_ancestor(leaf, case.tree.leaf_of[evict.from_queue])
