@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem
 
 from slurmext.cli.base import Command, Group
 from slurmext.cli.entitlement import past_use, sentences, waiting
-from slurmext.cli.formats import moment, parse_since, plain
+from slurmext.cli.formats import moment, parse_since, plain, span
 from slurmext.cli.render import Column, Output, confirm, immediate_option, json_option, output_options, pairs
 from slurmext.cli.session import Session
 from slurmext.errors import SlurmextError, UsageError
@@ -111,12 +111,23 @@ def show(session: Session, queue: str, as_json: bool) -> None:
     if row["dynamic"] is not None:
         lines.append(("Dynamic", "queues below it exist as soon as a job is in them"))
     lines += _calendar(row)
+    if row["idle"] is not None:
+        lines.append(("Idle GPUs", _idle(row["idle"])))
     if "acl" in row:
         acl = row["acl"] or {}
         lines.append(
             ("ACL", "; ".join(f"{key} {', '.join(names)}" for key, names in acl.items() if names) or "everyone")
         )
     pairs(lines)
+
+
+def _idle(rule: dict[str, Any]) -> str:
+    """What happens to a job whose GPUs idle."""
+    only = ", while the queue uses more than its guarantee" if rule["action"] == "borrowed" else ""
+    return (
+        f"a job is warned after {span(rule['after_s'])} and requeued {span(rule['grace_s'])} later{only};"
+        f" its owner may extend by up to {span(rule['max_extend_s'])}"
+    )
 
 
 def _calendar(row: dict[str, Any]) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _LIST_KEYS = {"acl.users", "acl.groups", "acl.accounts"}
 _MAP_KEYS = {"by_type": ("guaranteed", "reserved", "max"), "users": ("max",), "groups": ("max",)}
-_SINGLE_KEYS = ["each_user.max"]
+_SINGLE_KEYS = ["each_user.max", "idle.after_s", "idle.grace_s", "idle.action", "idle.max_extend_s"]
 """Keys of a queue that are mappings with fixed fields."""
 _UNSET = {"", "default"}
 
@@ -48,7 +48,7 @@ def settable_keys() -> list[str]:
     plain = [
         name
         for name in QueueDocument.model_fields
-        if name not in {"by_type", "users", "groups", "each_user", "acl", "calendar", "children"}
+        if name not in {"by_type", "users", "groups", "each_user", "idle", "acl", "calendar", "children"}
     ]
     return [
         *plain,

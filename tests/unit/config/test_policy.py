@@ -248,6 +248,14 @@ def test_setting_a_number_changes_its_line_only() -> None:
     assert changed == [("        guaranteed: 16   # sixteen", "        guaranteed: 20   # sixteen")]
 
 
+def test_idle_rules_can_be_set_key_by_key() -> None:
+    """A queue gets a rule of its own, one number of it changes, and the rest stays."""
+    text, policy = set_queue("version: 1\nqueues: {a: {}}\n", "a", parse_changes({"idle.after_s": "600"}))
+    assert policy.by_path["a"].idle == IdleRule(after_s=600, grace_s=900)
+    _, policy = set_queue(text, "a", parse_changes({"idle.action": "borrowed"}))
+    assert policy.by_path["a"].idle == IdleRule(after_s=600, grace_s=900, action=IdleAction.BORROWED)
+
+
 def test_deep_keys_lists_nulls_and_defaults_can_be_set() -> None:
     """Acl lists, by_type, users with dots in their names, null, and back to the default."""
     changes = parse_changes(
