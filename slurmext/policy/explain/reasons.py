@@ -36,8 +36,8 @@ def sentence(books: Books, job: Job, reason: Reason) -> str:
             return f"{free_gpus(books)} GPUs are free, but not where {_shape(job)} would fit"
         case Reason.NO_FREE_GPUS:
             owner = _owner(books, queue)
-            own = f"{books.used.get(owner, 0)} of its {books.guaranteed.get(owner, 0)} guaranteed"
-            return f"it needs {need} GPUs, {free_gpus(books)} are free, and queue {owner} uses {own}"
+            own = f"uses {books.used.get(owner, 0)} ({books.guaranteed.get(owner, 0)} guaranteed)"
+            return f"it needs {need} GPUs, {free_gpus(books)} are free, and queue {owner} {own}"
         case Reason.BEHIND_IN_QUEUE:
             return f"jobs before it in queue {queue} or owed to other queues take what is free"
         case Reason.RECLAIMING | Reason.PREEMPTING | Reason.CONSOLIDATING:
