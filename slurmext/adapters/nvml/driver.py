@@ -132,7 +132,8 @@ class NvmlDriver:
         return current == self._nvml.NVML_DEVICE_MIG_ENABLE
 
     def _sample(self, gpu: _Gpu) -> GpuSample:
-        nvml, percents = self._nvml, self._percents(gpu)
+        nvml = self._nvml
+        percents, now = self._percents(gpu)
         try:
             memory_mib = nvml.nvmlDeviceGetMemoryInfo(gpu.handle).used // _MIB
         except nvml.NVMLError_NotSupported:
@@ -145,29 +146,27 @@ class NvmlDriver:
             minor=gpu.minor,
             index=gpu.index,
             mean_percent=sum(percents) / len(percents),
-            peak_percent=max(percents),
+            peak_percent=max(*percents, now),
             memory_mib=memory_mib,
             pids=pids,
         )
 
-    def _percents(self, gpu: _Gpu) -> list[int]:
-        """Utilisation since last time. The driver keeps its samples of some 20 s (six a second): what a GPU did in
-        between is not missed. Where it keeps none, it is what it says of the last second.
+    def _percents(self, gpu: _Gpu) -> tuple[list[int], int]:
+        """Utilisation since last time, and now. The driver keeps its samples of some 20 s (six a second): what a GPU
+        did in between is not missed. Where it keeps none, it is what it says of the last second.
         """
-        nvml, minor = self._nvml, gpu.minor
+        nvml = self._nvml
+        now = nvml.nvmlDeviceGetUtilizationRates(gpu.handle).gpu
+        seen_us = self._seen_us.get(gpu.minor)
         try:
-            _, samples = nvml.nvmlDeviceGetSamples(
-                gpu.handle, nvml.NVML_GPU_UTILIZATION_SAMPLES, self._seen_us.get(minor, 0)
-            )
-        except (nvml.NVMLError_NotSupported, nvml.NVMLError_NotFound):
+            _, samples = nvml.nvmlDeviceGetSamples(gpu.handle, nvml.NVML_GPU_UTILIZATION_SAMPLES, seen_us or 0)
+        except (nvml.NVMLError_NotSupported, nvml.NVMLError_NotFound, nvml.NVMLError_FunctionNotFound):
             samples = []
-        known = minor in self._seen_us
-        if samples:
-            self._seen_us[minor] = max(sample.timeStamp for sample in samples)
+        fresh = [sample for sample in samples if sample.timeStamp > (seen_us or 0)]  # places not filled have none
+        if fresh:
+            self._seen_us[gpu.minor] = max(sample.timeStamp for sample in fresh)
         # At the first look the samples kept are of whoever had the GPU before.
-        if samples and known:
-            return [sample.sampleValue.uiVal for sample in samples]
-        return [nvml.nvmlDeviceGetUtilizationRates(gpu.handle).gpu]
+        return ([sample.sampleValue.uiVal for sample in fresh] if seen_us is not None else []) or [now], now
 
     def _tell(self, problem: str) -> None:
         """Log a problem once, for as long as it stays."""

@@ -41,8 +41,8 @@ _BOOT = 64
 class AgentEvent:
     """Something that happened on a node. (node, boot, seq) is unique; the same event may arrive more than once.
 
-    `event` is `hello`, `job_start`, `job_end`, `checkpoint` or `gpu_activity`. `uid` and, of a checkpoint, `detail` come from the
-    job's owner as checked by the agent; `detail` is data, never a path to open as root.
+    `event` is `hello`, `job_start`, `job_end`, `checkpoint` or `gpu_activity`. `uid` and, of a checkpoint, `detail`
+    come from the job's owner as checked by the agent; `detail` is data, never a path to open as root.
     """
 
     node: str
