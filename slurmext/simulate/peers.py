@@ -35,26 +35,23 @@ class QosPreemption:
 
     def __call__(self, snapshot: Snapshot) -> Plan:
         """The plan; remembers which QOS each job was submitted with."""
-        active = {job.id for job in snapshot.jobs}
-        self._high = {job_id: queue for job_id, queue in self._high.items() if job_id in active}
         for job in snapshot.jobs:
             if job.id not in self._seen:
                 self._seen.add(job.id)
                 taken = sum(other.gpus for other in snapshot.jobs if self._high.get(other.id) == job.queue)
                 if taken + job.gpus <= self._quota.get(job.queue, 0):
                     self._high[job.id] = job.queue
-        free = {node.name: node.gpus for node in snapshot.nodes if node.state is NodeState.UP}
-        for job in snapshot.jobs:
-            for part in job.placement:
-                free[part.node] = free.get(part.node, 0) - part.gpus
         waiting = sorted(
             (job for job in snapshot.jobs if job.state is JobState.PENDING and (job.eligible_s or 0) <= snapshot.now_s),
             key=lambda job: (job.id not in self._high, job.submitted_s, job.id),
         )
-        low = sorted(
-            (job for job in snapshot.jobs if job.placement and job.id not in self._high and not job.evicting_for),
-            key=lambda job: (job.started_s or 0, job.id),
-        )
+        if not waiting:
+            return Plan()
+        free = {node.name: node.gpus for node in snapshot.nodes if node.state is NodeState.UP}
+        for job in snapshot.jobs:
+            for part in job.placement:
+                free[part.node] = free.get(part.node, 0) - part.gpus
+        low: list[Job] | None = None
         promised = {job.evicting_for for job in snapshot.jobs if job.evicting_for}
         release, evict, reasons = list[Release](), list[Evict](), dict[str, Reason]()
         unfit, hopeless = set[tuple[int, int]](), set[tuple[int, int]]()
@@ -71,11 +68,19 @@ class QosPreemption:
             unfit.add(shape)
             reasons[job.id] = Reason.NO_FREE_GPUS
             if job.id in self._high and job.id not in promised and shape not in hopeless:
+                low = self._low(snapshot) if low is None else low
                 killed = _kill_newest(job, low, free)
                 evict += killed
                 if not killed:
                     hopeless.add(shape)
         return Plan(release=tuple(release), evict=tuple(evict), reasons=reasons)
+
+    def _low(self, snapshot: Snapshot) -> list[Job]:
+        """Running low jobs, the newest last."""
+        return sorted(
+            (job for job in snapshot.jobs if job.placement and job.id not in self._high and not job.evicting_for),
+            key=lambda job: (job.started_s or 0, job.id),
+        )
 
 
 def _kill_newest(job: Job, low: list[Job], free: dict[str, int]) -> list[Evict]:

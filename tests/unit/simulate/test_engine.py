@@ -126,6 +126,28 @@ def test_qos_preemption_kills_the_newest_low_job() -> None:
     assert found["p"].first_start_s == 100
 
 
+def test_qos_preemption_keeps_what_is_idle_for_whom_it_kills() -> None:
+    """P needs 8 GPUs together: it gets the node of the job it kills, and the low ones that wait do not get in between."""
+    qos = QosPreemption({"prod": 8, "research": 0})
+    found = tracks(
+        play(
+            job("x", "research", 0, 1000, 12), job("a", "research", 5, 1000, 3), job("w1", "research", 6, 1000, 2),
+            job("w2", "research", 6, 1000, 2), job("p", "prod", 100, 200, 4),
+            world=World(saves=False), planner=qos,
+        )
+    )  # fmt: skip
+    assert found["p"].first_start_s == 100
+    assert {name: track.evictions for name, track in found.items()} == {"x": 0, "a": 1, "w1": 0, "w2": 0, "p": 0}
+
+
+def test_the_planner_sees_the_periodic_checkpoints() -> None:
+    """At 3700 s the older job has saved 100 s ago, the newer one never: the older one loses less and goes."""
+    found = tracks(
+        play(job("old", "research", 0, 9000), job("new", "research", 1800, 9000), job("p", "prod", 3700, 10))
+    )
+    assert (found["old"].evictions, found["new"].evictions) == (1, 0)
+
+
 def test_the_report_adds_up() -> None:
     """Utilisation over the window, waits, evictions and lost work of the victim's story."""
     outcome = play(

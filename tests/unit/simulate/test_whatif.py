@@ -99,6 +99,13 @@ def test_fairness_is_of_fair_shares_not_of_wishes() -> None:
     assert pool.breach_reasons == {"NO_FREE_GPUS": 1}
 
 
+def test_partitions_are_measured_by_the_policys_fair_share() -> None:
+    """Research could have had all 16 GPUs while prod wanted none; for half of the time it had half."""
+    trace = (job("a", "research", 0, 9000), job("b", "research", 0, 9000))
+    parts = {queue.queue: queue.of_fair_share for queue in ask(*trace, way="static").queues}
+    assert parts["research"] == pytest.approx(0.75, abs=0.02)
+
+
 def test_jobs_that_all_come_at_once_are_measured_until_they_have_ended() -> None:
     """There is no window between submissions then."""
     assert ask(job("a", "research", 0, HOUR_S)).util == 0.5
@@ -131,7 +138,7 @@ def test_a_victim_starts_again_after_the_requeue_delay() -> None:
 
 
 def test_while_jobs_wait_plans_are_a_tick_apart_unless_a_victim_left() -> None:
-    """c waits from second 1 on; prod's job of second 2 is seen at 101, and starts as soon as its victim has left."""
+    """C waits from second 1 on; prod's job of second 2 is seen at 101, and starts as soon as its victim has left."""
     trace = (
         job("a", "research", 0, 9000),
         job("b", "research", 0, 9000),
