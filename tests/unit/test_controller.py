@@ -10,6 +10,7 @@ import pytest
 from slurmext.errors import SlurmUnavailable, StoreConflict
 from slurmext.model.job import JobState
 from slurmext.model.state import ActionKind, ActionState, CheckpointRecord, JobKey
+from slurmext.policy.invariants import Watch
 from slurmext.service.apply import PLACE_PATIENCE_S, RELEASE_PATIENCE_S, Applier
 from slurmext.service.cycle import Controller
 from slurmext.testing.fake_cluster import FakeCluster
@@ -45,7 +46,9 @@ class Site:
             store=self.store, reader=self.slurm, actuator=self.slurm, clock=self.slurm, crash=crash,
             end_left=lambda _nodes, job, _before_s: self.killed.append((job, self.slurm.now())),
         )  # fmt: skip
+        self.watch, self.broken = Watch(), list[str]()
         self.controller = Controller(
+            on_look=lambda look: self.broken.extend(violation.law for violation in self.watch.look(look)),
             store=self.store,
             reader=self.slurm,
             applier=applier,
@@ -153,6 +156,28 @@ def test_a_victim_that_used_up_its_grace_is_killed_a_second_after_term(site: Sit
     signalled_s = site.slurm.now()
     site.rounds(23)
     assert site.killed[0][1] == signalled_s + 21
+
+
+def test_every_cycle_of_a_reclaim_keeps_the_laws(site: Site) -> None:
+    """Plans and what comes of them: signal, grace, requeue, a beneficiary that starts, a victim that returns."""
+    _borrow_everything(site, ckpt="auto")
+    gang = site.slurm.submit("prod", tasks=2)
+    site.rounds(26)
+    site.slurm.end(gang)
+    site.rounds(5)
+    assert len(site.store.preemptions()) == 2
+    assert site.broken == []
+
+
+def test_a_guaranteed_job_that_slurm_does_not_start_is_a_broken_law(site: Site) -> None:
+    """Its victim left within the grace, but it does not run within grace + 5 s."""
+    _borrow_everything(site, ckpt="auto")
+    job = site.slurm.submit("prod")
+    site.slurm.stuck.add(job)
+    site.rounds(24)
+    assert site.broken == []
+    site.rounds(4)
+    assert set(site.broken) == {"guaranteed demand starts in time"}
 
 
 def test_the_next_cycle_is_due_when_a_grace_ends(site: Site) -> None:
