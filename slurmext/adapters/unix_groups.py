@@ -28,6 +28,15 @@ def groups_of(user: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def is_known(group: str) -> bool:
+    """Whether the name service knows the group."""
+    try:
+        grp.getgrnam(group)
+    except (KeyError, OSError):
+        return False
+    return True
+
+
 class UnixGroups:
     """`groups_of(user)`: names of the user's groups, the primary one first; none for a user nobody knows."""
 

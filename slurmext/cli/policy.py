@@ -76,6 +76,21 @@ def check(file: str, as_json: bool) -> None:
     if Output(as_json=as_json).value({"ok": True, "queues": [queue.path for queue in policy.queues]}):
         return
     click.echo(f"{source}: good: {len(policy.queues)} queues, {guaranteed} GPUs guaranteed in all")
+    warn_of_groups(policy)
+
+
+def warn_of_groups(policy: SitePolicy) -> None:
+    """Name the Unix groups that this host does not know: a misspelt one limits nobody."""
+    from slurmext.adapters.unix_groups import is_known
+
+    unknown = [group for group in policy.groups if not is_known(group)]
+    if unknown:
+        one = len(unknown) == 1
+        click.echo(
+            f"warning: {'group' if one else 'groups'} {', '.join(unknown)} {'is' if one else 'are'} not known on this"
+            " host; 'getent group NAME' on the daemon's host says which it knows",
+            err=True,
+        )
 
 
 def show_changes(changes: Sequence[Change]) -> None:
@@ -210,8 +225,11 @@ def apply(session: Session, file: str, dry_run: bool, immediate: bool) -> None:
     session.require_root("applies a policy")
     current = session.store.current_policy()
     before = None if current is None else stored_policy(current)
-    show_changes(diff_policies(before, after))
+    changes = diff_policies(before, after)
+    show_changes(changes)
     show_consequences(session, before, after)
+    if changes:
+        warn_of_groups(after)
     if dry_run or (current is not None and current.document == text):
         return
     confirm("Apply this?", immediate=immediate)

@@ -138,6 +138,21 @@ class SitePolicy:
         )
 
     @property
+    def groups(self) -> tuple[str, ...]:
+        """Unix groups that any limit, ACL or placement rule names."""
+        limits = {group for queue in (*self.queues, *self.dynamic.values()) for group in queue.groups}
+        allowed = {group for acl in self.acls.values() for group in acl.groups}
+        rules = {rule.group for rule in self.document.placement if rule.group is not None}
+        return tuple(sorted(limits | allowed | rules))
+
+    def largest_guarantee(self, now_s: float) -> int:
+        """The most GPUs that are guaranteed in all at any time of the year from `now_s` on."""
+        return max(
+            sum(gpus for path, gpus in _guarantees(queues).items() if path and "/" not in path)
+            for queues in self.schedule.different_states(now_s)
+        )
+
+    @property
     def leaves(self) -> tuple[str, ...]:
         """Paths of the queues jobs can be in."""
         return tuple(queue.path for queue in self.queues if queue.path not in self.parents)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from slurmext.service.query import Queries, Viewer
 from slurmext.testing.memory_store import MemoryStore
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import SimpleNamespace
 
     from conftest import Run
@@ -98,3 +100,18 @@ def test_others_dynamic_queues_are_not_for_this_user(store: MemoryStore) -> None
     answer = Queries(store=store).answer(Viewer(user="bob", groups=frozenset({"staff"})), "queues", {})
     rows = {row["path"]: row["may_use"] for row in answer["queues"]}  # pyright: ignore[reportGeneralTypeIssues]
     assert rows == {"research": True, "research/alice": False, "research/bob": True, "prod": True}
+
+
+def test_groups_that_nobody_knows_are_warned_of(run: Run, tmp_path: Path) -> None:
+    """In limits, ACLs and rules; a misspelt group would limit nobody."""
+    file = tmp_path / "policy.yaml"
+    group = grp.getgrgid(0).gr_name
+    file.write_text(
+        "version: 1\nplacement: [{group: no-such-rule, queue: a}]\n"
+        f"queues: {{a: {{groups: {{{group}: {{max: 1}}, no-such-limit: {{max: 1}}}}, acl: {{groups: [no-such-acl]}}}}}}\n"
+    )
+    done = run("policy", "check", str(file))
+    assert done.exit_code == 0
+    assert "groups no-such-acl, no-such-limit, no-such-rule are not known on this host" in done.stderr
+    file.write_text(f"version: 1\nqueues: {{a: {{groups: {{{group}: {{max: 1}}}}}}}}\n")
+    assert "not known" not in run("policy", "check", str(file)).stderr
