@@ -127,17 +127,16 @@ def test_qos_preemption_kills_the_newest_low_job() -> None:
 
 
 def test_qos_preemption_keeps_what_is_idle_for_whom_it_kills() -> None:
-    """P needs 8 GPUs together: it gets the node of the job it kills, and the low ones that wait do not get in between."""
-    qos = QosPreemption({"prod": 8, "research": 0})
+    """p takes the GPU that is idle and the 3 of the job it kills; a low job that came with it does not get in between."""
     found = tracks(
         play(
-            job("x", "research", 0, 1000, 12), job("a", "research", 5, 1000, 3), job("w1", "research", 6, 1000, 2),
-            job("w2", "research", 6, 1000, 2), job("p", "prod", 100, 200, 4),
-            world=World(saves=False), planner=qos,
+            job("x", "research", 0, 1000, 12), job("a", "research", 5, 1000, 3),
+            job("w", "research", 100, 1000, 1), job("p", "prod", 100, 200, 4),
+            world=World(saves=False), planner=QosPreemption({"prod": 8, "research": 0}),
         )
     )  # fmt: skip
     assert found["p"].first_start_s == 100
-    assert {name: track.evictions for name, track in found.items()} == {"x": 0, "a": 1, "w1": 0, "w2": 0, "p": 0}
+    assert {name: track.evictions for name, track in found.items()} == {"x": 0, "a": 1, "w": 0, "p": 0}
 
 
 def test_the_planner_sees_the_periodic_checkpoints() -> None:
