@@ -53,6 +53,10 @@ class Schedule:
         """The queues in force at `from_s`, and from each later time on, up to `until_s`."""
         return [(at_s, self._state(active).queues) for at_s, active in self.calendar.changes(from_s, until_s)]
 
+    def different_states(self, now_s: float) -> list[tuple[Queue, ...]]:
+        """The queues as they are at some time of the year from then on, each state once."""
+        return list({id(queues): queues for _, queues in self.states(now_s, now_s + YEAR_S)}.values())
+
     def periods(self, from_s: float, until_s: float) -> list[tuple[float, Resolved]]:
         """The same with queues that come and go."""
         return [(at_s, self._state(active)) for at_s, active in self.calendar.changes(from_s, until_s)]
@@ -60,9 +64,8 @@ class Schedule:
     def largest_max(self, now_s: float) -> Mapping[str, int | None]:
         """For each queue the largest max within a year from then, None where it has none at some time."""
         if self._largest is None or not 0 <= now_s - self._largest[0] < DAY_S:
-            states = {id(queues): queues for _, queues in self.states(now_s, now_s + YEAR_S)}.values()
             largest: dict[str, int | None] = {}
-            for queues in states:
+            for queues in self.different_states(now_s):
                 for queue in queues:
                     known = largest.get(queue.path, 0)
                     largest[queue.path] = None if known is None or queue.max is None else max(known, queue.max)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from slurmext.adapters.slurm_cli.reader import SlurmReader
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
-from slurmext.config.policy import parse_policy
+from slurmext.config.policy import stored_policy
 from slurmext.doctor.facts import Facts, PathFact, parse_config
 from slurmext.errors import SlurmextError
 from slurmext.service.bootstrap import SystemClock, open_store
@@ -66,11 +66,10 @@ def _guaranteed_gpus(site: SiteConfig) -> int | None:
         store = open_store(site)
         stored = store.current_policy()
         store.close()
-        policy = parse_policy(stored.document) if stored else None
+        policy = stored_policy(stored) if stored else None
     except SlurmextError:
         return None
-    top = [queue.path for queue in policy.queues if "/" not in queue.path] if policy else []
-    return sum(policy.guaranteed(path) for path in top) if policy else None
+    return policy.largest_guarantee(time.time()) if policy else None
 
 
 def _cluster_gpus(runner: SlurmRunner) -> int | None:

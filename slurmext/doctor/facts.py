@@ -50,7 +50,7 @@ class Facts:
     munge_error: str | None = None
     munge_works: bool | None = None
     guaranteed_gpus: int | None = None
-    """GPUs that the policy in force guarantees, all top-level queues together."""
+    """GPUs that the policy in force guarantees at most, all top-level queues together, calendars included."""
     cluster_gpus: int | None = None
 
     def value(self, name: str) -> str | None:

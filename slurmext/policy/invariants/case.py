@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from copy import copy
 from dataclasses import replace
 
-from slurmext.model.job import Job, JobState
+from slurmext.model.job import Job, JobState, Seconds
 from slurmext.model.node import NodeState
 from slurmext.model.plan import Evict, EvictAction, Plan, Reason
 from slurmext.model.snapshot import Snapshot
@@ -37,6 +37,7 @@ class Case:
         self.nodes = {node.name: node for node in snapshot.nodes}
         self.tree: QueueTree = queue_tree(snapshot)
         self.table = NodeTable(snapshot.nodes)
+        self.trees_at: dict[Seconds, QueueTree] = {}
         self.released = {release.job: release for release in plan.release}
         self.victims: dict[str, list[Evict]] = {}
         for evict in plan.evict:

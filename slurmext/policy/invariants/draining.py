@@ -113,6 +113,12 @@ def _end(job: Job, now_s: float) -> float:
 
 
 def _tree_at(case: Case, at_s: float) -> QueueTree:
+    if at_s not in case.trees_at:
+        case.trees_at[at_s] = _changed_tree(case, at_s)
+    return case.trees_at[at_s]
+
+
+def _changed_tree(case: Case, at_s: float) -> QueueTree:
     queues = list(case.snapshot.queues)
     for number, queue in enumerate(queues):
         for change in queue.changes:

@@ -235,3 +235,8 @@ def test_pre_drain_is_inherited() -> None:
     assert [queue.pre_drain for queue in found.queues] == [
         PreDrain.TELL, PreDrain.TELL, PreDrain.REFUSE, PreDrain.REFUSE,
     ]  # fmt: skip
+
+
+def test_the_largest_guarantee_of_the_year_is_known() -> None:
+    """What doctor compares with the cluster: 60 + 40 by day, 10 + 90 by night, 5 + 90 on a holiday."""
+    assert policy(DAY_AND_NIGHT).largest_guarantee(NOW_S) == 100
