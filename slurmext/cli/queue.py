@@ -144,6 +144,9 @@ def _calendar(row: dict[str, Any]) -> list[tuple[str, str]]:
         said += ["by_type"] if change["by_type"] != before["by_type"] else []
         lines.append((f"At {moment(change['at_s'])}", ", ".join(said)))
         before = change
+    over = row["used"] - row["max"] if row["max"] is not None else 0
+    if row["cut_s"] is not None and over > 0:
+        lines.append(("Cut", f"{over} GPUs above max, which was made smaller: they leave at {moment(row['cut_s'])}"))
     if row["changes"]:
         does = "started, and told" if row["pre_drain"] == "tell" else "not started"
         lines.append(("PreDrain", f"borrowers that cannot end before such a change are {does}"))

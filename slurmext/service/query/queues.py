@@ -39,6 +39,10 @@ def listed(context: Context, viewer: Viewer, asked: Question) -> Answer:
         for queue in policy.queues
         if asked.queue is None or is_within(queue.path, asked.queue)
     ]
+    world = context.world()
+    cuts = {queue.path: queue.cut_s for queue in world[0].queues} if world is not None else {}
+    for row in rows:
+        row["cut_s"] = cuts.get(str(row["path"]))
     if not viewer.sees_all:
         for row in rows:
             row.pop("users", None)
