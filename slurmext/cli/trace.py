@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 import click
 
 from slurmext.cli.base import Command, Group
 from slurmext.errors import UsageError
+
+_DATED_S = 300_000_000
+"""Unix times before 1979 are no dates but seconds of a trace's own."""
 
 
 @click.group(cls=Group)
@@ -46,7 +50,7 @@ def import_(kind: str, file: Path, out: Path, force: bool) -> None:
 
     if out.exists() and not force:
         raise UsageError(f"{out} is there already; add --force to replace it")
-    jobs = formats.read(file, kind)
+    jobs, first_s = formats.read_dated(file, kind)
     if not jobs:
         raise UsageError(f"{file} has no job with GPUs that ran")
     try:
@@ -55,4 +59,5 @@ def import_(kind: str, file: Path, out: Path, force: bool) -> None:
         raise UsageError(f"{out} cannot be written: {error.strerror}") from error
     queues = len({job.queue for job in jobs})
     days = (max(job.submit_s for job in jobs)) / 86400
-    click.echo(f"{out}: {count} jobs of {queues} queues in {days:.1f} days")
+    began = f", from {dt.datetime.fromtimestamp(first_s, tz=dt.UTC):%Y-%m-%dT%H:%M:%S} on" if first_s > _DATED_S else ""
+    click.echo(f"{out}: {count} jobs of {queues} queues in {days:.1f} days{began}")

@@ -27,7 +27,15 @@ _SWF_FIELDS = 18
 
 
 def read(path: Path, kind: str) -> list[TraceJob]:
-    """The GPU jobs of a file (plain or gzip). Raises UsageError for a file that is not of this kind."""
+    """The GPU jobs of a file (plain or gzip), from the first submission on. Raises UsageError as `read_dated` does."""
+    return read_dated(path, kind)[0]
+
+
+def read_dated(path: Path, kind: str) -> tuple[list[TraceJob], float]:
+    """The same, and when the first submission was, in the file's own seconds (Unix time if it has dates).
+
+    Raises UsageError for a file that is not of this kind.
+    """
     if kind not in FORMATS:
         raise UsageError(f"unknown format {kind!r}; one of {', '.join(FORMATS)}")
     try:
@@ -35,7 +43,7 @@ def read(path: Path, kind: str) -> list[TraceJob]:
         text = gzip.decompress(raw).decode() if raw[:2] == b"\x1f\x8b" else raw.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
-    return from_zero(parse(text, kind, str(path)))[0]
+    return from_zero(parse(text, kind, str(path)))
 
 
 def parse(text: str, kind: str, name: str) -> list[TraceJob]:

@@ -127,7 +127,7 @@ def test_qos_preemption_kills_the_newest_low_job() -> None:
 
 
 def test_qos_preemption_keeps_what_is_idle_for_whom_it_kills() -> None:
-    """p takes the GPU that is idle and the 3 of the job it kills; a low job that came with it does not get in between."""
+    """The idle GPU and the 3 of its victim go to p; a low job that came with it does not get in between."""
     found = tracks(
         play(
             job("x", "research", 0, 1000, 12), job("a", "research", 5, 1000, 3),

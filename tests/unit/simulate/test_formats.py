@@ -61,6 +61,17 @@ def test_each_format_is_read(tmp_path: Path, kind: str, text: str, expected: lis
     assert found == expected
 
 
+def test_importing_tells_when_a_history_began(tmp_path: Path) -> None:
+    """As `simulate --start` wants it; a trace that has no dates began at no time."""
+    files = {"sacct": write(tmp_path, SACCT, "sacct"), "philly": write(tmp_path, PHILLY, "philly")}
+    told = {
+        kind: CliRunner().invoke(cli, ["trace", "import", "--from", kind, str(file), str(tmp_path / f"{kind}.csv")])
+        for kind, file in files.items()
+    }
+    assert told["sacct"].output.endswith("2 jobs of 2 queues in 0.0 days, from 2026-11-01T10:00:00 on\n")
+    assert told["philly"].output.endswith("2 jobs of 2 queues in 0.0 days\n")
+
+
 def test_gzip_is_seen(tmp_path: Path) -> None:
     """A compressed file is read like a plain one."""
     path = tmp_path / "x.gz"
