@@ -82,6 +82,10 @@ class Case:
     multiple=True,
     help="Also decide this way, for comparison.",
 )
+@click.option(
+    "--unlimited-hours", type=click.FloatRange(0, min_open=True), default=24.0, show_default=True,
+    help="How long a snapshot's jobs without a time limit last.",
+)  # fmt: skip
 @click.option("--check", is_flag=True, help="Check every law of the planner on every plan (slower).")
 @world_options
 @output_options
@@ -91,6 +95,7 @@ def cli(
     policy: Path | None,
     start: str | None,
     compare: tuple[str, ...],
+    unlimited_hours: float,
     check: bool,
     knobs: Knobs,
     output: Output,
@@ -103,7 +108,7 @@ def cli(
     """
     from slurmext.simulate.whatif import SLURMEXT, answer
 
-    case = _case(file, trace, policy, start, knobs)
+    case = _case(file, trace, policy, start, unlimited_hours * 3600, knobs)
     broken: list[str] = []
     reports = {
         way: watched(
@@ -129,13 +134,15 @@ def cli(
         sys.exit(1)
 
 
-def _case(file: Path, trace: Path | None, policy_file: Path | None, start: str | None, knobs: Knobs) -> Case:
+def _case(
+    file: Path, trace: Path | None, policy_file: Path | None, start: str | None, unlimited_s: float, knobs: Knobs
+) -> Case:
     from slurmext.simulate.whatif import Question, fitted
     from slurmext.simulate.workload import load
 
     snapshot, policy = start_from(file, policy_file)
     jobs = load(trace) if trace else []
-    waiting, running = _of_snapshot(snapshot)
+    waiting, running = _of_snapshot(snapshot, unlimited_s)
     everybody = [*jobs, *waiting, *(job for job, _ in running)]
     if not everybody:
         raise UsageError("there is nothing to simulate: add --trace CSV")
@@ -182,16 +189,15 @@ def read(file: Path) -> str:
         raise UsageError(f"{file} is not UTF-8 text (byte {error.start})") from error
 
 
-def _of_snapshot(snapshot: Snapshot) -> tuple[list[TraceJob], list[tuple[TraceJob, Placement]]]:
+def _of_snapshot(snapshot: Snapshot, unlimited_s: float) -> tuple[list[TraceJob], list[tuple[TraceJob, Placement]]]:
     """Jobs of the snapshot that wait, and those that run: they last as long as their time limit allows."""
     from slurmext.simulate.workload import TraceJob
 
     waiting: list[TraceJob] = []
     running: list[tuple[TraceJob, Placement]] = []
     for job in snapshot.jobs:
-        if job.time_limit_s is None:
-            raise UsageError(f"job {job.id} of the snapshot has no time_limit_s: nobody can say how long it lasts")
-        left = job.time_limit_s - (max(0, snapshot.now_s - job.started_s) if job.started_s is not None else 0)
+        ran_s = max(0, snapshot.now_s - job.started_s) if job.started_s is not None else 0
+        left = unlimited_s if job.time_limit_s is None else job.time_limit_s - ran_s
         traced = TraceJob(
             id=job.id, queue=job.queue, submit_s=0, duration_s=max(1, left), gpus_per_task=job.gpus_per_task,
             tasks=job.tasks, min_tasks=job.min_tasks, user=job.user, priority=job.priority,
@@ -201,4 +207,8 @@ def _of_snapshot(snapshot: Snapshot) -> tuple[list[TraceJob], list[tuple[TraceJo
             running.append((traced, job.placement))
         else:
             waiting.append(traced)
+    unlimited = sum(job.time_limit_s is None for job in snapshot.jobs)
+    if unlimited:
+        hours = f"{unlimited_s / 3600:g} h (--unlimited-hours)"
+        click.echo(f"note: {unlimited} jobs have no time limit; they last {hours}", err=True)
     return waiting, running

@@ -117,6 +117,26 @@ def test_a_calendar_needs_the_time_the_trace_begins(files: Path) -> None:
     assert (night["evictions"], day["evictions"]) == (0, 2)
 
 
+def test_a_snapshots_jobs_run_until_their_time_limits(files: Path) -> None:
+    """R has an hour left of two; u has no limit and lasts as long as was said; p waits for r."""
+    queues = [{"path": "prod", "guaranteed": 0}, {"path": "research", "guaranteed": 8}]
+    running = {"queue": "research", "state": "running", "gpus_per_task": 8}
+    jobs = [
+        {**running, "id": "r", "started_s": 6400, "time_limit_s": 7200, "placement": [{"node": "n1", "gpus": 8}]},
+        {**running, "id": "u", "started_s": 6400, "preemptible": False, "placement": [{"node": "n2", "gpus": 8}]},
+        {"id": "p", "queue": "prod", "state": "pending", "gpus_per_task": 8, "time_limit_s": 600},
+    ]
+    nodes = [{"name": name, "gpus": 8} for name in ("n1", "n2")]
+    (files / "now.json").write_text(
+        json.dumps({"version": 1, "now_s": 10000, "nodes": nodes, "queues": queues, "jobs": jobs})
+    )
+    done = invoke("simulate", "-f", files / "now.json", "--json", "--unlimited-hours", 2)
+    told = json.loads(done.stdout)["slurmext"]
+    assert {queue["queue"]: queue["wait_mean_s"] for queue in told["queues"]} == {"prod": 3600, "research": 0}
+    assert {queue["queue"]: queue["gpu_h"] for queue in told["queues"]}["research"] == 8 * (1 + 2)
+    assert "1 jobs have no time limit; they last 2 h" in done.stderr
+
+
 def diff(files: Path, *words: object, session: Session | None = None) -> click.testing.Result:
     return invoke("policy", "diff", files / "new.yaml", "--simulate", *words, session=session)
 
