@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slurmext.cli.base import Command
+from slurmext.cli.formats import clock
 from slurmext.cli.render import Column, Output, output_options, print_json
 from slurmext.errors import SlurmextError, UsageError
 
@@ -180,6 +181,16 @@ def _rows(snapshot: Snapshot, made: Plan) -> Iterator[dict[str, Any]]:
             "nodes": f"{_nodes(source)} -> {_nodes(target)}",
             "for": move.beneficiary,
             "why": move.reason.value,
+        }
+    for note in made.note:
+        job = jobs[note.job]
+        yield {
+            "action": "tell",
+            "job": note.job,
+            "queue": job.queue,
+            "gpus": job.placed_gpus,
+            "nodes": _nodes([(part.node, part.gpus) for part in job.placement]),
+            "why": f"{note.reason.value} at {clock(float(note.at_s))}",
         }
     kept = {fence.beneficiary: fence.placement for fence in made.fence}
     for job_id, reason in made.reasons.items():
