@@ -48,7 +48,9 @@ def explain(snapshot: Snapshot, plan: Plan, job_id: str) -> str:
         return f"Job {job_id} moves to {where} so that job {move.beneficiary} fits."
     if job_id not in plan.reasons:
         told = [
-            f"; at {note.at_s:g} it {_must(note)} leave ({note.reason})" for note in plan.note if note.job == job_id
+            f"; in {note.at_s - snapshot.now_s:.0f} s it {_must(note)} leave ({note.reason})"
+            for note in plan.note
+            if note.job == job_id
         ]
         return (
             f"Job {job_id} is {job.state} in queue {job.queue} with {job.placed_gpus} GPUs and stays so{''.join(told)}."
