@@ -74,7 +74,7 @@ def snapshot_to_json(snapshot: Snapshot, *, indent: int | None = None) -> str:
             for key in keys:
                 if item[key] is None or item[key] == "refuse" or (key != "evicting_for" and not item[key]):
                     del item[key]
-    for key in ("fences", "removed", "past_gpus"):
+    for key in ("fences", "removed", "past_gpus", "defragment"):
         if not data[key]:
             del data[key]
     return json.dumps(data, indent=indent, ensure_ascii=False)
@@ -218,6 +218,14 @@ def _queue_problems(where: str, queue: Queue) -> Iterable[str]:
         value = getattr(queue, name)
         if value is not None and value < 0:
             yield f"{where}.{name}: queue {queue.path!r} has {value}; the least is 0"
+    times = [change.at_s for change in queue.changes]
+    if times != sorted(set(times)):
+        yield f"{where}.changes: queue {queue.path!r} has changes at {times}; the soonest stands first, each time once"
+    for number, change in enumerate(queue.changes):
+        for name in ("guaranteed", "reserved", "max", "lending_limit"):
+            value = getattr(change, name)
+            if value is not None and value < 0:
+                yield f"{where}.changes[{number}].{name}: queue {queue.path!r} has {value}; the least is 0"
     for part in (part.strip() for part in queue.job_sort.split(",")):
         if part not in {"", "priority", "fifo", "fair"}:
             yield f"{where}.job_sort: unknown order {part!r}; use a comma list of priority, fifo, fair"

@@ -45,11 +45,23 @@ class Fence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Defragment:
+    """A wish that small jobs move together, where nothing else is to be done: a node that becomes wholly free is worth
+    its GPUs for `worth_s` seconds, and no more than `most_moves` jobs move.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    worth_s: Seconds = 3600
+    most_moves: int = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """One frozen view of cluster, policy and history. `fences` are those standing from earlier plans.
 
-    `removed` are queues that the policy had before, and from when on their jobs must leave. `past_gpus` is how many GPUs
-    queues borrowed on average lately, what is longer ago counting less.
+    `removed` are queues that the policy had before, and from when on their jobs must leave. `past_gpus` is how many
+    GPUs queues borrowed on average lately, what is longer ago counting less. `defragment` is set when that is due.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -63,3 +75,4 @@ class Snapshot:
     fences: tuple[Fence, ...] = ()
     removed: Mapping[str, Seconds] = field(default_factory=dict[str, Seconds])
     past_gpus: Mapping[str, float] = field(default_factory=dict[str, float])
+    defragment: Defragment | None = None
