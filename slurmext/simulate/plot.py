@@ -74,7 +74,8 @@ def _figure(reports: Mapping[str, Report], title: str, queues_of: str | None) ->
     unit_s, unit = (86400.0, "days") if span_s >= _DAYS_FROM_S else (3600.0, "hours")
     _cluster(above, reports, unit_s, unit)
     if below is not None:
-        below.suptitle(f"Queues under {name} (the {len(queues)} that used most)" if rows else "", fontsize=12)
+        most = f", the {MOST_QUEUES} that used most" if len(queues) < len(shown.queues) else ""
+        below.suptitle(f"Queues under {name}{most}", fontsize=12)
         _queues(below, shown.series, [queue.queue for queue in queues], rows, unit_s, unit)
     return figure
 
@@ -92,7 +93,7 @@ def _cluster(figure: Any, reports: Mapping[str, Report], unit_s: float, unit: st
             times = _times(made.series, unit_s)
             style = {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _STYLES[number % len(_STYLES)]}
             points = [float("nan") if value is None else value for value in values(made.series)]
-            axes.plot(times, points, label=way, linewidth=1.3, **style)
+            axes.plot(times, points, label=way, linewidth=1.2 if number else 1.8, **style)
         axes.set_title(heading, fontsize=11)
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)

@@ -177,11 +177,11 @@ def figures(made: Report, took_s: float) -> dict[str, float]:
 
 def picture(load: Load, reports: dict[str, Report]) -> None:
     """docs/img/bench-traces-NAME.png; without matplotlib there is none."""
-    shown = {way: made for way, made in reports.items() if way != "slurmext_unsaved"}
+    shown = {way: reports[way] for way in ("slurmext", "static", "pool", "qos")}
     try:
         IMAGES.mkdir(exist_ok=True)
         path = IMAGES / f"bench-traces-{load.name}.png"
-        draw(path, shown, title=f"Microsoft Philly, {load.name}: {len(load.jobs):,} jobs", queues_of="slurmext", dpi=80)
+        draw(path, shown, title=f"Microsoft Philly, {load.name}: {len(load.jobs):,} jobs", dpi=80)
     except (OSError, SlurmextError) as error:
         print(f"no picture of {load.name}: {error}", file=sys.stderr)
 
