@@ -63,6 +63,10 @@ class Actuator(Protocol):
         """Hold a pending job so that its user cannot release it."""
         ...
 
+    def put_first(self, job_id: str) -> None:
+        """Have Slurm consider a released job before every other that waits."""
+        ...
+
     def take_over(self, job_id: str) -> None:
         """Hold a pending job like `hold`, and make it eligible now: its user released it to us."""
         ...

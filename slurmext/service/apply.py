@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import cast
@@ -37,6 +38,12 @@ HOLD_BEFORE_S = 3.0
 """A requeued victim is held when its beneficiary runs, but within this time, and this long before it is eligible."""
 END_AFTER_S = 1.0
 """A victim has its grace to be gone, and this long after TERM; then what is left of it is killed, and again."""
+_BEHIND_OTHERS = "Priority"
+"""Slurm's reason of a job that it would start if jobs of higher priority did not wait in its partition."""
+_BEHIND_OTHERS_S = 1.5
+"""A released job is put before those after this time; until then Slurm may just not have looked at it."""
+_MOST_FIRSTS = 8
+"""So many jobs are put first in one cycle: each costs a command."""
 _SAVED_BEFORE_S = 1.0
 """A checkpoint saved this little before the signal counts as its answer (clocks, and a save already under way)."""
 
@@ -73,6 +80,8 @@ class Applier:
         self._unheld = list[str]()
         self._hold_at_once = False
         self._robbed = set[str]()
+        self._first = set[int]()
+        self._firsts_left = 0
         self._left_s = dict[str, float]()  # beneficiary -> when its victims were last seen leaving
 
     # what a plan asks for
@@ -145,6 +154,8 @@ class Applier:
         for action in ready:
             why = refused.get(action.job.job_id)
             self._advance(token, action, ActionState.REFUSED if why else ActionState.RELEASED, why or "")
+            if not why and observation.rivals and action.detail.get("nodes"):
+                self._put_first(action)  # before anybody else gets GPUs that a place was made on
 
     def _place(self, action: ActionRecord, known: Known, nodes: list[str]) -> None:
         count = action.detail.get("node_count")
@@ -185,6 +196,7 @@ class Applier:
         now = self._clock.now()
         self._unheld.clear()
         self._robbed.clear()
+        self._firsts_left = _MOST_FIRSTS
         due = list[_Due]()
         open_actions = self._store.open_actions()
         self._see_leaving(open_actions, observation, now)
@@ -228,12 +240,23 @@ class Applier:
             left_s = self._left_s.get(action.job.job_id, action.changed_s)
             patience_s = PLACE_PATIENCE_S if placed else RELEASE_PATIENCE_S
             robbed = action.job.job_id in self._robbed
+            if record.reason == _BEHIND_OTHERS and now - action.changed_s > _BEHIND_OTHERS_S:
+                self._put_first(action)
             if robbed or now - left_s > patience_s or now - action.changed_s > LEAVE_PATIENCE_S:
                 message = f"Slurm did not start it within {patience_s:g} s: {record.reason}"
                 message = "a victim was started again in its place" if robbed else message
                 self._try(
                     token, action, self._actuator.hold, ActionState.ABANDONED, message, {"not_started": not placed}
                 )
+
+    def _put_first(self, action: ActionRecord) -> None:
+        """A job that waits outside our queues keeps later ones from starting, or takes what was freed for them."""
+        if action.id in self._first or not self._firsts_left:
+            return
+        self._first.add(action.id)
+        self._firsts_left -= 1
+        with contextlib.suppress(SlurmRefused):
+            self._actuator.put_first(action.job.job_id)
 
     def _follow_eviction(
         self,

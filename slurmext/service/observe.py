@@ -55,11 +55,12 @@ class Known:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """A snapshot and the way back from its job ids to Slurm."""
+    """A snapshot and the way back from its job ids to Slurm. `rivals`: jobs outside all queues wait in Slurm, too."""
 
     snapshot: Snapshot
     known: Mapping[str, Known]
     ended: tuple[JobRow, ...] = ()
+    rivals: bool = False
 
 
 def checkpoint_signal(ckpt: str | None, grace_s: float) -> tuple[str, float] | None:
@@ -149,7 +150,13 @@ def observe(
         removed=_removed(jobs, queues, policy),
         past_gpus=memory.past_gpus,
     )
-    return Observation(snapshot=snapshot, known=known, ended=_ended(view, known, memory.rows, now_s))
+    rivals = any(_rival(record) for record in view.jobs)
+    return Observation(snapshot=snapshot, known=known, ended=_ended(view, known, memory.rows, now_s), rivals=rivals)
+
+
+def _rival(record: JobRecord) -> bool:
+    """A job that Slurm alone starts, and might start on GPUs freed for somebody else."""
+    return not _managed(record) and record.state is JobState.PENDING and bool(record.priority) and not record.dependency
 
 
 def _managed(record: JobRecord) -> bool:

@@ -72,7 +72,7 @@ class FakeCluster:
         for job_id, record in list(self.records.items()):
             if record.state is JobState.COMPLETING and not self.linger:
                 self.records[job_id] = replace(record, state=JobState.PENDING, slurm_state="PENDING", placement=())
-        for job_id, record in sorted(self.records.items(), key=lambda item: int(item[0])):
+        for job_id, record in sorted(self.records.items(), key=lambda item: (-(item[1].priority or 0), int(item[0]))):
             ready = record.state is JobState.PENDING and record.slurm_state == "PENDING" and record.priority
             if ready and job_id not in self.stuck and not record.dependency and (record.eligible_s or 0) <= self.now_s:
                 self._start(job_id)
@@ -132,6 +132,11 @@ class FakeCluster:
         """Priority zero."""
         self._require_up()
         self._act("hold", job_id, priority=0, reason="JobHeldAdmin")
+
+    def put_first(self, job_id: str) -> None:
+        """Nobody is before it any more."""
+        self._act("put_first", job_id, priority=1000, reason="None")
+        self.stuck.discard(job_id)
 
     def take_over(self, job_id: str) -> None:
         """Held and eligible."""

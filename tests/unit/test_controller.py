@@ -307,6 +307,27 @@ def test_a_release_slurm_does_not_act_on_is_taken_back_and_retried_later(site: S
     assert site.state(job) is JobState.RUNNING
 
 
+def test_a_released_job_that_slurm_keeps_behind_others_is_put_first(site: Site) -> None:
+    """A job outside all queues that waits for GPUs would else keep it from starting, although its own are free."""
+    job = site.slurm.submit("research")
+    site.slurm.stuck.add(job)
+    site.rounds(1)
+    site.slurm.records[job] = replace(site.slurm.records[job], reason="Priority")
+    site.rounds(3)
+    assert site.done("put_first") == [job]
+    assert site.state(job) is JobState.RUNNING
+
+
+def test_a_beneficiary_goes_before_jobs_that_wait_outside_our_queues(site: Site) -> None:
+    """Or Slurm would give them what its victims leave; where nobody waits there it costs no command."""
+    _borrow_everything(site)
+    site.slurm.submit(None, managed=False)
+    beneficiary = site.slurm.submit("prod")
+    site.rounds(4)
+    assert site.state(beneficiary) is JobState.RUNNING
+    assert site.done("put_first") == [beneficiary]
+
+
 def test_a_job_sent_to_taken_nodes_is_planned_anew_without_penalty(site: Site) -> None:
     """When what was promised to a beneficiary is taken by somebody else, it is placed again soon."""
     _borrow_everything(site)

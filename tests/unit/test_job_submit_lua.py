@@ -514,11 +514,12 @@ def test_site_values_are_quoted(controller: Controller) -> None:
 
 
 def test_heterogeneous_jobs_are_left_to_slurm(controller: Controller) -> None:
-    """No component is held or marked as ours: nobody would release it."""
+    """No component is held or marked as ours: nobody would release it. It waits behind what queues have released."""
     outcome = controller.submit(het_job_offset=1, admin_comment="slurmext/1 queue=prod held=0")
     assert outcome.code == 0
-    assert outcome.set == {"admin_comment": ""}
+    assert outcome.set == {"admin_comment": "", "priority": "1"}
     assert not controller.woken
+    assert controller.submit(het_job_offset=0, priority=0).set == {}
     assert controller.submit(het_job_offset=NO_VAL).comment.endswith("held=1")
 
 

@@ -57,6 +57,16 @@ def test_gpus_of_heterogeneous_jobs_are_taken_and_their_components_left_alone() 
     assert {part.node: part.gpus for part in release.placement} == {"n1": 6, "n2": 2}
 
 
+def test_jobs_that_wait_in_slurm_outside_our_queues_are_rivals() -> None:
+    """Held ones and those with a dependency are not: Slurm does not start them."""
+    assert seen(record("1", annotation=None, priority=100)).rivals
+    assert seen(record("1+0", het=True, annotation=None, priority=1)).rivals
+    assert not seen(
+        record("1", annotation=None), record("2", annotation=None, priority=9, dependency="afterok:7")
+    ).rivals
+    assert not seen(record("1"), running("2", "n1", annotation=None)).rivals
+
+
 def test_each_array_task_is_a_job_of_its_own() -> None:
     """They start and leave one by one."""
     found = jobs(seen(running("12_3", "n1"), record("12_4"), record("12_5")))

@@ -10,6 +10,8 @@ from slurmext.adapters.slurm_cli import fields
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
 
 _BATCH = 500
+_FIRST = 4294967290
+"""A priority just below Slurm's own special values."""
 # scontrol release 1,2,3 goes on after a refusal and says which: "Invalid job id specified for job 999"
 _REFUSED = re.compile(r"^(?P<why>.+?) for job (?P<job>\S+)$")
 
@@ -50,6 +52,10 @@ class SlurmActuator:
     def hold(self, job_id: str) -> None:
         """Hold as administrator."""
         self._runner.must("scontrol", ["hold", job_id])
+
+    def put_first(self, job_id: str) -> None:
+        """Give the highest priority there is; the next hold takes it away again."""
+        self._runner.must("scontrol", ["update", f"JobId={job_id}", f"Priority={_FIRST}"])
 
     def take_over(self, job_id: str) -> None:
         """Hold as administrator and take back the begin time that job_submit.lua's guard gave it."""
