@@ -58,6 +58,7 @@ def test_a_cut_and_a_removed_queue_end_exactly_who_must_go(site: Site, apply: Ap
     told = site.until(lambda: {(n.job.job_id, n.reason) for n in site.store.notices()})
     assert told == {(newer, "QUOTA_CUT"), (gone, "QUEUE_REMOVED")}
     assert requeued(site, first, kept, gone, newer) == set()
+    site.until(lambda: "this job is requeued in about 1 min" in site.output("alice", newer))
     site.until(lambda: requeued(site, gone, newer) == {gone, newer})
     assert time.time() - applied_s >= DELAY_S
     site.until(lambda: not site.store.open_actions())

@@ -113,6 +113,31 @@ def test_jobs_of_a_removed_queue_leave_after_the_delay(site: Site) -> None:
     assert [row.reason for row in site.store.jobs()] == [Reason.UNKNOWN_QUEUE.value]
 
 
+@pytest.mark.parametrize(
+    ("then", "reason", "count"),
+    [
+        ("{guaranteed: 8, dynamic: {max: 8}}", Reason.QUOTA_CUT, 1),
+        ("{guaranteed: 8, max: 32}", Reason.QUEUE_REMOVED, 2),
+        ("{guaranteed: 8, dynamic: {max: 32}}", None, 0),
+    ],
+)
+def test_queues_that_make_themselves_are_cut_and_removed_like_others(
+    then: str, reason: Reason | None, count: int
+) -> None:
+    """What is said of all children of a queue holds for the one that a job is in."""
+    site, text = Site(), "version: 1\nsettings: {cut_delay_s: 5}\nqueues: {research: %s}\n"
+    site.store.apply_policy(text % "{guaranteed: 8, dynamic: {max: 16}}", "root", site.slurm.now())
+    for _ in range(2):
+        site.slurm.submit("research/alice")
+    site.rounds(4)
+    assert [record.state for record in site.slurm.records.values()] == [JobState.RUNNING] * 2
+    site.store.apply_policy(text % then, "root", site.slurm.now())
+    site.rounds(2)
+    assert [reason for reason, _ in notices(site).values()] == [reason] * count
+    site.rounds(8)
+    assert len(site.done("requeue")) == count
+
+
 def test_evictions_by_the_hour_are_limited_for_cuts_as_well(site: Site) -> None:
     """One at a time where the policy allows no more: a cut's victims are sets of their own."""
     text = POLICY.replace("cut_delay_s: 30", "cut_delay_s: 0, max_requeues_per_cycle: 1")
