@@ -21,7 +21,8 @@ _MINUTE_S = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueReport:
-    """One queue. Waits in seconds, from submission to the first start; GPUs are means over the window.
+    """One queue. Waits in seconds, from submission to the first start (`wait_gpu_mean_s`: weighted by the jobs' GPUs);
+    GPUs are means over the window.
 
     `borrowed_gpus` is what it used beyond its guarantee, `of_fair_share` what it used of its fair share while it
     wanted any. `longest_guaranteed_s` is the longest that demand within its guarantee waited, `breaches` how often
@@ -37,6 +38,7 @@ class QueueReport:
     of_fair_share: float
     wait_mean_s: float
     wait_p95_s: float
+    wait_gpu_mean_s: float
     evictions: int
     moves: int
     lost_gpu_h: float
@@ -94,6 +96,7 @@ class Report:
     util: float
     wait_mean_s: float
     wait_p95_s: float
+    wait_gpu_mean_s: float
     evictions: int
     moves: int
     lost_gpu_h: float
@@ -129,6 +132,7 @@ def report(outcome: Outcome, *, policy: Sequence[Queue] | None = None) -> Report
         util=used / working if working else 0.0,
         wait_mean_s=sum(waits) / len(waits) if waits else 0.0,
         wait_p95_s=percentile(waits, 0.95),
+        wait_gpu_mean_s=_gpu_mean(tracks),
         evictions=sum(track.evictions for track in tracks),
         moves=sum(track.moves for track in tracks),
         lost_gpu_h=sum(track.lost_gpu_s for track in tracks) / 3600,
@@ -159,6 +163,7 @@ def _queue(queue: str, tracks: Sequence[Track], outcome: Outcome, series: QueueS
         of_fair_share=sum(parts) / len(parts) if parts else 1.0,
         wait_mean_s=sum(waits) / len(waits) if waits else 0.0,
         wait_p95_s=percentile(waits, 0.95),
+        wait_gpu_mean_s=_gpu_mean(tracks),
         evictions=sum(track.evictions for track in tracks),
         moves=sum(track.moves for track in tracks),
         lost_gpu_h=sum(track.lost_gpu_s for track in tracks) / 3600,
@@ -253,6 +258,13 @@ def _shorts(values: Iterable[float]) -> list[float]:
 
 def _waits(tracks: Iterable[Track]) -> list[float]:
     return [wait_s for track in tracks if (wait_s := track.wait_s) is not None]
+
+
+def _gpu_mean(tracks: Iterable[Track]) -> float:
+    """The mean wait of a GPU asked for: large jobs count for more."""
+    started = [(wait_s, track.trace.gpus) for track in tracks if (wait_s := track.wait_s) is not None]
+    gpus = sum(count for _, count in started)
+    return sum(wait_s * count for wait_s, count in started) / gpus if gpus else 0.0
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

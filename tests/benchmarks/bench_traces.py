@@ -12,7 +12,7 @@ minute and when a victim has left.
 DIR (or SLURMEXT_TRACES, or ../shared/data/traces) has philly_micro_week.csv, philly_jobs.csv.gz and philly_vc_quota.csv.
 `--quick` replays two busy days of the months, in under a minute. Pictures go to docs/img. The last line is JSON: philly_055,
 philly_070 and micro_week, each `{static, pool, qos, slurmext, slurmext_unsaved}` -> `{util, wait_mean_s, wait_p95_s,
-lost_gpu_h, evictions, longest_reclaim_s, breaches, fairness, took_s}`.
+wait_gpu_mean_s, lost_gpu_h, evictions, longest_reclaim_s, breaches, fairness, took_s}`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ NAMES = ("micro_week", "philly_070", "philly_055")
 FILES = ("philly_micro_week.csv", "philly_jobs.csv.gz", "philly_vc_quota.csv")
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "img"
 ATTRIBUTION = "Contains data from the Microsoft Philly traces (CC-BY-4.0); sampled and scaled as described."
-HEAD = f"{'':<18}{'util':>6}{'wait mean':>11}{'wait p95':>10}{'evictions':>11}{'lost GPU h':>12}{'reclaim':>9}{'late':>7}{'fair':>7}{'took':>9}"
+HEAD = f"{'':<18}{'util':>6}{'wait mean':>11}{'wait p95':>10}{'per GPU':>10}{'evictions':>11}{'lost GPU h':>12}{'reclaim':>9}{'late':>7}{'fair':>7}{'took':>9}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +127,7 @@ def replay(load: Load, pool: ProcessPoolExecutor) -> dict[str, tuple[Report, flo
     for way, future in running.items():
         made, took_s = found[way] = future.result()
         print(
-            f"{way.replace('_', ', '):<18}{made.util:6.3f}{made.wait_mean_s:11,.0f}{made.wait_p95_s:10,.0f}{made.evictions:11,d}"
+            f"{way.replace('_', ', '):<18}{made.util:6.3f}{made.wait_mean_s:11,.0f}{made.wait_p95_s:10,.0f}{made.wait_gpu_mean_s:10,.0f}{made.evictions:11,d}"
             f"{made.lost_gpu_h:12,.1f}{made.longest_reclaim_s:7.0f} s{made.breaches:7,d}{made.fairness:7.3f}{took_s:7.0f} s",
             flush=True,
         )
@@ -166,6 +166,7 @@ def figures(made: Report, took_s: float) -> dict[str, float]:
         "util": round(made.util, 3),
         "wait_mean_s": round(made.wait_mean_s),
         "wait_p95_s": round(made.wait_p95_s),
+        "wait_gpu_mean_s": round(made.wait_gpu_mean_s),
         "lost_gpu_h": round(made.lost_gpu_h, 1),
         "evictions": made.evictions,
         "longest_reclaim_s": round(made.longest_reclaim_s),

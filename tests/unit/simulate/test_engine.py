@@ -157,6 +157,7 @@ def test_the_report_adds_up() -> None:
     assert made.jobs == 4
     assert made.util == pytest.approx((1000 * 8 + (120 + 680) * 8 + 200 * 8) / (16 * 1000), rel=0.01)
     assert made.wait_mean_s == (0 + 0 + 20 + 0) / 4
+    assert made.wait_gpu_mean_s == 20 * 8 / 25
     assert made.evictions == 1
     assert made.lost_gpu_h == pytest.approx(240 / 3600)
     assert made.breaches == 0
