@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from functools import cached_property, lru_cache
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -30,6 +31,7 @@ Active = frozenset[tuple[str, int]]
 """Windows in force: queue path and position in its calendar."""
 
 
+@lru_cache(maxsize=1000)
 def cron(start: str, zone: tzinfo = UTC) -> CronTrigger:
     """The trigger of a 5-field cron expression, weekdays as cron counts them (0 and 7 are Sunday).
 
@@ -53,8 +55,8 @@ def cron(start: str, zone: tzinfo = UTC) -> CronTrigger:
     first = next(fires, None)
     if first is None:
         raise ValueError(f"{start!r} never comes; {example}")
-    soon = sum(1 for _, at_s in zip(range(_MOST_STARTS_A_DAY), fires, strict=False) if at_s < first + DAY_S)
-    if soon >= _MOST_STARTS_A_DAY:
+    soon = takewhile(lambda at_s: at_s < first + DAY_S, fires)
+    if len(list(islice(soon, _MOST_STARTS_A_DAY))) >= _MOST_STARTS_A_DAY:
         raise ValueError(
             f"{start!r} starts more than {_MOST_STARTS_A_DAY} times a day; write fewer, longer windows:"
             " the minute and hour they begin, and 'hours'"
@@ -94,11 +96,6 @@ def zone_of(name: str) -> ZoneInfo:
         raise ValueError(f"{name!r} is no time zone; write an IANA name such as Europe/Berlin or UTC") from None
 
 
-@lru_cache(maxsize=1000)
-def _trigger(start: str, zone: ZoneInfo) -> CronTrigger:
-    return cron(start, zone)
-
-
 def _fires(trigger: CronTrigger, from_s: float) -> Iterator[float]:
     """Every time from then on."""
     last = from_s - 1
@@ -131,7 +128,7 @@ class Window:
                 yield span
             return
         long = timedelta(hours=self.document.hours or 0)
-        for start_s in _fires(_trigger(self.document.start or "", self.zone), from_s - long.total_seconds() - _DST_S):
+        for start_s in _fires(cron(self.document.start or "", self.zone), from_s - long.total_seconds() - _DST_S):
             if start_s >= until_s:
                 return
             end = datetime.fromtimestamp(start_s, self.zone) + long
@@ -167,8 +164,11 @@ class Calendar:
     def changes(self, from_s: float, until_s: float) -> list[tuple[float, Active]]:
         """What is in force at `from_s`, and from when on something else is, up to `until_s`."""
         edges: dict[float, tuple[set[tuple[str, int]], set[tuple[str, int]]]] = {}
+        alike: dict[str, list[tuple[float, float]]] = {}  # many queues change at the same hours
         for key, window in self.by_key.items():
-            for start_s, end_s in _merged(window.spans(from_s, until_s)):
+            if window.when not in alike:
+                alike[window.when] = list(_merged(window.spans(from_s, until_s)))
+            for start_s, end_s in alike[window.when]:
                 edges.setdefault(max(start_s, from_s), (set(), set()))[0].add(key)
                 edges.setdefault(end_s, (set(), set()))[1].add(key)
         active: Active = frozenset()
