@@ -39,21 +39,22 @@ if TYPE_CHECKING:
 HISTORY_DAYS = 30.0
 _SACCT_TIMEOUT_S = 600
 _SHOWN = ("used_gpus", "wait_mean_s", "evictions", "lost_gpu_h", "breaches")
-_MORE = ("guaranteed", "borrowed_gpus", "wait_p95_s", "longest_reclaim_s", "of_fair_share")
 _TITLES = {
-    "used_gpus": "Used", "wait_mean_s": "WaitMean", "evictions": "Evictions", "lost_gpu_h": "LostGpuHours",
+    "used_gpus": "Used", "wait_mean_s": "WaitMean", "evictions": "Evictions", "lost_gpu_h": "LostGpuH",
     "breaches": "Breaches", "guaranteed": "Guaranteed", "borrowed_gpus": "Borrowed", "wait_p95_s": "WaitP95",
-    "longest_reclaim_s": "LongestReclaim", "of_fair_share": "OfFairShare",
+    "wait_gpu_mean_s": "WaitPerGpu", "longest_reclaim_s": "Reclaim", "of_fair_share": "OfFairShare",
 }  # fmt: skip
 QUEUES = (
     Column(key="queue", title="Queue"),
-    Column(key="jobs", title="Jobs", right=True),
+    Column(key="jobs", title="Jobs", right=True, shown=False),
+    *(Column(key=key, title=title, right=True, shown=key in _SHOWN) for key, title in _TITLES.items()),
     *(
-        Column(key=f"{key}{when}", title=f"{_TITLES[key]}{title}", right=True, shown=key in _SHOWN)
-        for key in (*_SHOWN, *_MORE)
-        for when, title in (("_before", ""), ("_after", "New"))
+        Column(key=f"{key}{when}", title=f"{_TITLES[key]}{title}", right=True, shown=False)
+        for key in _TITLES
+        for when, title in (("_before", "Before"), ("_after", "After"))
     ),
 )
+"""`Used` is what it was and what it is, `UsedBefore` and `UsedAfter` each alone; and so on."""
 
 
 def compare(
@@ -92,9 +93,10 @@ def side_by_side(before: Report, after: Report) -> list[dict[str, Any]]:
     for path in sorted({*sides[0], *sides[1]}):
         found: list[QueueReport | None] = [side.get(path) for side in sides]
         row: dict[str, Any] = {"queue": path, "jobs": max(queue.jobs for queue in found if queue is not None)}
-        for when, queue in zip(("_before", "_after"), found, strict=True):
-            if queue is not None:
-                row |= {f"{key}{when}": value for key, value in rounded(queue).items()}
+        old, new = ({} if queue is None else rounded(queue) for queue in found)
+        for key in _TITLES:
+            row |= {f"{key}_before": old.get(key), f"{key}_after": new.get(key)}
+            row[key] = " -> ".join(str(value) for value in dict.fromkeys((old.get(key, "-"), new.get(key, "-"))))
         rows.append(row)
     return rows
 

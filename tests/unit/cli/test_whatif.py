@@ -152,8 +152,8 @@ def test_two_policies_over_one_history(files: Path) -> None:
         {queue["queue"]: queue["wait_mean_s"] for queue in told[when]["queues"]}["prod"] for when in ("before", "after")
     ]
     assert waits == [(36000 - 7200) / 2, 10]
-    table = diff(files, *words, "-P", "-n", "-o", "queue,wait_mean_s_before,WaitMeanNew,EvictionsNew")
-    assert table.stdout.splitlines() == ["prod|14400|10|0", "research|0|0|1"]
+    table = diff(files, *words, "-P", "-n", "-o", "queue,wait_mean_s_before,WaitMeanAfter,Evictions")
+    assert table.stdout.splitlines() == ["prod|14400|10|0", "research|0|0|0 -> 1"]
     assert "~ prod guaranteed: 4 -> 8" in diff(files, *words).stdout
 
 
