@@ -26,8 +26,8 @@ SETTLED_S = 2.0
 LATE_S = GRACE_S + 5.0
 PATIENCE_S = 60.0
 """So long a beneficiary is waited for."""
-CONF = {"KillWait": "5"}
-"""Slurm's least: how long it waits between TERM and KILL is lost to whoever waits for the GPUs."""
+CONF = {"KillWait": "30"}
+"""Slurm's default: so long it waits between TERM and KILL where nobody else ends a job."""
 
 
 class NotPlayed(SlurmextError):
