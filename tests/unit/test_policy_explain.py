@@ -10,7 +10,7 @@ from slurmext.cli.reasons import PENDING
 from slurmext.model.job import Job, JobState, NodeGpus
 from slurmext.model.node import Node
 from slurmext.model.plan import Reason
-from slurmext.model.queue import Queue, TypeQuota
+from slurmext.model.queue import Queue, QuotaChange, TypeQuota
 from slurmext.model.snapshot import Settings, Snapshot
 from slurmext.policy.explain import explain, explain_queue, messages
 from slurmext.policy.explain.books import books_of
@@ -151,3 +151,21 @@ def test_types_with_quotas_have_levels_of_their_own() -> None:
     assert vision.share >= 4
     assert account.waiting_jobs == 1
     assert {row.path for row in account.starving} == {"research", "research/vision"}
+
+
+def test_a_max_that_the_calendar_raises_is_told_with_its_time() -> None:
+    """Nobody is sent away who only has to wait for the night."""
+    queue = Queue(path="a", max=4, changes=(QuotaChange(at_s=9000, max=8),))
+    job = Job(id="1", queue="a", state=JobState.PENDING, tasks=8)
+    snapshot = Snapshot(now_s=0, nodes=(Node(name="n1", gpus=8),), queues=(queue,), jobs=(job,))
+    said = "it asks for 8 GPUs and queue a may use 4 now; in 2 h 30 min the calendar lets it use more"
+    assert messages(snapshot, plan(snapshot)) == {"1": said}
+
+
+def test_a_job_in_the_calendars_way_is_told_which_time_limit_would_do() -> None:
+    """The longest one that ends before the next change."""
+    queue = Queue(path="a", max=8, changes=(QuotaChange(at_s=9030, max=0),))
+    job = Job(id="1", queue="a", state=JobState.PENDING, tasks=8)
+    snapshot = Snapshot(now_s=0, nodes=(Node(name="n1", gpus=8),), queues=(queue,), jobs=(job,))
+    said = messages(snapshot, plan(snapshot))["1"]
+    assert said.endswith("before the job's time limit is over; a --time of at most 150 minutes lets it start")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slurmext.model.job import Job
+from slurmext.model.job import Job, Seconds
 from slurmext.model.plan import Reason
 from slurmext.policy.explain.books import Books, above, free_gpus, lineage
 from slurmext.policy.explain.people import group_limit, user_limit
@@ -18,6 +18,10 @@ def sentence(books: Books, job: Job, reason: Reason) -> str:
         case Reason.QUEUE_MAX:
             path, limit = limiting_queue(books, queue, need)
             if need > limit:
+                larger = _larger_at(books, path, need)
+                if larger is not None:
+                    wait = f"in {duration(larger - books.snapshot.now_s)} the calendar lets it use more"
+                    return f"it asks for {need} GPUs and queue {path} may use {limit} now; {wait}"
                 return f"it asks for {need} GPUs and queue {path} may never use more than {limit}; ask for fewer"
             return f"queue {path} uses {books.used[path]} of at most {limit} GPUs and the job needs {need}"
         case Reason.USER_MAX:
@@ -101,3 +105,17 @@ def _short_enough(books: Books) -> str:
     """The longest --time that no change comes before; empty when the next one is too near."""
     minutes = 0 if books.next_change_s is None else int(books.next_change_s - books.snapshot.now_s) // 60
     return f"; a --time of at most {minutes} minutes lets it start" if minutes > 0 else ""
+
+
+def _larger_at(books: Books, path: str, need: int) -> Seconds | None:
+    """When the calendar next gives the queue a max that holds so many GPUs; None when nothing is known to."""
+    changes = books.queues[path].changes if path in books.queues else ()
+    return next((change.at_s for change in changes if change.max is None or change.max >= need), None)
+
+
+def duration(span_s: Seconds) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`."""
+    minutes = int(span_s) // 60
+    if minutes == 0:
+        return f"{span_s:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004
