@@ -276,6 +276,8 @@ def _ask(state: Settlement, leaf: int, job: Job, standing: Standing, wanted: Pla
         return True
     state.reasons[job.id] = why
     if why is Reason.PRE_DRAIN:
+        least = {"": job.least_tasks * job.gpus_per_task}
+        state.reasons[job.id] = state.ledger.over_limit(state.ledger.held, leaf, job, least) or why
         return False
     if (standing is not Standing.BORROW or evicting) and state.wait(leaf, job, evicting=evicting, wanted=wanted):
         return True
