@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import time
+from pathlib import Path
 
 from slurmext.agent.jobs import parent_of, stepd_job
 
@@ -21,16 +23,16 @@ _PASSES, _PAUSE_S = 5, 0.02
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def end_job(job_id: int, *, started_before_s: float, slurm_conf: str | None, proc: str = "/proc") -> int:
+def end_job(job_id: int, *, started_before_s: float, cluster: str, proc: str = "/proc") -> int:
     """KILL the processes below the job's slurmstepds that began before then; returns how many.
 
-    The slurmstepds themselves stay and report the job's end. With `slurm_conf`, a slurmstepd that says it belongs to
-    another configuration is another cluster's on this host.
+    The slurmstepds themselves stay and report the job's end. A slurmstepd whose slurm.conf names another
+    cluster is another one's on this host.
     """
     stepds = {
         pid
         for pid in _pids(proc)
-        if stepd_job(pid, proc) == job_id and _began_s(pid, proc) < started_before_s and _is_ours(pid, slurm_conf, proc)
+        if stepd_job(pid, proc) == job_id and _began_s(pid, proc) < started_before_s and _is_ours(pid, cluster, proc)
     }
     killed = 0
     for _ in range(_PASSES):
@@ -84,11 +86,14 @@ def _began_s(pid: int, proc: str) -> float:
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / _TICKS
 
 
-def _is_ours(pid: int, slurm_conf: str | None, proc: str) -> bool:
+def _is_ours(pid: int, cluster: str, proc: str) -> bool:
+    """By the SLURM_CONF that slurmd started it with; without one there is only one Slurm on the host."""
     try:
         with open(f"{proc}/{pid}/environ", "rb") as file:  # noqa: PTH123
             values = dict(entry.partition(b"=")[::2] for entry in file.read(1 << 20).split(b"\0"))
+        conf = values.get(b"SLURM_CONF")
+        text = "" if conf is None else Path(os.fsdecode(conf)).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
-    theirs = values.get(b"SLURM_CONF")
-    return slurm_conf is None or theirs is None or theirs == slurm_conf.encode()
+    named = re.search(r"^\s*ClusterName\s*=\s*([^\s#]+)", text, re.IGNORECASE | re.MULTILINE)
+    return named is None or named[1].lower() == cluster.lower()

@@ -88,7 +88,7 @@ class Agent:
             munge=munge or MungeAuth.find(bin_dir=site.slurm.bin_dir, socket=site.munge_socket),
             controller_uids=uids | _slurm_uids(site.slurm.user),
             hello=self._hello,
-            on_order=lambda order: self._end(order, site),
+            on_order=lambda order: self._end(order, site.cluster),
         )
         self._pid_file = run_dir / f"agent-{node}.pid"
         self._notes = Notes(run_dir / f"agent-{node}.notes", node, lambda note: self._answer(ROOT, note))
@@ -126,9 +126,8 @@ class Agent:
         return handlers.answer(self.node, peer, request)
 
     @staticmethod
-    def _end(order: EndJob, site: SiteConfig) -> None:
-        conf = None if site.slurm.conf is None else str(site.slurm.conf)
-        end_job(order.job_id, started_before_s=order.started_before_s, slurm_conf=conf)
+    def _end(order: EndJob, cluster: str) -> None:
+        end_job(order.job_id, started_before_s=order.started_before_s, cluster=cluster)
 
     def _hello(self) -> dict[str, object]:
         jobs = [job.job_id for job in self.node.jobs.all()]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_every_process_of_the_job_goes_and_the_stepd_stays(steps: list[Step]) ->
     steps += [Step(JOB), Step(OTHER)]
     victims, others = steps[0].below(), steps[1].below()
     assert len(victims) >= 4
-    assert end_job(JOB, started_before_s=time.time() + 5, slurm_conf=None) == len(victims)
+    assert end_job(JOB, started_before_s=time.time() + 5, cluster="mine") == len(victims)
     time.sleep(0.2)
     assert not set(victims) & set(steps[0].below())
     assert steps[0].process.poll() is None
@@ -71,17 +72,22 @@ def test_every_process_of_the_job_goes_and_the_stepd_stays(steps: list[Step]) ->
 def test_a_run_that_began_later_is_left_alone(steps: list[Step]) -> None:
     """The order came late: the job has been started again."""
     steps.append(Step(JOB))
-    assert end_job(JOB, started_before_s=time.time() - 60, slurm_conf=None) == 0
+    assert end_job(JOB, started_before_s=time.time() - 60, cluster="mine") == 0
     assert len(steps[0].below()) >= 4
 
 
-def test_a_job_of_another_cluster_on_this_host_is_left_alone(steps: list[Step]) -> None:
-    """Same id, another slurm.conf."""
-    steps.append(Step(JOB, conf="/elsewhere/slurm.conf"))
-    assert end_job(JOB, started_before_s=time.time() + 5, slurm_conf="/etc/slurm/slurm.conf") == 0
-    assert end_job(JOB, started_before_s=time.time() + 5, slurm_conf="/elsewhere/slurm.conf") >= 4
+def test_a_job_of_another_cluster_on_this_host_is_left_alone(steps: list[Step], tmp_path: Path) -> None:
+    """Same id, but the slurm.conf that its slurmstepd was started with names another cluster, or is gone."""
+    conf = tmp_path / "slurm.conf"
+    conf.write_text("# a cluster\nclustername = Theirs  # not ours\n")
+    steps.append(Step(JOB, conf=str(conf)))
+    assert end_job(JOB, started_before_s=time.time() + 5, cluster="mine") == 0
+    conf.rename(tmp_path / "moved")
+    assert end_job(JOB, started_before_s=time.time() + 5, cluster="theirs") == 0
+    (tmp_path / "moved").rename(conf)
+    assert end_job(JOB, started_before_s=time.time() + 5, cluster="theirs") >= 4
 
 
 def test_nothing_is_left_of_a_job_that_is_gone() -> None:
     """No process, no kill."""
-    assert end_job(JOB, started_before_s=time.time(), slurm_conf=None) == 0
+    assert end_job(JOB, started_before_s=time.time(), cluster="mine") == 0
