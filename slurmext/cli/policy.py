@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -207,7 +208,7 @@ def _policy_before(session: Session, against: str | None) -> SitePolicy | None:
     examples=[
         ("slurmext policy apply my-policy.yaml", "check, show what changes, ask, apply"),
         ("slurmext policy apply my-policy.yaml --dry-run", "the same without applying"),
-        ("slurmext policy export --version 3 | slurmext policy apply -i -", "go back to version 3"),
+        ("slurmext policy rollback", "go back to the policy before"),
     ],
     exit_codes={1: "the file is wrong; nothing was changed"},
 )
@@ -218,6 +219,11 @@ def _policy_before(session: Session, against: str | None) -> SitePolicy | None:
 def apply(session: Session, file: str, dry_run: bool, immediate: bool) -> None:
     """Make FILE the policy in force. Works without a daemon: it takes the policy up when it starts."""
     text, source = _read(file)
+    _propose(session, text, source, dry_run=dry_run, immediate=immediate)
+
+
+def _propose(session: Session, text: str, source: str, *, dry_run: bool, immediate: bool) -> None:
+    """Check, show what changes and who would have to leave, ask, apply."""
     from slurmext.config.policy import parse_policy, stored_policy
     from slurmext.config.policy_diff import diff_policies
 
@@ -269,6 +275,61 @@ def export(session: Session, version: int | None, as_json: bool) -> None:
     stored = session.ask("policy", version=version)
     if not Output(as_json=as_json).value(stored):
         click.echo(stored["document"], nl=not stored["document"].endswith("\n"))
+
+
+@cli.command(
+    "edit",
+    cls=Command,
+    examples=[("slurmext policy edit", "open the policy in force in $EDITOR, then as 'policy apply'")],
+    exit_codes={1: "nothing was applied"},
+)
+@immediate_option
+@click.pass_obj
+def edit(session: Session, immediate: bool) -> None:
+    """Change the policy in force in an editor, see what changes, and apply it. What is wrong can be edited again."""
+    from slurmext.config.yaml_errors import ConfigError
+
+    session.require_root("changes the policy")
+    current = session.store.current_policy()
+    if current is None:
+        raise SlurmextError("no policy was applied yet; 'slurmext policy apply FILE' applies the first")
+    text: str | None = current.document
+    while (text := click.edit(text, extension=".yaml", require_save=True)) is not None:
+        try:
+            _propose(session, text, "policy", dry_run=False, immediate=immediate)
+        except ConfigError as error:
+            click.echo(str(error), err=True)
+            if not sys.stdin.isatty() or not click.confirm("Edit it again?", default=True):
+                sys.exit(1)
+        else:
+            return
+    click.echo("nothing was saved, nothing changes")
+
+
+@cli.command(
+    "rollback",
+    cls=Command,
+    examples=[
+        ("slurmext policy rollback", "back to the version before the one in force"),
+        ("slurmext policy rollback 3", "back to version 3; 'slurmext policy list' lists them"),
+    ],
+    exit_codes={1: "there is nothing to go back to"},
+)
+@click.argument("version", type=click.IntRange(min=1), required=False)
+@click.option("--dry-run", is_flag=True, help="Show what would change and change nothing.")
+@immediate_option
+@click.pass_obj
+def rollback(session: Session, version: int | None, dry_run: bool, immediate: bool) -> None:
+    """Apply an earlier version again, as a new one. Without VERSION: the newest that differs from the one in force."""
+    session.require_root("changes the policy")
+    versions = session.ask("policies", limit=1000)["policies"]
+    if version is None:
+        older = [stored["version"] for stored in versions if stored["document"] != versions[0]["document"]]
+        if not older:
+            raise SlurmextError("there is no earlier policy to go back to")
+        version = older[0]
+    stored = session.ask("policy", version=version)
+    _propose(session, stored["document"], f"policy version {version}", dry_run=dry_run, immediate=immediate)
 
 
 @cli.command("list", cls=Command, examples=[("slurmext policy list", "who applied what when, newest first")])

@@ -43,8 +43,8 @@ def import_(kind: str, file: Path, out: Path, force: bool) -> None:
     Your own last month, which '--from sacct' reads:
 
     \b
-    sacct -aXnP -S now-30days -s CD,F,TO -o JobIDRaw,User,Account,Submit,ElapsedRaw,NNodes,AllocTRES,TimelimitRaw,\\
-    AdminComment > FILE
+    sacct -aXnP -S now-30days -E now -s CD,F,TO -o JobIDRaw,User,Account,Submit,ElapsedRaw,NNodes,AllocTRES,\\
+    TimelimitRaw,AdminComment > FILE
     """  # noqa: D301  click's mark for a paragraph that stays as it is
     from slurmext.simulate import formats, workload
 

@@ -9,6 +9,8 @@ from slurmext.model.state import ActionKind, ActionState, JobKey
 from slurmext.ports import Store
 
 DAY_S = 86400.0
+_SLACK_S = 60.0
+"""Whoever asked for two days asked a moment ago."""
 _MOST = 200_000
 """So many jobs are looked at, the newest."""
 
@@ -51,7 +53,7 @@ def _starts(store: Store, keys: set[JobKey], since_s: float) -> dict[JobKey, lis
 
 def gpu_hours(found: Iterable[Run], since_s: float, now_s: float) -> dict[str, list[float]]:
     """GPU-hours per queue and day, the day that ends now last. A queue's use includes that of the queues below it."""
-    days = max(1, -int(-(now_s - since_s) // DAY_S))
+    days = max(1, -int(-(now_s - since_s - _SLACK_S) // DAY_S))
     used: dict[str, list[float]] = {}
     for run in found:
         path = run.queue
