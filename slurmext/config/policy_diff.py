@@ -24,16 +24,19 @@ class Change:
 
 
 def diff_policies(before: SitePolicy | None, after: SitePolicy) -> list[Change]:
-    """Changes from `before` (None: nothing yet) to `after`: settings, placement, then queues by path."""
+    """Changes from `before` (None: nothing yet) to `after`: settings, placement, then queues by path.
+
+    Of what comes or goes as a whole only what is written is told, not every default.
+    """
     old = {} if before is None else _flat(before)
     new = _flat(after)
     changes: list[Change] = []
     for where in [*old, *(where for where in new if where not in old)]:
         keys_before, keys_after = old.get(where), new.get(where)
         if keys_before is None or keys_after is None:
-            shown = " ".join(
-                f"{key}={value}" for key, value in (keys_before or keys_after or {}).items() if value != "-"
-            )
+            there = before if keys_after is None and before is not None else after
+            written = _flat(there, written=True)[where]
+            shown = " ".join(f"{key}={value}" for key, value in written.items() if value != "-") or "all defaults"
             changes.append(
                 Change(
                     where=where,
@@ -50,14 +53,14 @@ def diff_policies(before: SitePolicy | None, after: SitePolicy) -> list[Change]:
     return changes
 
 
-def _flat(policy: SitePolicy) -> dict[str, dict[str, str]]:
-    flat = {"settings": _fields(policy.document.settings)}
+def _flat(policy: SitePolicy, *, written: bool = False) -> dict[str, dict[str, str]]:
+    flat = {"settings": _fields(policy.document.settings, written=written)}
     for index, rule in enumerate(policy.document.placement):
-        flat[f"placement[{index}]"] = _fields(rule)
+        flat[f"placement[{index}]"] = _fields(rule, written=written)
     for name, size in policy.document.sizes.items():
-        flat[f"sizes.{name}"] = _fields(size)
+        flat[f"sizes.{name}"] = _fields(size, written=written)
     for queue in policy.queues:
-        flat[queue.path] = _fields(_document_of(policy, queue.path))
+        flat[queue.path] = _fields(_document_of(policy, queue.path), written=written)
     return flat
 
 
@@ -69,20 +72,23 @@ def _document_of(policy: SitePolicy, path: str) -> BaseModel:
     return item
 
 
-def _fields(model: BaseModel, prefix: str = "") -> dict[str, str]:
+def _fields(model: BaseModel, prefix: str = "", *, written: bool = False) -> dict[str, str]:
+    """Keys and values as shown; with `written` only what the file has."""
     fields: dict[str, str] = {}
     for name in type(model).model_fields:
+        if written and name not in model.model_fields_set:
+            continue
         value: Any = getattr(model, name)
         if name == "children" or value in ({}, ()):
             continue
         if isinstance(value, BaseModel):
-            fields.update(_fields(value, f"{prefix}{name}."))
+            fields.update(_fields(value, f"{prefix}{name}.", written=written))
         elif isinstance(value, dict):
             for key, item in value.items():
-                fields.update(_fields(item, f"{prefix}{name}.{key}."))
+                fields.update(_fields(item, f"{prefix}{name}.{key}.", written=written))
         elif isinstance(value, tuple) and isinstance(value[0], BaseModel):
             for index, item in enumerate(value):
-                shown = {key: text for key, text in _fields(item).items() if text != "-"}
+                shown = {key: text for key, text in _fields(item, written=written).items() if text != "-"}
                 fields[f"{prefix}{name}[{index}]"] = " ".join(f"{key}={text}" for key, text in shown.items())
         else:
             fields[prefix + name] = show(value)

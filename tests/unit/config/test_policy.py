@@ -307,6 +307,8 @@ def test_a_diff_names_queue_key_and_both_values() -> None:
     assert ("a", "guaranteed", "4", "6") in found
     assert [(where, after is None) for where, key, _, after in found if key == ""] == [("b", True), ("c", False)]
     assert diff_policies(before, before) == []
+    whole = {change.where: change.after or change.before for change in diff_policies(None, after)}
+    assert whole == {"settings": "grace_s=5", "a": "guaranteed=6", "c": "max=3"}, "what is written, not every default"
 
 
 words = st.text(st.characters(codec="utf-8"), max_size=8)
