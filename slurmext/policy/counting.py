@@ -30,7 +30,7 @@ class Count:
     """
 
     __slots__ = (
-        "_coming", "_held", "_lasting", "_parents", "_priorities", "_solid", "_sorted", "completing", "empty",
+        "_coming", "_held", "_lasting", "_own", "_parents", "_priorities", "_solid", "_sorted", "completing", "empty",
         "evicting", "jobs", "nodes", "pending", "snapshot", "tree", "used", "waiting",
     )  # fmt: skip
 
@@ -48,7 +48,9 @@ class Count:
         self.evicting: dict[str, Job] = {}
         self._sorted: dict[int, list[list[Job]]] = {}
         self._priorities: Counter[int] = Counter()
-        self._parents = frozenset(node.path for node in self.tree.nodes if node.children)
+        tree = self.tree
+        self._parents = frozenset(path for path, index in tree.by_path.items() if tree.nodes[index].children)
+        self._own = {path: 0 for path in self._parents if tree.leaf_of[path] != tree.by_path[path]}
         self._coming: Coming | None = None
         for job in snapshot.jobs:
             self._add(job)
@@ -78,6 +80,8 @@ class Count:
                 return Count(snapshot)
             for gone in [job for job_id, job in known.items() if job_id not in here]:
                 self._remove(gone)
+        if any(not jobs for jobs in self._own.values()):
+            return Count(snapshot)  # the last job that sat beside its queue's children is gone, and its leaf with it
         self.snapshot = snapshot
         return self
 
@@ -90,7 +94,7 @@ class Count:
         twin.jobs, twin.pending, twin.evicting = self.jobs.copy(), self.pending.copy(), self.evicting.copy()
         twin.waiting = {leaf: jobs.copy() for leaf, jobs in self.waiting.items()}
         twin._sorted, twin._priorities, twin._parents = self._sorted.copy(), self._priorities.copy(), self._parents
-        twin._coming = self._coming
+        twin._coming, twin._own = self._coming, self._own.copy()
         return twin
 
     @property
@@ -134,6 +138,8 @@ class Count:
         if before is not None:
             self._remove(before)
         self.jobs[job.id] = job
+        if job.queue in self._own:
+            self._own[job.queue] += 1
         self._count(job, 1)
         leaf = self.tree.leaf_of.get(job.queue)
         if job.state is JobState.PENDING:
@@ -146,6 +152,8 @@ class Count:
 
     def _remove(self, job: Job) -> None:
         del self.jobs[job.id]
+        if job.queue in self._own:
+            self._own[job.queue] -= 1
         self._count(job, -1)
         leaf = self.tree.leaf_of.get(job.queue)
         self.evicting.pop(job.id, None)

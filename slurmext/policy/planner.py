@@ -20,7 +20,8 @@ from slurmext.model.job import Job, JobState, Placement
 from slurmext.model.plan import EvictAction, Plan, Reason
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.counting import HOLDING, Count
-from slurmext.policy.departures import BEHIND_OTHERS, departures, told
+from slurmext.policy.defragment import defragment
+from slurmext.policy.departures import departures, told
 from slurmext.policy.order import RankOf, Tournament, by_borrowing, by_guarantee
 from slurmext.policy.round import Standing
 from slurmext.policy.settlement import Settlement
@@ -68,7 +69,7 @@ def plan_counted(count: Count) -> Plan:
 
 
 def _for_those_who_wait(count: Count) -> Plan:
-    if not count.pending:
+    if not count.pending and count.snapshot.defragment is None:
         return Plan()
     barred: frozenset[str] = frozenset()
     for _ in range(PROMISE_ROUNDS):
@@ -82,12 +83,12 @@ def _for_those_who_wait(count: Count) -> Plan:
 
 def _broken_promises(count: Count, made: Plan) -> set[str]:
     """Beneficiaries that would not start although their victims are gone, or not where GPUs are kept for them."""
-    if not made.evict and not made.move:
+    named = {evict.beneficiary for evict in made.evict} | {move.beneficiary for move in made.move if move.beneficiary}
+    if not named:
         return set()
     later = aftermath(count.snapshot, made)
     after = _round(count.fork().follow(later), frozenset())
     started = {release.job for release in after.release}
-    named = {evict.beneficiary for evict in made.evict} | {move.beneficiary for move in made.move}
     return (named - started) | (named & _kept_twice(later, made))
 
 
@@ -113,7 +114,6 @@ def aftermath(snapshot: Snapshot, made: Plan) -> Snapshot:
     for fence in made.fence:
         kept_for[fence.beneficiary] = {part.node: part.gpus for part in fence.placement}
     gone = {evict.job for evict in made.evict if evict.action is not EvictAction.SHRINK}
-    last = {evict.job for evict in made.evict if evict.reason in BEHIND_OTHERS}
     moved = {move.job: move.target for move in made.move}
     jobs: list[Job] = []
     for job in snapshot.jobs:
@@ -130,7 +130,7 @@ def aftermath(snapshot: Snapshot, made: Plan) -> Snapshot:
                 evicting_for=None,
                 idle_since_s=None,
             )
-            jobs.append(replace(requeued, submitted_s=snapshot.now_s) if job.id in last else requeued)
+            jobs.append(requeued)
         elif job.id in moved:
             jobs.append(replace(job, placement=moved[job.id], started_s=snapshot.now_s, idle_since_s=None))
         elif job.id in taken:
@@ -168,6 +168,8 @@ def _round(count: Count, barred: Collection[str] | None) -> Plan:
             break
         _ask_again(state, ranks)
     state.write_promises()
+    if state.snapshot.defragment is not None:
+        state.move += defragment(state, state.snapshot.defragment)
     _say_why_nothing_is_free(state)
     started = {release.job for release in state.release}
     reasons = {job_id: state.reasons[job_id] for job_id in sorted(state.pending) if job_id not in started}

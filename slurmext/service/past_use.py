@@ -1,4 +1,4 @@
-"""What queues borrowed lately, kept up to date: a mean over time in which an hour counts half after each half-life. Pure."""
+"""What queues borrowed lately: a mean over time in which what was a half-life ago counts half. Pure."""
 
 from __future__ import annotations
 

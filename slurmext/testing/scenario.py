@@ -40,7 +40,7 @@ from slurmext.model.job import Job, JobState, NodeGpus, Placement
 from slurmext.model.node import Node
 from slurmext.model.plan import EvictAction, Plan
 from slurmext.model.queue import Queue
-from slurmext.model.snapshot import Fence, Settings, Snapshot
+from slurmext.model.snapshot import Defragment, Fence, Settings, Snapshot
 from slurmext.policy.departures import WITHOUT_BENEFICIARY
 from slurmext.policy.invariants import violations
 from slurmext.policy.planner import plan
@@ -151,7 +151,8 @@ def _differences(made: Plan, expect: Mapping[str, Any], when: str) -> Iterator[s
     yield from _same_ids(f"{when}: move", moves, expect.get("move", {}))
     for job_id, what in _items(expect.get("move", {})):
         if job_id in moves and what is not None:
-            shown = f"{' '.join(part.node for part in moves[job_id].target)} for {moves[job_id].beneficiary}"
+            target, beneficiary = moves[job_id].target, moves[job_id].beneficiary
+            shown = f"{' '.join(part.node for part in target)} for {beneficiary or 'nobody'}"
             if shown != what:
                 yield f"{when}: {job_id} moves to {shown}, not {what}"
     fences = {fence.beneficiary: fence for fence in made.fence}
@@ -225,7 +226,15 @@ def _snapshot(case: Mapping[str, Any]) -> Snapshot:
     kept = tuple(
         Fence(beneficiary=str(job_id), placement=_placement(where)) for job_id, where in case.get("fences", {}).items()
     )
-    return replace(snapshot, fences=kept, removed=case.get("removed", {}))
+    wish = case.get("defragment")
+    due = None if wish is None else TypeAdapter(Defragment).validate_python(wish)
+    return replace(
+        snapshot,
+        fences=kept,
+        removed=case.get("removed", {}),
+        past_gpus=case.get("past_gpus", {}),
+        defragment=due,
+    )
 
 
 def _job(line: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from slurmext.model.job import Job, JobState, NodeGpus
 from slurmext.model.node import Node, NodeState
 from slurmext.model.queue import FenceMode, IdleAction, IdleRule, PreDrain, Queue, QuotaChange, TypeQuota, UserLimit
-from slurmext.model.snapshot import Settings, Snapshot
+from slurmext.model.snapshot import Defragment, Settings, Snapshot
 
 NOW_S = 10_000
 GROUPS = {"ann": ("lab",), "ben": ("lab", "ops"), "cem": ()}
@@ -36,7 +36,10 @@ def snapshots(draw: st.DrawFn, *, plain: bool = False) -> Snapshot:
         )
     jobs = draw(_jobs(nodes, plain))
     removed = {} if plain else draw(st.sampled_from([{}, {}, {"nowhere": NOW_S}, {"nowhere": NOW_S + 100_000}]))
-    return Snapshot(now_s=NOW_S, settings=settings, nodes=nodes, queues=queues, jobs=jobs, removed=removed)
+    wish = None if plain else draw(st.sampled_from([None, None, Defragment(worth_s=2000), Defragment(most_moves=2)]))
+    return Snapshot(
+        now_s=NOW_S, settings=settings, nodes=nodes, queues=queues, jobs=jobs, removed=removed, defragment=wish
+    )
 
 
 @st.composite

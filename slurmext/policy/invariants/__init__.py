@@ -15,6 +15,7 @@ from slurmext.policy.invariants.case import Case
 from slurmext.policy.invariants.departing import cuts_are_complete, cuts_are_minimal, departures_are_due
 from slurmext.policy.invariants.draining import nobody_in_the_way
 from slurmext.policy.invariants.leaving import (
+    defragmentation_pays,
     every_beneficiary_fits,
     gangs_stay_whole,
     guarantees_kept,
@@ -67,6 +68,7 @@ LAWS: tuple[tuple[str, Callable[[Case], Iterator[str]]], ...] = (
     ("cuts are carried out", cuts_are_complete),
     ("nobody in the calendar's way", nobody_in_the_way),
     ("headroom is left", headroom_is_left),
+    ("defragmentation pays", defragmentation_pays),
     ("work-conserving", work_conserving),
     ("guaranteed demand is served", guaranteed_demand_is_served),
     ("one reason per pending job", one_reason_each),

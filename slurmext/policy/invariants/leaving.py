@@ -8,7 +8,7 @@ from slurmext.model.job import Job, JobState
 from slurmext.model.node import NodeState
 from slurmext.model.plan import Evict, EvictAction, Reason
 from slurmext.policy.invariants.case import Case, leaf_of, summed
-from slurmext.policy.victims import spared
+from slurmext.policy.victims import lost_seconds, spared
 
 
 def spared_jobs_untouched(case: Case) -> Iterator[str]:
@@ -25,6 +25,34 @@ def spared_jobs_untouched(case: Case) -> Iterator[str]:
         known = {NodeState.UP, NodeState.DRAIN}
         if any(part.node not in case.nodes or case.nodes[part.node].state not in known for part in job.placement):
             yield f"{job.id} runs where nothing is known"
+
+
+def defragmentation_pays(case: Case) -> Iterator[str]:
+    """Who moves for nobody leaves a node wholly free, goes where somebody is, and costs less than that is worth."""
+    moves = [move for move in case.plan.move if not move.beneficiary]
+    wish, settings, now_s = case.snapshot.defragment, case.snapshot.settings, case.snapshot.now_s
+    held, starts = case.held(), summed((p.node, p.gpus) for r in case.plan.release for p in r.placement)
+    left = summed((part.node, part.gpus) for move in moves for part in move.source)
+    came = summed((part.node, part.gpus) for move in moves for part in move.target)
+    if moves and (wish is None or len(moves) > wish.most_moves or case.plan.evict):
+        yield f"{len(moves)} jobs move for nobody"
+        return
+    cost: dict[str, float] = {}
+    for move in moves:
+        job, node = case.jobs[move.job], move.source[0].node
+        lost_s = float(lost_seconds(job, now_s)) + float(settings.requeue_delay_s) * (1 + job.preempted) + 1
+        cost[node] = cost.get(node, 0.0) + lost_s * job.placed_gpus
+        if move.reason is not Reason.DEFRAGMENT or len(move.source) > 1:
+            yield f"{job.id} moves because of {move.reason} from {len(move.source)} nodes"
+    for name, gpus in left.items():
+        if held.get(name, 0) > gpus or starts.get(name, 0) or came.get(name, 0):
+            yield f"{name} is not free when its jobs have moved"
+        if wish is not None and cost[name] >= case.nodes[name].gpus * wish.worth_s:
+            worth = wish.worth_s * case.nodes[name].gpus
+            yield f"{name}: its jobs lose {cost[name]:.0f} GPU s, and it is worth {worth:.0f}"
+    for name in came:
+        if held.get(name, 0) + starts.get(name, 0) == 0:
+            yield f"{name} was wholly free"
 
 
 def gangs_stay_whole(case: Case) -> Iterator[str]:
