@@ -66,11 +66,13 @@ class Eviction(Consolidation):
             if not self.ledger.may_borrow(leaf, gpus, idle) or not self.ledger.leaves_headroom(leaf, job, gpus, idle):
                 short = least
             need = self.need(job, mask, ((leaf, short),) if short > 0 else ())
-            givers = Givers(key=("preempt", leaf, job.priority), levels={leaf: ()}, below_priority=job.priority)
-            key = ("preempt", self.shape(leaf, job, Standing.OWN)[:-1], gpu_type)
-            accept = self._preempt_check(leaf, job, gpus, plain=short <= 0)
-            if self._evict(leaf, job, need, givers, Reason.PREEMPT_PRIORITY, key, accept):
-                return True
+            # The lowest priority first, whatever it costs: who has more would take its place once it is requeued.
+            for below in self.hunt.priorities_below(leaf, job.priority):
+                givers = Givers(key=("preempt", leaf, below), levels={leaf: ()}, below_priority=below)
+                key = ("preempt", self.shape(leaf, job, Standing.OWN)[:-1], gpu_type, below)
+                accept = self._preempt_check(leaf, job, gpus, plain=short <= 0)
+                if self._evict(leaf, job, need, givers, Reason.PREEMPT_PRIORITY, key, accept):
+                    return True
         return False
 
     def _shortage(self, leaf: int, job: Job, gpus: GpusByType) -> tuple[tuple[int, int], ...]:

@@ -125,6 +125,11 @@ class Herd:
             return 0
         return sum(gpus for other, gpus in self._by_priority.get(leaf, {}).items() if other < priority)
 
+    def priorities_below(self, leaf: int, priority: int) -> list[int]:
+        """Bounds that each let one more priority of possible victims be below them, the last `priority`."""
+        lower = sorted(other for other, gpus in self._by_priority.get(leaf, {}).items() if gpus and other < priority)
+        return [*lower[1:], priority]
+
     def _count_priority(self, victim: Candidate, gpus: int) -> None:
         counts = self._by_priority.setdefault(victim.leaf, {})
         counts[victim.job.priority] = counts.get(victim.job.priority, 0) + gpus
