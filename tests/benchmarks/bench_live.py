@@ -4,19 +4,19 @@ The busiest day of the micro week of Microsoft Philly (Jeon et al., USENIX ATC'1
 devcluster of 32 nodes x 8 simulated GPUs: slurmctld, a slurmd and an agent for each node, slurmextd, and jobs that
 sleep for as long as the traced ones ran. Virtual clusters are queues guaranteed their quota. A job that is told to go
 notes what it still has to do, confirms and is requeued; when it starts again it goes on. Then slurmext's simulator gets
-the same submissions, and three constants measured on that cluster before: how long a job takes to start, how long GPUs
-stay taken around a job's work, and how long a victim takes to go.
+the same submissions, and constants measured on that cluster before: how long a job takes to start, how long GPUs stay
+taken around a job's work, how long a victim takes to go and to start again, how long a cycle of slurmextd takes.
 
 What ran at the day's start comes from a simulation of the days before; on fewer nodes every n-th job of the trace runs.
 The last line is JSON: start_diff_s_p50 and start_diff_s_p95 (a job's first start, live against simulated),
 evictions_live, evictions_sim, wait_mean_live_s, wait_mean_sim_s, util_live, util_sim, disagree_pct (jobs that started
 in one alone). A day is chaotic: one job on another node changes who is evicted for hours. So the simulation is repeated
-ten times with submissions up to half a second later and nodes in another order; ..._range is what these give, and
+ten times with submissions up to half a second later, cycles half to twice as long and nodes in another order; ..._range is what these give, and
 repeat_start_diff_s_p50 and _p95 how far their starts are from the first one's.
 
     python tests/benchmarks/bench_live.py             32 nodes, a day in 24 minutes (1:60)
     python tests/benchmarks/bench_live.py --medium    8 nodes, five hours in 5 minutes
-    python tests/benchmarks/bench_live.py --quick     4 nodes, five hours in 1 minute
+    python tests/benchmarks/bench_live.py --quick     4 nodes, three hours in 36 seconds
 
 The traces are looked for in --traces, SLURMEXT_TRACES or ../shared/data/traces.
 """
@@ -97,13 +97,15 @@ class Load:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constants:
     """Seconds on this cluster: from the call of sbatch to the script's first line, from a script's end to the next one's
-    first line on the same GPUs, the same for a victim's, and after its leaving until a victim may start again.
+    first line on the same GPUs, the same for a victim's, after its leaving until a victim may start again, and how long a
+    cycle of slurmextd takes.
     """
 
     start_s: float
     gap_s: float
     reclaim_s: float
     requeue_s: float
+    cycle_s: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -173,10 +175,6 @@ class Live:
         rows = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
         return [(row[0], row[1], float(row[2])) for row in rows]
 
-    def count(self, job: str, what: str) -> int:
-        """How often this happened to a job."""
-        return sum(one == job and kind == what for one, kind, _ in self.events())
-
     def until(self, ready: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
         """Wait."""
         deadline = time.monotonic() + timeout_s
@@ -185,28 +183,31 @@ class Live:
                 raise SystemExit(f"waited {timeout_s:g} s for {what}\n{self.cluster.out('squeue')}")
             time.sleep(0.05)
 
-    def calibrate(self) -> Constants:
-        """Whole-cluster jobs, one after the other: medians of three."""
+    def calibrate(self, rounds: int) -> Constants:
+        """Whole-node jobs, one after the other, on the one node that a large job leaves free: medians."""
         first, share = next(iter(self.load.quotas.items()))
-        whole = TraceJob(id="c", queue=SPARE, submit_s=0, duration_s=1.0, **_shape(self.load.nodes * NODE_GPUS))
-        starts, gaps, reclaims, requeues = ([] for _ in range(4))
-        for number in range(3):
-            ids = [f"c{number}{kind}" for kind in "abvt"]
-            one, two, victim, taker = (replace(whole, id=job) for job in ids)
-            called_s = self.submit(one)
-            self.submit(two)
-            self.until(lambda job=ids[1]: self.count(job, "e") == 1, "calibration")
-            told = {(job, kind): at_s for job, kind, at_s in self.events()}
-            starts.append(told[ids[0], "s"] - called_s)
-            gaps.append(told[ids[1], "s"] - told[ids[0], "e"])
-            self.submit(replace(victim, duration_s=8.0))
-            self.until(lambda job=ids[2]: self.count(job, "s") == 1, "calibration")
+        node = TraceJob(id="c", queue=SPARE, submit_s=0, duration_s=1.0, gpus_per_task=NODE_GPUS)
+        self.submit(replace(node, id="rest", duration_s=3600, tasks=self.load.nodes - 1))
+        self._until_events("rest", "s")
+        starts, gaps, reclaims, requeues, cycles = ([] for _ in range(5))
+        for number in range(rounds):
+            one, two, victim, taker = (f"c{number}{kind}" for kind in "abvt")
+            called_s = self.submit(replace(node, id=one))
+            self.submit(replace(node, id=two))
+            told = self._until_events(two, "e")
+            starts.append(told[one, "s"] - called_s)
+            gaps.append(told[two, "s"] - told[one, "e"])
+            self.submit(replace(node, id=victim, duration_s=5.0))
+            self._until_events(victim, "s")
             time.sleep(1.5)
-            taken_s = self.submit(replace(taker, queue=first, duration_s=0.1, **_shape(min(share, NODE_GPUS))))
-            self.until(lambda job=ids[2]: self.count(job, "e") == 1, "a victim to run again")
-            told = {(job, kind): at_s for job, kind, at_s in self.events()}
-            reclaims.append(told[ids[3], "s"] - taken_s)
-            requeues.append(told[ids[2], "s"] - told[ids[2], "l"])
+            taken_s = self.submit(
+                replace(node, id=taker, queue=first, duration_s=0.1, gpus_per_task=min(share, NODE_GPUS))
+            )
+            told = self._until_events(victim, "e")
+            reclaims.append(told[taker, "s"] - taken_s)
+            cycles.append(json.loads(self.slurmext("daemon", "status", "--json"))["cycle"]["took_s"])
+            requeues.append(told[victim, "s"] - told[victim, "l"])
+        self.cluster.cancel_all()
         (self.folder / "events").unlink()
         start_s = statistics.median(starts)
         return Constants(
@@ -214,7 +215,13 @@ class Live:
             gap_s=statistics.median(gaps),
             reclaim_s=max(0.05, statistics.median(reclaims) - start_s),
             requeue_s=statistics.median(requeues),
+            cycle_s=statistics.median(cycles),
         )
+
+    def _until_events(self, job: str, kind: str) -> dict[tuple[str, str], float]:
+        """When everything happened last, once this has happened to the job."""
+        self.until(lambda: any(event[:2] == (job, kind) for event in self.events()), "calibration")
+        return {(job, kind): at_s for job, kind, at_s in self.events()}
 
     def run(self) -> History:
         """Submit everything in its time, and see what comes of it."""
@@ -331,9 +338,21 @@ def the_day(folder: Path, nodes: int, *, hours: float, scale: float) -> Load:
     return replace(load, jobs=tuple(scaled))
 
 
+def together(submits: Mapping[str, float], cycle_s: float) -> dict[str, float]:
+    """Submissions as slurmextd sees them: what comes while it is in a cycle is seen by the next one."""
+    found: dict[str, float] = {}
+    cycle_at_s = -cycle_s
+    for job, at_s in sorted(submits.items(), key=lambda item: item[1]):
+        if at_s > cycle_at_s:
+            cycle_at_s = max(at_s, cycle_at_s + cycle_s)
+        found[job] = cycle_at_s
+    return found
+
+
 def predict(load: Load, constants: Constants, submits: Mapping[str, float], jitter: random.Random | None) -> History:
     """The simulator's version, its times those of the jobs' scripts."""
     around_s = constants.gap_s
+    submitted, submits = submits, together(submits, constants.cycle_s * (jitter.uniform(0.5, 2) if jitter else 1))
     jobs = [
         replace(
             job,
@@ -354,6 +373,7 @@ def predict(load: Load, constants: Constants, submits: Mapping[str, float], jitt
     if jitter:
         jitter.shuffle(names)
     history, _ = simulate(jobs, names, policy, world, load.lasts_s)
+    history.submits = dict(submitted)
     after_s = max(0.0, constants.gap_s - constants.start_s)
     history.runs = [
         (job, start_s + constants.start_s, max(start_s + constants.start_s, end_s - after_s))
@@ -438,7 +458,7 @@ def main() -> int:
     """Run, simulate, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="4 nodes, five hours in 1 minute")
+    size.add_argument("--quick", action="store_true", help="4 nodes, three hours in 36 seconds")
     size.add_argument("--medium", action="store_true", help="8 nodes, five hours in 5 minutes")
     parser.add_argument("--nodes", type=int, choices=(4, 8, 16, 32), help="nodes with 8 GPUs")
     parser.add_argument("--hours", type=float, help="hours of the trace")
@@ -446,7 +466,7 @@ def main() -> int:
     parser.add_argument("--traces", type=Path, help="where the traces are")
     parser.add_argument("--plot", type=Path, help="the picture [docs/img/bench-live-day.png; quick: none]")
     options = parser.parse_args()
-    nodes, hours, scale = (4, 5.0, 300.0) if options.quick else (8, 5.0, 60.0) if options.medium else (32, 24.0, 60.0)
+    nodes, hours, scale = (4, 3.0, 300.0) if options.quick else (8, 5.0, 60.0) if options.medium else (32, 24.0, 60.0)
     folder = options.traces or Path(os.environ.get("SLURMEXT_TRACES", "../shared/data/traces"))
     if not (folder / "philly_micro_week.csv").exists():
         print(f"no traces in {folder}: name their folder with --traces or SLURMEXT_TRACES", file=sys.stderr)
@@ -461,10 +481,11 @@ def main() -> int:
     )  # fmt: skip
     live = Live(load, f"bench-l-{os.getpid()}")
     with live.cluster as cluster:
-        constants = live.calibrate()
+        constants = live.calibrate(1 if options.quick else 3)
         print(
             f"this cluster: a job starts in {constants.start_s:.2f} s, {constants.gap_s:.2f} s between two jobs, a victim "
-            f"goes in {constants.reclaim_s:.2f} s and starts again after {constants.requeue_s:.2f} s", flush=True,
+            f"goes in {constants.reclaim_s:.2f} s and starts again after {constants.requeue_s:.2f} s; a cycle takes "
+            f"{constants.cycle_s:.2f} s", flush=True,
         )  # fmt: skip
         happened = live.run()
         spent = {name.partition("@")[0]: _spent(cluster, name.partition("@")[0]) for name in cluster.status()}
@@ -524,14 +545,6 @@ def _spent(cluster: Devcluster, kind: str) -> tuple[float, float]:
 
 def _names(count: int) -> list[str]:
     return [f"n{number}" for number in range(1, count + 1)]
-
-
-def _shape(gpus: int) -> dict[str, int]:
-    return (
-        {"tasks": 1, "gpus_per_task": gpus}
-        if gpus <= NODE_GPUS
-        else {"tasks": gpus // NODE_GPUS, "gpus_per_task": NODE_GPUS}
-    )
 
 
 if __name__ == "__main__":
