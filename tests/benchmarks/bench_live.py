@@ -436,7 +436,11 @@ def waiting(history: History, times: Sequence[float]) -> list[int]:
 
 def draw(path: Path, load: Load, live: History, simulated: History) -> None:
     """Both histories over time."""
-    import matplotlib as mpl
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        print(f"no matplotlib, so no {path.name}: pip install 'slurmext[plot]'", file=sys.stderr)
+        return
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
