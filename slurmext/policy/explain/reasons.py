@@ -35,7 +35,7 @@ def sentence(books: Books, job: Job, reason: Reason) -> str:
         case Reason.QUEUE_FENCE:
             return f"a fence keeps queue {queue} from borrowing the {need} GPUs elsewhere"
         case Reason.NO_NODE_FITS:
-            return f"no set of nodes that are up could hold {_shape(job)}, even if all were idle"
+            return f"no set of nodes that are up could hold {_shape(job)}, even if no job of any queue ran"
         case Reason.FRAGMENTED:
             return f"{free_gpus(books)} GPUs are free, but not where {_shape(job)} would fit"
         case Reason.NO_FREE_GPUS:
