@@ -111,7 +111,7 @@ class Admission(Round):
 
     def _tell(self, leaf: int, job: Job, gpus: Mapping[str, int]) -> None:
         """Its owner shall know when the calendar may cost the job its GPUs."""
-        if self.ledger.drain is None or not self.tree.nodes[leaf].tells or not job.preemptible:
+        if self.ledger.drain is None or not self.tree.nodes[leaf].tells:
             return
         at_s = self.ledger.drain.in_the_way(leaf, job, gpus)
         if at_s is not None:

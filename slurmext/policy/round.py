@@ -104,10 +104,11 @@ class Round:
     def drained(self, leaf: int, job: Job, gpus: Mapping[str, int]) -> bool:
         """Whether the job would be in the way of a change of the calendar and its queue starts no such job.
 
-        What was promised before is kept: victims may have left for it.
+        What was promised before is kept: victims may have left for it. A job that may not be preempted is of no use to
+        tell: nobody could take its GPUs back then.
         """
         drain = self.ledger.drain
-        if drain is None or self.tree.nodes[leaf].tells or job.id in self.owed:
+        if drain is None or job.id in self.owed or (self.tree.nodes[leaf].tells and job.preemptible):
             return False
         return drain.in_the_way(leaf, job, gpus) is not None
 

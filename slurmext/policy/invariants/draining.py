@@ -32,13 +32,13 @@ def nobody_in_the_way(case: Case) -> Iterator[str]:
             continue
         if not tells(case, job):
             yield f"{job.id} starts although it is in the way at {at_s:g}"
-        elif job.preemptible and job.id not in told:
+        elif job.id not in told:
             yield f"{job.id} starts and is not told of {at_s:g}"
 
 
 def tells(case: Case, job: Job) -> bool:
-    """Whether the job's queue starts who is in the way, and tells."""
-    return any(queue.path == job.queue and queue.pre_drain is PreDrain.TELL for queue in case.snapshot.queues)
+    """Whether the job's queue starts it although it is in the way, and tells it; not one that nobody may preempt."""
+    return job.preemptible and any(queue.path == job.queue and queue.pre_drain is PreDrain.TELL for queue in case.snapshot.queues)
 
 
 def holders(case: Case, *, promised: bool) -> dict[str, int]:
