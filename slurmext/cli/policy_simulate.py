@@ -14,11 +14,11 @@ from slurmext.cli.whatif import (
     Knobs,
     apply_knobs,
     as_json,
-    calendar,
     draw,
     placed,
     rounded,
     show,
+    timetable,
     totals,
     warn,
     watched,
@@ -108,10 +108,10 @@ def _play(
 
     policy, found = placed(policy, jobs)
     question = apply_knobs(Question(nodes=nodes, jobs=found), knobs)
-    queues_at = calendar(policy, (job.queue for job in found), start_s)
+    times = timetable(policy, (job.queue for job in found), start_s)
     settings = policy.as_model(1).settings
     made = watched(
-        name, question, lambda look: answer(question, policy.queues, settings, observe=look, queues_at=queues_at)
+        name, question, lambda look: answer(question, policy.queues, settings, observe=look, timetable=times)
     )
     warn(question, policy.queues, {name: made})
     return made

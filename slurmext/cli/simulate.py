@@ -17,13 +17,13 @@ from slurmext.cli.whatif import (
     Knobs,
     apply_knobs,
     as_json,
-    calendar,
     draw,
     law_monitor,
     moment,
     placed,
     rounded,
     show,
+    timetable,
     totals,
     warn,
     watched,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from slurmext.model.job import Placement
     from slurmext.model.queue import Queue
     from slurmext.model.snapshot import Settings, Snapshot
-    from slurmext.simulate.engine import QueuesAt
+    from slurmext.simulate.timetable import Timetable
     from slurmext.simulate.whatif import Question
     from slurmext.simulate.workload import TraceJob
 
@@ -48,7 +48,7 @@ class Case:
     question: Question
     queues: tuple[Queue, ...]
     settings: Settings
-    queues_at: QueuesAt | None
+    timetable: Timetable | None
 
 
 @click.command(
@@ -75,7 +75,7 @@ class Case:
 )  # fmt: skip
 @click.option("--trace", type=click.Path(path_type=Path), metavar="CSV", help="Jobs to submit; see 'slurmext trace'.")
 @click.option("--policy", type=click.Path(path_type=Path), metavar="YAML", help="Queues. Default: the snapshot's.")
-@click.option("--start", metavar="TIME", help="When the trace begins, for a policy with calendars: 2026-11-02T00:00.")
+@click.option("--start", metavar="TIME", help="When the trace begins, where the policy has calendars: 2026-11-02T00:00.")
 @click.option(
     "--compare",
     type=click.Choice(["static", "pool", "qos"]),
@@ -115,7 +115,7 @@ def cli(
             way,
             case.question,
             lambda look, way=way: answer(
-                case.question, case.queues, case.settings, way=way, observe=look, queues_at=case.queues_at
+                case.question, case.queues, case.settings, way=way, observe=look, timetable=case.timetable
             ),
             law_monitor(broken) if check and way == SLURMEXT else None,
         )
@@ -146,12 +146,12 @@ def _case(
     everybody = [*jobs, *waiting, *(job for job, _ in running)]
     if not everybody:
         raise UsageError("there is nothing to simulate: add --trace CSV")
-    queues, settings, queues_at = snapshot.queues, snapshot.settings, None
+    queues, settings, times = snapshot.queues, snapshot.settings, None
     if policy is not None:
         policy, found = placed(policy, everybody)
         started_s = moment(start, policy) if start else (float(snapshot.now_s) or None)
         queues, settings = policy.queues, policy.as_model(1).settings
-        queues_at = calendar(policy, (job.queue for job in found), started_s)
+        times = timetable(policy, (job.queue for job in found), started_s)
     else:
         found = fitted(everybody, {queue.path for queue in queues}, lambda _job: None)
     split = len(found) - len(running)
@@ -160,7 +160,7 @@ def _case(
         jobs=found[:split],
         running=[(job, place) for job, (_, place) in zip(found[split:], running, strict=True)],
     )
-    return Case(question=apply_knobs(question, knobs), queues=queues, settings=settings, queues_at=queues_at)
+    return Case(question=apply_knobs(question, knobs), queues=queues, settings=settings, timetable=times)
 
 
 def start_from(file: Path, policy_file: Path | None) -> tuple[Snapshot, SitePolicy | None]:

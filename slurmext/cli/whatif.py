@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from slurmext.model.plan import Plan
     from slurmext.model.queue import Queue
     from slurmext.model.snapshot import Snapshot
-    from slurmext.simulate.engine import QueuesAt
     from slurmext.simulate.report import Report
+    from slurmext.simulate.timetable import QueuesAt, Timetable
     from slurmext.simulate.whatif import Observer, Question
     from slurmext.simulate.workload import TraceJob
 
@@ -203,32 +203,49 @@ def placed(policy: SitePolicy, jobs: Sequence[TraceJob]) -> tuple[SitePolicy, li
     return policy.including({job.queue for job in found} - leaves), found
 
 
-def calendar(policy: SitePolicy, paths: Iterable[str], start_s: float | None) -> QueuesAt | None:
-    """The queues at each second of the trace, which begins at `start_s` (Unix time); None without a calendar.
+def timetable(policy: SitePolicy, paths: Iterable[str], start_s: float | None) -> Timetable:
+    """What the policy does at certain times of the trace, which begins at `start_s` (Unix time).
 
-    Raises UsageError when nobody said when the trace begins and the policy has calendars.
+    Raises UsageError when nobody said when the trace begins and it matters.
     """
-    from math import inf
+    from slurmext.simulate.timetable import Tidy, Timetable
 
-    from slurmext.config.history import shrinks
-
-    if not policy.schedule.calendar.windows:
-        return None
+    model = policy.as_model(1)
+    calendars, schedule = bool(policy.schedule.calendar.windows), model.defragment_schedule
     if start_s is None:
-        raise UsageError("the policy has calendars; say when the trace begins, for example --start 2026-11-02T00:00")
-    wanted = set(paths)
+        if calendars or schedule is not None:
+            what = "calendars" if calendars else "a time for defragmentation"
+            raise UsageError(f"the policy has {what}; say when the trace begins, for example --start 2026-11-02T00:00")
+        return Timetable(half_life_s=model.half_life_s)
+    tidy = None if schedule is None else Tidy(wish=model.defragment, after=_next(schedule, policy, start_s))
+    queues_at = _queues_at(policy, set(paths), start_s) if calendars else None
+    return Timetable(queues_at=queues_at, tidy=tidy, half_life_s=model.half_life_s)
 
+
+def _next(schedule: str, policy: SitePolicy, start_s: float) -> Callable[[float], float | None]:
+    import datetime as dt
+
+    from slurmext.config.calendar import cron
+
+    trigger = cron(schedule, policy.schedule.zone)
+
+    def after(now_s: float) -> float | None:
+        since = dt.datetime.fromtimestamp(start_s + now_s + 1, tz=dt.UTC)
+        found = trigger.get_next_fire_time(None, since)
+        return None if found is None else found.timestamp() - start_s
+
+    return after
+
+
+def _queues_at(policy: SitePolicy, paths: set[str], start_s: float) -> QueuesAt:
     def queues_at(now_s: float) -> tuple[tuple[Queue, ...], float | None]:
-        cuts = shrinks([(-inf, policy)], start_s + now_s).cuts
-        shifted: list[Queue] = []
-        times: list[float] = []
-        for queue in policy.at(start_s + now_s).including(wanted).queues:
-            since_s = cuts.get(queue.path)
-            cut_s = None if since_s is None else since_s + policy.settings.cut_delay_s - start_s
-            changes = tuple(replace(change, at_s=change.at_s - start_s) for change in queue.changes)
-            shifted.append(replace(queue, changes=changes, cut_s=cut_s))
-            times += [change.at_s for change in changes[:1]] + ([] if cut_s is None else [cut_s])
-        return tuple(shifted), min((at_s for at_s in times if at_s > now_s), default=None)
+        queues = policy.at(start_s + now_s).including(paths).queues
+        shifted = tuple(
+            replace(queue, changes=tuple(replace(change, at_s=change.at_s - start_s) for change in queue.changes))
+            for queue in queues
+        )
+        changes = [float(queue.changes[0].at_s) for queue in shifted if queue.changes]
+        return shifted, min(changes, default=None)
 
     return queues_at
 

@@ -118,6 +118,11 @@ class Contract:
                 self._since.setdefault(path, {}).setdefault(job_id, now_s)
                 self._last[job_id] = reasons.get(job_id, Reason.NO_FREE_GPUS).value
 
+    def borrowed(self) -> dict[str, int]:
+        """GPUs that every queue uses beyond its guarantee, by path."""
+        nodes, total = self._tree.nodes, self._used.total
+        return {path: max(0, total[index] - nodes[index].guaranteed) for path, index in self._tree.by_path.items()}
+
     def finish(self, now_s: float) -> list[Breach]:
         """All breaches, with those of jobs that still wait at the end."""
         for path, known in self._since.items():

@@ -17,14 +17,12 @@ from slurmext.policy.tree import queue_tree
 from slurmext.policy.victims import shrunk
 from slurmext.simulate.contract import Contract
 from slurmext.simulate.history import History
+from slurmext.simulate.timetable import PATIENCE_S, Past, QueuesAt, Tidy
 from slurmext.simulate.track import Outcome, Track
 from slurmext.simulate.workload import TraceJob
 from slurmext.simulate.world import World
 
 Planner = Callable[[Snapshot], Plan]
-
-QueuesAt = Callable[[float], tuple[Sequence[Queue], float | None]]
-"""Seconds -> the queues from then on, and when they change next (None: never)."""
 
 _MOST_IN_VAIN = 1000
 """Plans in a row that start nothing while nothing runs or comes: a calendar that turns for ever helps no job then."""
@@ -43,7 +41,8 @@ class _Kind(IntEnum):
     CHECKPOINT = 5
     ELIGIBLE = 6
     LOOK = 7
-    SUBMIT = 8
+    TIDY = 8
+    SUBMIT = 9
 
 
 _SILENT = frozenset({_Kind.CHECKPOINT})
@@ -63,6 +62,8 @@ class Simulation:
     """Called with every plan: an invariant monitor, a progress bar."""
     queues_at: QueuesAt | None = None
     """A calendar; without one the queues stay as they are."""
+    tidy: Tidy | None = None
+    half_life_s: float = 86400
 
     _now: float = 0.0
     _next_plan_s: float = float("-inf")
@@ -78,10 +79,13 @@ class Simulation:
     _delay_s: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
     _history: History = field(default_factory=History)
     _contract: Contract = field(init=False)
+    _past: Past = field(init=False)
+    _tidy_until_s: float = 0.0
 
     def run(self, trace: Iterable[TraceJob], running: Iterable[tuple[TraceJob, Placement]] = ()) -> Outcome:
         """Everything from the first submission until the last job has ended. `running` jobs hold GPUs at time 0."""
         self._contract = Contract(grace_s=float(self.settings.grace_s))
+        self._past = Past(half_life_s=self.half_life_s)
         self.settings = replace(self.settings, fences_stand=True)
         self._type_of = {node.name: node.gpu_type for node in self.nodes}
         for job in trace:
@@ -90,6 +94,7 @@ class Simulation:
         self._now = min((job.trace.submit_s for job in self._tracks.values()), default=0.0)
         self._count_nodes()
         self._new_queues()
+        self._plan_to_tidy()
         for job, placement in running:
             self._tracks[job.id] = self._active[job.id] = track = Track.of(job)
             self._waits(track)
@@ -107,6 +112,7 @@ class Simulation:
             self.observe(snapshot, made)
             self._apply(made)
             self._contract.look(self._now, made.reasons)
+            self._past.borrowed = self._contract.borrowed() if self.settings.past_factor > 0 else {}
             self._next_plan_s = self._now + self.world.tick_s if made.reasons else self._now
             stuck = not self._ahead and all(track.waits for track in self._active.values()) if made.reasons else False
             in_vain = in_vain + 1 if stuck else 0
@@ -171,6 +177,9 @@ class Simulation:
                 self._waits(track)
         elif kind is _Kind.QUEUES:
             self._new_queues()
+        elif kind is _Kind.TIDY:
+            self._tidy_until_s = self._now + PATIENCE_S
+            self._plan_to_tidy()
         elif kind is _Kind.NODE_DOWN:
             self._node_down(what)
         elif kind is _Kind.NODE_UP:
@@ -203,6 +212,11 @@ class Simulation:
             self._history.of(path).guarantee(self._now, node.guaranteed)
             self._delay_s[path] = (node.preemption_delay_s, node.min_runtime_s)
         self._contract.policy(tree)
+
+    def _plan_to_tidy(self) -> None:
+        due_s = None if self.tidy is None else self.tidy.after(self._now)
+        if due_s is not None:
+            self._push(max(due_s, self._now + 1), _Kind.TIDY, "")
 
     # --- jobs -----------------------------------------------------------------------------------------------------
 
@@ -281,6 +295,9 @@ class Simulation:
     # --- plans ----------------------------------------------------------------------------------------------------
 
     def _snapshot(self) -> Snapshot:
+        if self.settings.past_factor > 0:
+            self._past.bring_up(self._now)
+        wished = self.tidy is not None and self._now < self._tidy_until_s
         return Snapshot(
             now_s=self._now,
             settings=self.settings,
@@ -288,6 +305,8 @@ class Simulation:
             queues=tuple(self.queues),
             jobs=tuple(track.job for track in self._active.values()),
             fences=self._fences,
+            past_gpus=self._past.gpus,
+            defragment=self.tidy.wish if self.tidy is not None and wished else None,
         )
 
     def _apply(self, made: Plan) -> None:
@@ -299,6 +318,8 @@ class Simulation:
                 self._shrink(self._active[evict.job], evict.tasks, evict.beneficiary, made)
             else:
                 leaving[evict.job] = evict.beneficiary
+        if any(not move.beneficiary for move in made.move):
+            self._tidy_until_s = 0.0
         for move in made.move:
             leaving[move.job] = move.beneficiary
             self._active[move.job].moving = True

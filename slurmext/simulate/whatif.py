@@ -15,6 +15,7 @@ from slurmext.model.snapshot import Settings, Snapshot
 from slurmext.policy.planner import Planner
 from slurmext.simulate import engine, peers
 from slurmext.simulate.report import Report, report
+from slurmext.simulate.timetable import Timetable
 from slurmext.simulate.workload import TraceJob
 from slurmext.simulate.world import World
 
@@ -47,11 +48,12 @@ def answer(
     *,
     way: str = SLURMEXT,
     observe: Observer | None = None,
-    queues_at: engine.QueuesAt | None = None,
+    timetable: Timetable | None = None,
 ) -> Report:
     """Play it to the end under these queues: by slurmext's planner, or as one of PEERS would decide."""
     world, planner = question.world, Planner().plan
     policy = queues
+    timetable = timetable if timetable is not None and way == SLURMEXT else Timetable()
     quota = {queue.path: queue.guaranteed or 0 for queue in queues}
     if way == "static":
         queues, settings = peers.static(queues), replace(settings, consolidate=False)
@@ -66,7 +68,9 @@ def answer(
         world=world,
         planner=planner,
         observe=observe or (lambda _snapshot, _plan: None),
-        queues_at=queues_at if way == SLURMEXT else None,
+        queues_at=timetable.queues_at,
+        tidy=timetable.tidy,
+        half_life_s=timetable.half_life_s,
     )
     return report(simulation.run(question.jobs, question.running), policy=policy if way in PEERS else None)
 

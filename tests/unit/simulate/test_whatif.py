@@ -11,10 +11,11 @@ import pytest
 from slurmext.errors import UsageError
 from slurmext.model.node import Node
 from slurmext.model.queue import Queue, QuotaChange
-from slurmext.model.snapshot import Settings
+from slurmext.model.snapshot import Defragment, Settings
 from slurmext.simulate import plot, whatif
 from slurmext.simulate.history import Steps
 from slurmext.simulate.report import MOST_BUCKETS, Report
+from slurmext.simulate.timetable import Past, Tidy, Timetable
 from slurmext.simulate.workload import TraceJob
 from slurmext.simulate.world import World, failure, random_failures
 
@@ -175,11 +176,60 @@ def test_a_calendar_changes_the_guarantee_in_the_middle() -> None:
         nodes=NODES,
         jobs=(job("a", "research", 0, 9000), job("p", "prod", 0, 9000), job("q", "prod", 10, 9000)),
     )
-    made = whatif.answer(question, QUEUES, Settings(grace_s=60), queues_at=queues_at)
+    made = whatif.answer(question, QUEUES, Settings(grace_s=60), timetable=Timetable(queues_at=queues_at))
     assert {queue.queue: queue.wait_mean_s for queue in made.queues}["prod"] == pytest.approx((3600 - 10 + 20) / 2)
     assert made.series.queues["prod"].guaranteed[0] == 8
     assert made.series.queues["prod"].guaranteed[-1] == 16
     assert made.breaches == 0
+
+
+def test_nodes_are_tidied_by_schedule() -> None:
+    """Two jobs of 2 GPUs stay behind on two nodes; at 1 h one moves to the other, and a node is free for eight."""
+    trace = (
+        job("a", "research", 0, 9000, 2),
+        job("x", "research", 0, 600, 6),
+        job("b", "prod", 1, 9000, 2),
+        job("z", "research", 5000, 60, 8),
+    )
+    question = whatif.Question(nodes=NODES, jobs=trace)
+    settings = Settings(grace_s=60, requeue_delay_s=3)
+    tidy = Tidy(wish=Defragment(worth_s=7200), after=lambda now_s: HOUR_S if now_s < HOUR_S else None)
+    never = whatif.answer(question, QUEUES, settings)
+    tidied = whatif.answer(question, QUEUES, settings, timetable=Timetable(tidy=tidy))
+    assert tidied.moves == 1
+    assert {queue.queue: queue.wait_mean_s for queue in tidied.queues} == {"prod": 0, "research": 0}
+    assert max(queue.wait_mean_s for queue in never.queues) > 0, "without it z's room is made when z is there"
+
+
+def test_what_was_borrowed_fades() -> None:
+    """8 GPUs for a half-life are 4; after another one of none they are 2."""
+    past = Past(half_life_s=100)
+    found = []
+    for at_s, borrowed in ((0, 8), (100, 0), (200, 0), (2000, 0)):
+        past.bring_up(at_s)
+        found.append(dict(past.gpus))
+        past.borrowed = {"a": borrowed}
+    assert found == [{}, {"a": 4}, {"a": 2}, {}]
+
+
+def test_who_borrowed_lately_borrows_later() -> None:
+    """One queue borrowed a node for an hour; when both want it, the other has it if past use counts."""
+    queues = (Queue(path="aged"), Queue(path="fresh"), Queue(path="prod", guaranteed=8))
+    trace = (
+        job("p", "prod", 0, 9 * HOUR_S),
+        job("o1", "aged", 0, HOUR_S),
+        job("o2", "aged", 10, HOUR_S),
+        job("n", "fresh", 20, HOUR_S),
+    )
+    question = whatif.Question(nodes=NODES, jobs=trace)
+    waits = [
+        {
+            queue.queue: queue.wait_mean_s
+            for queue in whatif.answer(question, queues, Settings(past_factor=factor)).queues
+        }
+        for factor in (0, 1)
+    ]
+    assert [found["fresh"] for found in waits] == [2 * HOUR_S - 20, HOUR_S - 20]
 
 
 @pytest.mark.parametrize(
