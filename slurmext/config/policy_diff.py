@@ -46,9 +46,11 @@ def diff_policies(before: SitePolicy | None, after: SitePolicy) -> list[Change]:
                 )
             )
             continue
+        assert before is not None  # noqa: S101  it has keys
+        written = _flat(before, written=True).get(where, {}) | _flat(after, written=True)[where]
         for key in [*keys_before, *(key for key in keys_after if key not in keys_before)]:
             one, other = keys_before.get(key), keys_after.get(key)
-            if one != other:
+            if one != other and (key in written or (one is not None and other is not None)):
                 changes.append(Change(where=where, key=key, before=one, after=other))
     return changes
 

@@ -169,3 +169,19 @@ def test_a_job_in_the_calendars_way_is_told_which_time_limit_would_do() -> None:
     snapshot = Snapshot(now_s=0, nodes=(Node(name="n1", gpus=8),), queues=(queue,), jobs=(job,))
     said = messages(snapshot, plan(snapshot))["1"]
     assert said.endswith("before the job's time limit is over; a --time of at most 150 minutes lets it start")
+
+
+def test_queues_that_share_their_parents_guarantee_are_told_so() -> None:
+    """What they use of it is not borrowed, and nobody beside them borrows it."""
+    users = (Queue(path="research/ann", shares_guarantee=True), Queue(path="research/ben", shares_guarantee=True))
+    jobs = tuple(
+        Job(id=f"{user}{number}", queue=f"research/{user}", state=JobState.PENDING)
+        for user in ("ann", "ben")
+        for number in range(20)
+    )
+    queues = (Queue(path="research", guaranteed=16), Queue(path="prod", guaranteed=16, reserved=16), *users)
+    snapshot = Snapshot(now_s=100, nodes=NODES, queues=queues, jobs=jobs)
+    text = explain_queue(snapshot, plan(snapshot), "research/ben")
+    assert "uses 8 GPUs: 8 of 16 guaranteed to all of research together, 0 borrowed" in text
+    assert "fair share now is 8 GPUs" in text
+    assert "beyond guarantees:" not in text

@@ -23,11 +23,12 @@ def explain_queue(snapshot: Snapshot, plan: Plan, path: str) -> str:
 def account_lines(account: QueueAccount, now_s: float) -> list[str]:
     """The account as lines of text."""
     at_most = "without a limit" if account.max is None else f"at most {account.max}"
-    within_own, beyond = min(account.uses, account.guaranteed), max(0, account.uses - account.guaranteed)
+    within_own = account.uses - account.borrowed
+    whose = f" to all of {account.shares_with} together" if account.shares_with else ""
     lines = [
         (
-            f"Queue {account.path} uses {account.uses} GPUs: {within_own} of {account.guaranteed} guaranteed,"
-            f" {beyond} borrowed, {at_most}."
+            f"Queue {account.path} uses {account.uses} GPUs: {within_own} of {account.guaranteed} guaranteed{whose},"
+            f" {account.borrowed} borrowed, {at_most}."
         ),
         f"Its fair share now is {_gpus(account.share)} GPUs{_against(account)}.",
         _waiting(account, now_s),

@@ -34,11 +34,12 @@ class Row:
     lends: int
     short: float
     own: bool = False
+    shares_guarantee: bool = False
 
     @property
     def borrows(self) -> int:
-        """GPUs it uses beyond its guarantee."""
-        return max(0, self.uses - self.guaranteed)
+        """GPUs it uses beyond its guarantee; one that shares its parent's has no guarantee to be beyond."""
+        return 0 if self.shares_guarantee else max(0, self.uses - self.guaranteed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +58,15 @@ class Level:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueAccount:
-    """One queue's account. `types` has the levels once more for each GPU type that has quotas, in GPUs of that type."""
+    """One queue's account. `guaranteed` is that of `shares_with` where the queue shares its parent's guarantee, and
+    `borrowed` is beyond it. `types` has the levels once more for each GPU type that has quotas, in GPUs of that type.
+    """
 
     path: str
     uses: int
     guaranteed: int
+    borrowed: int
+    shares_with: str | None
     reserved: int
     max: int | None
     share: float
@@ -85,11 +90,14 @@ def queue_account(snapshot: Snapshot, plan: Plan, path: str) -> QueueAccount:
         typed = stakes_of(snapshot, plan, tree, gpu_type)
         types[gpu_type] = tuple(_levels(tree, typed, _used_of_type(snapshot, plan, gpu_type), index))
     waiting = [job for job in snapshot.jobs if job.id in plan.reasons and within(job.queue, path)]
+    owner = tree.own(index)
     limits = [most for at in tree.nodes[index].lineage if (most := tree.nodes[at].max) is not None]
     return QueueAccount(
         path=path,
         uses=books.used[path],
-        guaranteed=tree.nodes[index].guaranteed,
+        guaranteed=owner.guaranteed,
+        borrowed=min(books.used[path], max(0, books.used[owner.path] - owner.guaranteed)),
+        shares_with=owner.path if owner.index != index else None,
         reserved=tree.nodes[index].reserved,
         max=min(limits, default=None),
         share=stakes[index].share,
@@ -155,6 +163,7 @@ def _row(tree: QueueTree, stakes: Sequence[Stake], used: Counter[str], index: in
         lends=0,
         short=max(0.0, stake.share - uses) if stake.wants > uses else 0.0,
         own=own,
+        shares_guarantee=node.shares_guarantee and not own,
     )
 
 

@@ -307,6 +307,9 @@ def test_a_diff_names_queue_key_and_both_values() -> None:
     assert ("a", "guaranteed", "4", "6") in found
     assert [(where, after is None) for where, key, _, after in found if key == ""] == [("b", True), ("c", False)]
     assert diff_policies(before, before) == []
+    nested = parse_policy(text_of("a: {guaranteed: 4, dynamic: {max: 2}}\nb: {}"))
+    found = [(c.where, c.key, c.before, c.after) for c in diff_policies(before, nested)]
+    assert found == [("a", "dynamic.max", None, "2")]
     whole = {change.where: change.after or change.before for change in diff_policies(None, after)}
     assert whole == {"settings": "grace_s=5", "a": "guaranteed=6", "c": "max=3"}, "what is written, not every default"
 
