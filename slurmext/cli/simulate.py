@@ -75,7 +75,7 @@ class Case:
 )  # fmt: skip
 @click.option("--trace", type=click.Path(path_type=Path), metavar="CSV", help="Jobs to submit; see 'slurmext trace'.")
 @click.option("--policy", type=click.Path(path_type=Path), metavar="YAML", help="Queues. Default: the snapshot's.")
-@click.option("--start", metavar="TIME", help="When the trace begins, where the policy has calendars: 2026-11-02T00:00.")
+@click.option("--start", metavar="TIME", help="When the trace begins, for a policy with calendars: 2026-11-02T00:00.")
 @click.option(
     "--compare",
     type=click.Choice(["static", "pool", "qos"]),
