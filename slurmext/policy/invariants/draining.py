@@ -38,7 +38,8 @@ def nobody_in_the_way(case: Case) -> Iterator[str]:
 
 def tells(case: Case, job: Job) -> bool:
     """Whether the job's queue starts it although it is in the way, and tells it; not one that nobody may preempt."""
-    return job.preemptible and any(queue.path == job.queue and queue.pre_drain is PreDrain.TELL for queue in case.snapshot.queues)
+    telling = {queue.path for queue in case.snapshot.queues if queue.pre_drain is PreDrain.TELL}
+    return job.preemptible and job.queue in telling
 
 
 def holders(case: Case, *, promised: bool) -> dict[str, int]:
