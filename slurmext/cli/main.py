@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "size": ("slurmext.cli.size:cli", "Sizes: what 'sbatch --size=NAME' asks for."),
     "plan": ("slurmext.cli.plan:cli", "What the daemon would do now, or for a snapshot."),
     "simulate": ("slurmext.cli.simulate:cli", "What a policy would do to a history of jobs."),
+    "defrag": ("slurmext.cli.defrag:cli", "Move small jobs together, so that whole nodes are free."),
     "trace": ("slurmext.cli.trace:cli", "Histories of jobs to simulate with."),
     "history": ("slurmext.cli.history:cli", "What happened, oldest first."),
     "ckpt": ("slurmext.cli.ckpt:cli", "Checkpoints that jobs confirmed."),

@@ -65,7 +65,7 @@ def cli(
         sys.exit(_many())
     from slurmext.policy.planner import plan
 
-    snapshot = _current(session) if file is None else _saved(file)
+    snapshot = current(session) if file is None else saved(file)
     made = plan(snapshot)
     if job_id is not None or queue is not None:
         _explain(snapshot, made, job_id, queue)
@@ -77,14 +77,16 @@ def cli(
         output.rows(COLUMNS, _rows(snapshot, made), empty="Nothing to do, and no job waits.")
 
 
-def _current(session: Session) -> Snapshot:
+def current(session: Session) -> Snapshot:
+    """The cluster as the daemon sees it now."""
     session.require_root("sees the whole cluster's jobs")
     from slurmext.service.bootstrap import current_snapshot
 
     return current_snapshot(session.site)
 
 
-def _saved(file: Path) -> Snapshot:
+def saved(file: Path) -> Snapshot:
+    """The snapshot in a file, `-` for standard input. Raises UsageError with a line for each problem."""
     from slurmext.config.wire import snapshot_from_json
 
     try:

@@ -51,11 +51,11 @@ def cron(start: str, zone: tzinfo = UTC) -> CronTrigger:
         trigger = CronTrigger.from_crontab(" ".join((minute, hour, day, month, _named(weekday))), timezone=zone)
     except (ValueError, LookupError) as error:
         raise ValueError(f"{start!r} is no cron expression ({error}); {example}") from None
-    fires = _fires(trigger, datetime(2027, 1, 1, tzinfo=UTC).timestamp())
-    first = next(fires, None)
+    times = fires(trigger, datetime(2027, 1, 1, tzinfo=UTC).timestamp())
+    first = next(times, None)
     if first is None:
         raise ValueError(f"{start!r} never comes; {example}")
-    soon = takewhile(lambda at_s: at_s < first + DAY_S, fires)
+    soon = takewhile(lambda at_s: at_s < first + DAY_S, times)
     if len(list(islice(soon, _MOST_STARTS_A_DAY))) >= _MOST_STARTS_A_DAY:
         raise ValueError(
             f"{start!r} starts more than {_MOST_STARTS_A_DAY} times a day; write fewer, longer windows:"
@@ -96,7 +96,7 @@ def zone_of(name: str) -> ZoneInfo:
         raise ValueError(f"{name!r} is no time zone; write an IANA name such as Europe/Berlin or UTC") from None
 
 
-def _fires(trigger: CronTrigger, from_s: float) -> Iterator[float]:
+def fires(trigger: CronTrigger, from_s: float) -> Iterator[float]:
     """Every time from then on."""
     last = from_s - 1
     at = datetime.fromtimestamp(from_s, UTC)
@@ -128,7 +128,7 @@ class Window:
                 yield span
             return
         long = timedelta(hours=self.document.hours or 0)
-        for start_s in _fires(cron(self.document.start or "", self.zone), from_s - long.total_seconds() - _DST_S):
+        for start_s in fires(cron(self.document.start or "", self.zone), from_s - long.total_seconds() - _DST_S):
             if start_s >= until_s:
                 return
             end = datetime.fromtimestamp(start_s, self.zone) + long

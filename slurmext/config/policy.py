@@ -14,7 +14,7 @@ from slurmext.config.schedule import Schedule
 from slurmext.config.yaml_errors import ConfigError, Document, Loc, Problem, check, load_yaml, nearest
 from slurmext.errors import SlurmextError
 from slurmext.model.policy import Policy, QueueRule, child_of
-from slurmext.model.snapshot import Settings
+from slurmext.model.snapshot import Defragment, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -79,6 +79,9 @@ class SitePolicy:
                 past_factor=knobs.fair_share.past_factor,
             ),
             half_life_s=knobs.fair_share.half_life_h * 3600,
+            timezone=knobs.timezone,
+            defragment=Defragment(worth_s=knobs.defragment.worth_s, most_moves=knobs.defragment.most_moves),
+            defragment_schedule=knobs.defragment.schedule,
             queues=self.queues,
             paths=frozenset(self.by_path),
             leaves=frozenset(self.leaves),

@@ -88,7 +88,12 @@ class Daemon:
         munge = MungeAuth.find(bin_dir=site.slurm.bin_dir, socket=site.munge_socket)
         live = {"status": self._status, "plan": self._plan}
         queries = Queries(
-            store=self._store, live=live, world=self._world, forecast=forecast_apart, changed=self._wake.set
+            store=self._store,
+            live=live,
+            world=self._world,
+            forecast=forecast_apart,
+            changed=self._wake.set,
+            tidy=self._controller.tidying.ask,
         )
         self._queries = QueryServer(site.run_dir / SOCKET_NAME, queries, trusted_uids=uids)
         listen = site.daemon.listen
@@ -178,7 +183,10 @@ class Daemon:
         owed_s = min(max(0.0, self._rested_s - now), _REST_DEBT_S) + min(_REST * last.took_s, _LONGEST_REST_S)
         self._rested_s = now + owed_s
         least_s = _LEAVING_GAP_S if last.leaving and not last.evicting else _LEAST_GAP_S
-        self._stop.wait(max(least_s, 0.0 if last.evicting else owed_s - _REST_DEBT_S))
+        rest_s = 0.0 if last.evicting else owed_s - _REST_DEBT_S
+        if last.next_s is not None and last.open_actions:
+            rest_s = min(rest_s, last.next_s - time.time())  # a grace that ends is no time to rest
+        self._stop.wait(max(least_s, rest_s))
 
     def _wait(self) -> None:
         """Until the next reason for a cycle. After a submission was announced that is soon, until the job is there."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from slurmext.model.queue import Queue
-from slurmext.model.snapshot import Settings
+from slurmext.model.snapshot import Defragment, Settings
 
 PLACEHOLDERS = ("user", "account", "group", "partition")
 """What a template of a queue's path may name: `research/{user}`. `{group}` is the user's primary Unix group."""
@@ -47,6 +47,9 @@ class Policy:
     version: int = 0
     settings: Settings = Settings()
     half_life_s: float = 86400
+    timezone: str = "UTC"
+    defragment: Defragment = Defragment()
+    defragment_schedule: str | None = None
     queues: tuple[Queue, ...] = ()
     paths: frozenset[str] = frozenset()
     leaves: frozenset[str] = frozenset()

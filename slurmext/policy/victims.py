@@ -70,6 +70,12 @@ def spared(job: Job, settings: Settings, now_s: Seconds, min_runtime_s: Seconds)
     return None
 
 
+def move_cost(job: Job, settings: Settings, now_s: Seconds) -> float:
+    """GPU-seconds that a requeue costs: work since the last checkpoint, and the restart, dearer each time."""
+    restart = float(settings.requeue_delay_s) * (1 + job.preempted) + 1
+    return (float(lost_seconds(job, now_s)) + restart) * job.placed_gpus
+
+
 def candidate(job: Job, snapshot: Snapshot, tree: QueueTree, nodes: NodeTable) -> Candidate | None:
     """The running job as a possible victim; None when a rule spares it or something about it is not known."""
     if job.state is not JobState.RUNNING or job.evicting_for is not None or job.gpus_per_task <= 0:
@@ -84,7 +90,6 @@ def candidate(job: Job, snapshot: Snapshot, tree: QueueTree, nodes: NodeTable) -
         return None
     gpus = sum(count for _, count in parts)
     tasks = gpus // job.gpus_per_task
-    restart = float(snapshot.settings.requeue_delay_s) * (1 + job.preempted) + 1
     lost = float(lost_seconds(job, snapshot.now_s))
     age = float(max(0, snapshot.now_s - job.started_s)) if job.started_s is not None else 0.0
     return Candidate(
@@ -96,7 +101,7 @@ def candidate(job: Job, snapshot: Snapshot, tree: QueueTree, nodes: NodeTable) -
         by_type=nodes.by_type(parts),
         tasks=tasks,
         surplus=max(0, tasks - max(1, job.least_tasks)),
-        whole=((lost + restart) * gpus, 0.0, age * gpus),
+        whole=(move_cost(job, snapshot.settings, snapshot.now_s), 0.0, age * gpus),
         per_task=(0.0, (lost + 1) * job.gpus_per_task, age * job.gpus_per_task),
     )
 

@@ -31,6 +31,8 @@ RELEASE_PATIENCE_S = 30.0
 """How long Slurm may take to start a released job before the release is taken back."""
 PLACE_PATIENCE_S = 10.0
 """The same for a job released to named nodes: what was free there when it was planned may be gone."""
+MISPLACED_S = 2.0
+"""The same where Slurm says that it lacks the resources the plan saw."""
 LEAVE_PATIENCE_S = 60.0
 """How long the victims of a released job may take to end (KillWait and an epilog) before its release is taken back."""
 HOLD_WITHIN_S = 2.0
@@ -240,14 +242,16 @@ class Applier:
             left_s = self._left_s.get(action.job.job_id, action.changed_s)
             patience_s = PLACE_PATIENCE_S if placed else RELEASE_PATIENCE_S
             robbed = action.job.job_id in self._robbed
+            # Slurm looked and found no room where the plan did: it put others elsewhere than planned. Plan anew.
+            misplaced = not placed and record.reason == "Resources" and now - left_s > MISPLACED_S
             if record.reason == _BEHIND_OTHERS and now - action.changed_s > _BEHIND_OTHERS_S:
                 self._put_first(action)
-            if robbed or now - left_s > patience_s or now - action.changed_s > LEAVE_PATIENCE_S:
-                message = f"Slurm did not start it within {patience_s:g} s: {record.reason}"
+            if robbed or misplaced or now - left_s > patience_s or now - action.changed_s > LEAVE_PATIENCE_S:
+                waited_s = MISPLACED_S if misplaced else patience_s
+                message = f"Slurm did not start it within {waited_s:g} s: {record.reason}"
                 message = "a victim was started again in its place" if robbed else message
-                self._try(
-                    token, action, self._actuator.hold, ActionState.ABANDONED, message, {"not_started": not placed}
-                )
+                why = {"not_started": not placed and not misplaced, "misplaced": misplaced}
+                self._try(token, action, self._actuator.hold, ActionState.ABANDONED, message, why)
 
     def _put_first(self, action: ActionRecord) -> None:
         """A job that waits outside our queues keeps later ones from starting, or takes what was freed for them."""

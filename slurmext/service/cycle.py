@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slurmext.config.policy import SitePolicy
 from slurmext.model.cluster import ClusterView
@@ -24,6 +24,7 @@ from slurmext.service.notices import first_told, notices_of, over
 from slurmext.service.observe import Memory, Observation, job_rows, observe
 from slurmext.service.past_use import borrowed, brought_up
 from slurmext.service.policies import Policies
+from slurmext.service.tidying import Tidying
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Controller:
         self._planner = Planner()
         self._seen = frozenset[JobKey]()
         self._use_saved_s = 0.0
+        self.tidying = Tidying()
         self.last: tuple[Observation, Plan] | None = None
 
     def run(self, token: int) -> CycleResult:
@@ -91,6 +93,7 @@ class Controller:
             # What was just finished or requeued changes the world: the plan looks at it anew.
             policy, view, observation = self._look()
         decided = self._planner.plan(observation.snapshot) if policy.version else Plan()
+        self.tidying.saw(decided)
         said = messages(observation.snapshot, decided)
         began = 0
         if policy.version and not self._shadow:
@@ -119,7 +122,9 @@ class Controller:
             leaving=leaving,
             ending=sum(job.state is JobState.COMPLETING for job in view.jobs),
             next_s=_first(
-                _next_time(observation.snapshot, decided), self._applier.next_due_s(still_open, self._clock.now())
+                _next_time(observation.snapshot, decided),
+                self.tidying.next_s(policy, self._clock.now()),
+                self._applier.next_due_s(still_open, self._clock.now()),
             ),
             rpcs=view.rpcs,
             new_jobs=new,
@@ -161,6 +166,8 @@ class Controller:
         view = self._reader.read()
         policy = self._policies.at(view.read_s)
         observation = observe(view, policy, self._memory(policy, view.read_s), view.read_s, self._groups_of)
+        if (wish := self.tidying.wish(policy, view.read_s)) is not None:
+            observation = replace(observation, snapshot=replace(observation.snapshot, defragment=wish))
         return policy, view, observation
 
     def _memory(self, policy: Policy, now_s: float) -> Memory:
@@ -195,8 +202,12 @@ def _next_time(snapshot: Snapshot, decided: Plan) -> float | None:
 def _penalties(actions: list[ActionRecord], now_s: float) -> Mapping[JobKey, tuple[float, str]]:
     """Jobs that Slurm would not start when released: wait longer each time, so that they do not shut out others."""
     failures = dict[JobKey, list[ActionRecord]]()
+    misplaced = set[JobKey]()
     for action in actions:
         refused = action.state is ActionState.REFUSED or bool(action.detail.get("not_started"))
+        if action.detail.get("misplaced"):
+            refused = action.job in misplaced  # once that is bad luck, twice there is something we do not see
+            misplaced.add(action.job)
         if action.kind is ActionKind.RELEASE and refused:
             failures.setdefault(action.job, []).append(action)
     waits = dict[JobKey, tuple[float, str]]()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from slurmext.model.cluster import JobRecord
-from slurmext.model.plan import Evict, Plan, Reason
+from slurmext.model.plan import Evict, EvictAction, Move, Plan, Reason
 from slurmext.model.policy import Policy
 from slurmext.model.state import ActionKind, ActionRecord, ActionState, Intent, StoredFence
 from slurmext.service.observe import Known, Observation
@@ -87,11 +87,12 @@ def _evictions(
     sets = dict[tuple[str, str], list[Intent]]()
     leaving = [
         *((e.job, e.beneficiary, e.reason, e.lost_gpu_s, _why(e)) for e in plan.evict),
-        *((m.job, m.beneficiary, m.reason, 0.0, f"moves so that job {m.beneficiary} fits") for m in plan.move),
+        *((m.job, m.beneficiary, m.reason, 0.0, _why_moved(m)) for m in plan.move),
     ]
     for job, beneficiary, reason, lost, message in leaving:
         known = observation.known[job]
         if known.key not in going:
+            going.add(known.key)  # who shrinks for several leaves once, and comes back with what is left
             to_queue = observation.known[beneficiary].queue or "" if beneficiary else ""
             detail = _leave(known, beneficiary, to_queue, float(lost), float(policy.settings.grace_s))
             intent = Intent(kind=ActionKind.EVICT, job=known.key, reason=reason.value, message=message, detail=detail)
@@ -106,6 +107,12 @@ def _evictions(
     return intents
 
 
+def _why_moved(move: Move) -> str:
+    if move.beneficiary:
+        return f"moves so that job {move.beneficiary} fits"
+    return "moves to a node that is in use anyway, so that a whole node is free"
+
+
 def _why(evict: Evict) -> str:
     match evict.reason:
         case Reason.QUOTA_CUT:
@@ -116,6 +123,8 @@ def _why(evict: Evict) -> str:
             return f"all its GPUs stayed idle for longer than queue {evict.from_queue} allows, after a warning"
         case _ if not evict.beneficiary:
             return ""
+        case _ if evict.action is EvictAction.SHRINK:
+            return f"makes room for job {evict.beneficiary} and goes on with fewer tasks"
         case _:
             return f"makes room for job {evict.beneficiary}"
 
@@ -157,19 +166,21 @@ def _guarded(record: JobRecord, until_s: float) -> bool:
 
 def _releases(plan: Plan, observation: Observation, open_actions: Sequence[ActionRecord]) -> list[Intent]:
     """Releases carry a node list only where one is needed: a fence stands or a job released to a place has not started
-    yet, GPU types were chosen, or a gang was cut.
+    yet, GPU types were chosen, a gang was cut, or jobs of several sizes start at once: Slurm may put the small ones where
+    only the large one fits.
     """
     fenced = bool(plan.fence or observation.snapshot.fences) or any(
         action.kind is ActionKind.RELEASE and action.detail.get("nodes") for action in open_actions
     )
     jobs = {job.id: job for job in observation.snapshot.jobs}
+    mixed = _are_mixed(plan, open_actions)
     intents = list[Intent]()
     for release in plan.release:
         known, job = observation.known[release.job], jobs[release.job]
         placement = {part.node: part.gpus for part in release.placement}
         shrunk = sum(placement.values()) < job.gpus
         asked = known.record.annotation.types if known.record.annotation else ()
-        pinned = (fenced or bool(asked) or shrunk) and not known.first_nodes
+        pinned = (fenced or mixed or bool(asked) or shrunk) and not known.first_nodes
         intents.append(
             Intent(
                 kind=ActionKind.RELEASE,
@@ -184,3 +195,13 @@ def _releases(plan: Plan, observation: Observation, open_actions: Sequence[Actio
             )
         )
     return intents
+
+
+def _are_mixed(plan: Plan, open_actions: Sequence[ActionRecord]) -> bool:
+    """Whether several jobs are to start, one of which needs more than one GPU of a node, or more than one node."""
+    waiting = sum(
+        action.kind is ActionKind.RELEASE and action.state in {ActionState.INTENT, ActionState.RELEASED}
+        for action in open_actions
+    )
+    large = any(len(release.placement) > 1 or release.placement[0].gpus > 1 for release in plan.release if release.placement)
+    return large and len(plan.release) + waiting > 1

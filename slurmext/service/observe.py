@@ -250,7 +250,7 @@ def _job(
         # Slurm has it and will start it: its GPUs are spoken for.
         state, placement, started = JobState.RUNNING, _placement(_planned(release)), None
     checkpoint = memory.checkpoints.get(record.slurm_id)
-    elastic = annotation.gang_min is not None and record.tasks_per_node == 1 and state is JobState.PENDING
+    elastic = annotation.gang_min is not None and record.tasks_per_node == 1
     wait = memory.not_before.get(key)
     return Job(
         id=record.slurm_id,

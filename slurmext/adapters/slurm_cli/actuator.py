@@ -13,6 +13,7 @@ _BATCH = 500
 _FIRST = 4294967290
 """A priority just below Slurm's own special values."""
 # scontrol release 1,2,3 goes on after a refusal and says which: "Invalid job id specified for job 999"
+_SIZES = re.compile(r"(?<!\S)(NumNodes|NumTasks|NumCPUs)=(\d+)")
 _REFUSED = re.compile(r"^(?P<why>.+?) for job (?P<job>\S+)$")
 
 
@@ -42,12 +43,23 @@ class SlurmActuator:
         return refused
 
     def set_nodes(self, job_id: str, nodes: Sequence[str], *, count: int | None = None) -> None:
-        """Require these nodes (empty: none) and, with `count`, give the job that many nodes."""
-        resize = [] if count is None else [f"NumNodes={count}"]
+        """Require these nodes (empty: none) and, with `count`, give the job that many nodes.
+
+        Its tasks and CPUs shrink with them: a job that asks for four tasks at one a node, or for the CPUs of four, is
+        never started on three (tried on 22.05: BadConstraints, or four nodes all the same).
+        """
+        resize = [] if count is None else self._resized(job_id, count)
         self._runner.must(
             "scontrol",
             ["update", f"JobId={job_id}", *resize, f"ReqNodeList={fields.host_list(nodes) if nodes else ''}"],
         )
+
+    def _resized(self, job_id: str, count: int) -> list[str]:
+        shown = self._runner.must("scontrol", ["--oneliner", "show", "job", job_id])
+        now = {key: int(found) for key, found in _SIZES.findall(shown)}
+        nodes = max(1, now.get("NumNodes", count))
+        scaled = [f"{key}={now[key] * count // nodes}" for key in ("NumTasks", "NumCPUs") if now.get(key, 0) >= nodes]
+        return [f"NumNodes={count}-{count}", *scaled]
 
     def hold(self, job_id: str) -> None:
         """Hold as administrator."""

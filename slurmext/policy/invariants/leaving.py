@@ -8,7 +8,7 @@ from slurmext.model.job import Job, JobState
 from slurmext.model.node import NodeState
 from slurmext.model.plan import Evict, EvictAction, Reason
 from slurmext.policy.invariants.case import Case, leaf_of, summed
-from slurmext.policy.victims import lost_seconds, spared
+from slurmext.policy.victims import move_cost, spared
 
 
 def spared_jobs_untouched(case: Case) -> Iterator[str]:
@@ -40,8 +40,7 @@ def defragmentation_pays(case: Case) -> Iterator[str]:
     cost: dict[str, float] = {}
     for move in moves:
         job, node = case.jobs[move.job], move.source[0].node
-        lost_s = float(lost_seconds(job, now_s)) + float(settings.requeue_delay_s) * (1 + job.preempted) + 1
-        cost[node] = cost.get(node, 0.0) + lost_s * job.placed_gpus
+        cost[node] = cost.get(node, 0.0) + move_cost(job, settings, now_s)
         if move.reason is not Reason.DEFRAGMENT or len(move.source) > 1:
             yield f"{job.id} moves because of {move.reason} from {len(move.source)} nodes"
     for name, gpus in left.items():

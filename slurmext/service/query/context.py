@@ -30,7 +30,8 @@ class Context:
     """The store, and what only the running daemon knows.
 
     `live` has `status` and `plan`, each JSON values; `world` is its last cycle's, and `forecast` runs that on.
-    `changed` is called when an answer changed something that the next cycle should see.
+    `changed` is called when an answer changed something that the next cycle should see, `tidy` when the next cycle
+    shall defragment.
     """
 
     store: Store
@@ -41,6 +42,7 @@ class Context:
     world: Callable[[], World | None] = _no_world
     forecast: Callable[[Snapshot, str], Forecast | None] = _no_forecast
     changed: Callable[[], None] = lambda: None
+    tidy: Callable[[], None] = lambda: None
     _parsed: tuple[int, SitePolicy] | None = None
 
     def site_policy(self) -> tuple[PolicyVersion, SitePolicy] | None:

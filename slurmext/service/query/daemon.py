@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import cast
 
-from slurmext.errors import SlurmextError
+from slurmext.errors import SlurmextError, UsageError
 from slurmext.service.query.context import Context
 from slurmext.service.query.viewer import Answer, Question, Viewer
 
@@ -25,6 +25,17 @@ def status(context: Context, _: Viewer, __: Question) -> Answer:
     if "status" in context.live:
         answer.update(context.live["status"]())
     return answer
+
+
+def defragment(context: Context, viewer: Viewer, _: Question) -> Answer:
+    """Have the next cycles move small jobs together, where that is worth it."""
+    if not viewer.sees_all:
+        raise UsageError("only root and Slurm's administrators may have jobs of others moved")
+    if context.store.current_policy() is None:
+        raise SlurmextError("no policy was applied yet, so nothing is managed; 'slurmext policy apply FILE' does")
+    context.tidy()
+    context.changed()
+    return {"asked": True}
 
 
 def plan(context: Context, viewer: Viewer, _: Question) -> Answer:

@@ -18,6 +18,7 @@ _OPERATIONS: Mapping[str, Callable[[Context, Viewer, Question], Answer]] = {
     "queues": queues.listed,
     "sizes": sizes.listed,
     "queue_explain": queues.explained,
+    "defragment": daemon.defragment,
     "history": history.events,
     "checkpoints": history.checkpoints,
     "status": daemon.status,
