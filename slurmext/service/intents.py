@@ -14,6 +14,8 @@ from slurmext.service.observe import Known, Observation
 
 log = logging.getLogger(__name__)
 
+MOST_PLACED = 40
+"""Jobs of several sizes that start at once are told where, up to so many: placing 40 takes a third of a second."""
 SETTLE_S = 2.0
 """While a job released without a node list has not started, where GPUs are free is a guess: nothing is evicted on a
 guess, but no longer than this, since a job that Slurm cannot start must not stand in the way of a guarantee."""
@@ -166,8 +168,8 @@ def _guarded(record: JobRecord, until_s: float) -> bool:
 
 def _releases(plan: Plan, observation: Observation, open_actions: Sequence[ActionRecord]) -> list[Intent]:
     """Releases carry a node list only where one is needed: a fence stands or a job released to a place has not started
-    yet, GPU types were chosen, a gang was cut, or jobs of several sizes start at once: Slurm may put the small ones where
-    only the large one fits.
+    yet, GPU types were chosen, a gang was cut, or jobs of several sizes start at once: Slurm may put the small
+    ones where only the large one fits.
     """
     fenced = bool(plan.fence or observation.snapshot.fences) or any(
         action.kind is ActionKind.RELEASE and action.detail.get("nodes") for action in open_actions
@@ -198,10 +200,13 @@ def _releases(plan: Plan, observation: Observation, open_actions: Sequence[Actio
 
 
 def _are_mixed(plan: Plan, open_actions: Sequence[ActionRecord]) -> bool:
-    """Whether several jobs are to start, one of which needs more than one GPU of a node, or more than one node."""
+    """Whether several jobs are to start, one of which needs more than one GPU of a node, or more than one node.
+
+    Not where very many start at once: each place costs a call.
+    """
     waiting = sum(
         action.kind is ActionKind.RELEASE and action.state in {ActionState.INTENT, ActionState.RELEASED}
         for action in open_actions
     )
-    large = any(len(release.placement) > 1 or release.placement[0].gpus > 1 for release in plan.release if release.placement)
-    return large and len(plan.release) + waiting > 1
+    large = any(sum(part.gpus for part in release.placement) > 1 for release in plan.release)
+    return large and 1 < len(plan.release) + waiting <= MOST_PLACED

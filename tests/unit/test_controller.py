@@ -180,6 +180,36 @@ def test_a_guaranteed_job_that_slurm_does_not_start_is_a_broken_law(site: Site) 
     assert set(site.broken) == {"guaranteed demand starts in time"}
 
 
+def test_jobs_of_several_sizes_start_where_the_plan_has_them(site: Site) -> None:
+    """Slurm alone would put the small ones on the whole nodes that the large ones need."""
+    filler = site.slurm.submit("research", 4, required_nodes="n4")
+    site.rounds()
+    small = [site.slurm.submit("research", 2) for _ in range(2)]
+    large = [site.slurm.submit("prod", 8) for _ in range(2)]
+    more = site.slurm.submit("research", 8)
+    site.rounds(2)
+    assert [site.state(job) for job in [filler, *small, *large, more]] == [JobState.RUNNING] * 6
+
+
+def test_a_job_that_slurm_has_no_room_for_is_planned_anew_at_once(site: Site) -> None:
+    """Once without a penalty; the second time there is something that slurmext does not see."""
+    job = site.slurm.submit("prod")
+    site.slurm.stuck.add(job)
+    site.rounds(1)
+    site.slurm.records[job] = replace(site.slurm.records[job], reason="Resources")
+    site.rounds(4)
+    assert site.done("hold") == [job]
+    assert site.done("release") == [job, job]
+    site.slurm.records[job] = replace(site.slurm.records[job], reason="Resources")
+    site.rounds(6)
+    assert site.done("hold") == [job, job]
+    site.slurm.stuck.clear()
+    site.rounds(10)
+    assert site.done("release") == [job, job]
+    site.rounds(30)
+    assert site.state(job) is JobState.RUNNING
+
+
 def test_the_next_cycle_is_due_when_a_grace_ends(site: Site) -> None:
     """First the end of the grace, then, while the victim lingers, when it is to be killed; not a second later."""
     _borrow_everything(site, ckpt="auto")
