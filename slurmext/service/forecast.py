@@ -27,7 +27,7 @@ LONGEST_S = 2.0
 _APART_S = LONGEST_S + 8.0
 """The same with the time a process takes to start and to read the snapshot."""
 
-MOST_JOBS = 20_000
+MOST_JOBS = 10_000
 """With more jobs one plan takes so long that nothing is seen of the future."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from slurmext.model.job import Job, JobState
 from slurmext.model.node import NodeState
@@ -13,6 +13,8 @@ from slurmext.model.snapshot import Snapshot
 from slurmext.policy.share import Stake, fair_shares
 from slurmext.policy.tree import QueueTree
 
+_Wish = tuple[int, Job, int]
+"""A job, its leaf, and the GPUs it uses or asks for."""
 _STAYS = frozenset({JobState.RUNNING, JobState.SUSPENDED, JobState.UNKNOWN})
 _ASKS_NOT = frozenset({Reason.NOT_ELIGIBLE, Reason.NO_NODE_FITS, Reason.UNKNOWN_QUEUE, Reason.UNKNOWN_STATE})
 """Jobs that wait for one of these want nothing now, whatever is free."""
@@ -23,20 +25,21 @@ def stakes_of(snapshot: Snapshot, plan: Plan, tree: QueueTree, gpu_type: str | N
     types = {node.name: node.gpu_type for node in snapshot.nodes}
     up = {node.name for node in snapshot.nodes if node.state is NodeState.UP}
     there = [node for node in snapshot.nodes if node.state is NodeState.UP and gpu_type in {None, node.gpu_type}]
+    known = sorted({node.gpu_type for node in snapshot.nodes if node.state is NodeState.UP})
     gpus = sum(node.gpus for node in there)
-    wanted = Counter[tuple[int, Job]]()
+    wanted: list[_Wish] = []
     for job in snapshot.jobs:
         leaf = tree.leaf_of.get(job.queue)
         if leaf is None:
             continue
         if job.state in _STAYS and job.evicting_for is None:
             held = [part for part in job.placement if gpu_type in {None, types.get(part.node)}]
-            wanted[leaf, job] = sum(part.gpus for part in held)
+            wanted.append((leaf, job, sum(part.gpus for part in held)))
             gpus += sum(part.gpus for part in held if part.node not in up)
         elif job.state is JobState.PENDING and plan.reasons.get(job.id) not in _ASKS_NOT:
-            wanted[leaf, job] = job.gpus if gpu_type in {None, _first_type(job, snapshot)} else 0
+            wanted.append((leaf, job, job.gpus if gpu_type in {None, _first_type(job, known)} else 0))
     demand = Counter[int]()
-    for (leaf, _), count in wanted.items():
+    for leaf, _, count in wanted:
         demand[leaf] += count
     settings = snapshot.settings
     return fair_shares(
@@ -50,19 +53,18 @@ def stakes_of(snapshot: Snapshot, plan: Plan, tree: QueueTree, gpu_type: str | N
     )
 
 
-def _first_type(job: Job, snapshot: Snapshot) -> str | None:
+def _first_type(job: Job, known: Sequence[str]) -> str | None:
     """The type a pending job asks for first; one that takes any counts for the first by name, as it is placed."""
-    there = {node.gpu_type for node in snapshot.nodes if node.state is NodeState.UP}
-    return next((name for name in (job.types or sorted(there)) if name in there), None)
+    return next((name for name in (job.types or known) if name in known), None)
 
 
-def _user_limits(snapshot: Snapshot, tree: QueueTree, wanted: Mapping[tuple[int, Job], int]) -> dict[int, int]:
+def _user_limits(snapshot: Snapshot, tree: QueueTree, wanted: Sequence[_Wish]) -> dict[int, int]:
     """The most that the limits of users, of groups and of jobs that may not borrow let each queue use."""
     queues = {queue.path: queue for queue in snapshot.queues}
     per_user: dict[int, Counter[str]] = {}
     per_group: dict[int, Counter[str]] = {}
     fixed, total = Counter[int](), Counter[int]()
-    for (leaf, job), count in wanted.items():
+    for leaf, job, count in wanted:
         for index in tree.nodes[leaf].lineage:
             per_user.setdefault(index, Counter())[job.user] += count
             total[index] += count
