@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from slurmext.model.job import Job, JobState
 from slurmext.model.snapshot import Snapshot
-from slurmext.policy.drain import Coming, coming
+from slurmext.policy.drain import Coming, Running, coming, running_past
 from slurmext.policy.ledger import Ledger, Usage
 from slurmext.policy.order import sorted_jobs
 from slurmext.policy.supply import FreeIndex, NodePart, NodeTable
@@ -30,8 +30,8 @@ class Count:
     """
 
     __slots__ = (
-        "_coming", "_held", "_lasting", "_own", "_parents", "_priorities", "_solid", "_sorted", "completing", "empty",
-        "evicting", "jobs", "nodes", "pending", "snapshot", "tree", "used", "waiting",
+        "_coming", "_held", "_lasting", "_own", "_parents", "_past", "_priorities", "_solid", "_sorted", "completing",
+        "empty", "evicting", "jobs", "nodes", "pending", "snapshot", "tree", "used", "waiting",
     )  # fmt: skip
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -52,6 +52,7 @@ class Count:
         self._parents = frozenset(path for path, index in tree.by_path.items() if tree.nodes[index].children)
         self._own = {path: 0 for path in self._parents if tree.leaf_of[path] != tree.by_path[path]}
         self._coming: Coming | None = None
+        self._past: tuple[Snapshot, Coming | None, Running] | None = None
         for job in snapshot.jobs:
             self._add(job)
 
@@ -94,7 +95,7 @@ class Count:
         twin.jobs, twin.pending, twin.evicting = self.jobs.copy(), self.pending.copy(), self.evicting.copy()
         twin.waiting = {leaf: jobs.copy() for leaf, jobs in self.waiting.items()}
         twin._sorted, twin._priorities, twin._parents = self._sorted.copy(), self._priorities.copy(), self._parents
-        twin._coming, twin._own = self._coming, self._own.copy()
+        twin._coming, twin._past, twin._own = self._coming, self._past, self._own.copy()
         return twin
 
     @property
@@ -104,6 +105,17 @@ class Count:
         if found is None or found.times[0] <= self.snapshot.now_s:
             found = self._coming = coming(self.snapshot, self.tree)
         return found
+
+    @property
+    def running_past(self) -> Running:
+        """What runs past the calendars' changes; counted once for a snapshot."""
+        if self._past is None or self._past[0] is not self.snapshot or self._past[1] is not self.coming:
+            what = self.coming
+            running: Running = {}
+            if what is not None:
+                running = running_past(what, self.snapshot, self.nodes)
+            self._past = self.snapshot, what, running
+        return self._past[2]
 
     def ledger(self) -> Ledger:
         """A fresh ledger of who uses what, to plan on."""

@@ -20,6 +20,9 @@ from slurmext.model.snapshot import Snapshot
 from slurmext.policy.supply import NodeTable
 from slurmext.policy.tree import HIDDEN_LEAF, ROOT, QueueNode, QueueTree, queue_tree
 
+Running = Mapping[tuple[int, int], Mapping[str, int]]
+"""GPUs per type by (queue number, changes they are used past)."""
+
 MOST_TIMES = 64
 """So many times of change are looked at, the soonest first."""
 
@@ -95,41 +98,33 @@ class Drain:
         self._borrowed = [[0] * size for _ in trees]
         sums_now = _sums(now)
         self._pool: list[list[int]] = []
-        self._less: list[list[bool]] = []
+        self._taken: list[list[bool]] = []
         for tree in trees:
             sums = _sums(tree)
-            caps = [capacity if node.index == ROOT else node.guaranteed for node in tree.nodes]
-            pool = [cap - given for cap, given in zip(caps, sums, strict=True)]
-            caps_now = [capacity if node.index == ROOT else node.guaranteed for node in now.nodes]
-            pool_now = [cap - given for cap, given in zip(caps_now, sums_now, strict=True)]
-            self._pool.append(pool)
-            # What a queue can hold while all beside it use their guarantees: its own and the pool beside all of them.
-            self._less.append(
+            caps = (capacity if node.index == ROOT else node.guaranteed for node in tree.nodes)
+            self._pool.append([cap - given for cap, given in zip(caps, sums, strict=True)])
+            # Queues beside it are guaranteed more than now.
+            self._taken.append(
                 [
                     node.parent is not None
-                    and pool[node.parent] + node.guaranteed < pool_now[node.parent] + before.guaranteed
+                    and sums[node.parent] - node.guaranteed > sums_now[node.parent] - before.guaranteed
                     for node, before in zip(tree.nodes, now.nodes, strict=True)
                 ]
             )
 
-    def count_running(self, snapshot: Snapshot, nodes: NodeTable) -> None:
+    def count(self, running: Running) -> None:
         """Count what runs and stays."""
-        tree = self._what.now
-        for job in snapshot.jobs:
-            leaf = tree.leaf_of.get(job.queue)
-            if leaf is None or not stays(job):
-                continue
-            parts = nodes.parts(job.placement)
-            by_type = nodes.by_type(parts)
-            if not job.placement and job.state is not JobState.UNKNOWN:
-                by_type = {"": job.gpus}
-            self.add(leaf, job, by_type)
+        for (leaf, span), gpus in running.items():
+            self._count(leaf, span, gpus, 1)
 
     def add(self, leaf: int, job: Job, gpus: Mapping[str, int], *, sign: int = 1) -> None:
         """The job will run from now on (or with sign -1 will not)."""
+        self._count(leaf, span_of(job, self._what, self._now_s), gpus, sign)
+
+    def _count(self, leaf: int, span: int, gpus: Mapping[str, int], sign: int) -> None:
         amount = sign * sum(gpus.values())
         lineage = self._what.now.nodes[leaf].lineage
-        for i in range(self._span(job)):
+        for i in range(span):
             used, nodes = self._used[i], self._what.trees[i].nodes
             for index in lineage:
                 node = nodes[index]
@@ -145,7 +140,7 @@ class Drain:
         """The first change that the job with these GPUs would be in the way of; None when there is none."""
         total = sum(gpus.values())
         own, lineage = self._what.now.own(leaf), self._what.now.nodes[leaf].lineage
-        for i in range(self._span(job)):
+        for i in range(span_of(job, self._what, self._now_s)):
             nodes = self._what.trees[i].nodes
             if self._used[i][own.index] + total <= nodes[own.index].guaranteed:
                 continue
@@ -165,16 +160,34 @@ class Drain:
 
     def _takes(self, i: int, node: QueueNode, total: int) -> bool:
         """Whether the queue would borrow what queues beside it get."""
-        if node.parent is None or not self._less[i][node.index]:
+        if node.parent is None or not self._taken[i][node.index]:
             return False
         used = self._used[i][node.index]
         mine = max(0, used + total - node.guaranteed)
         others = self._borrowed[i][node.parent] - max(0, used - node.guaranteed)
         return mine > 0 and others + mine > self._pool[i][node.parent]
 
-    def _span(self, job: Job) -> int:
-        """How many changes come before the job's time limit is over."""
-        return bisect_left(self._what.times, end_of(job, self._now_s))
+
+def running_past(what: Coming, snapshot: Snapshot, nodes: NodeTable) -> Running:
+    """What runs and stays, by queue and by how many changes it runs past: there are far fewer of those than jobs."""
+    tree, now_s = what.now, snapshot.now_s
+    found: dict[tuple[int, int], dict[str, int]] = {}
+    for job in snapshot.jobs:
+        leaf = tree.leaf_of.get(job.queue)
+        if leaf is None or not stays(job):
+            continue
+        by_type = nodes.by_type(nodes.parts(job.placement)) if tree.typed else {"": job.placed_gpus}
+        if not job.placement and job.state is not JobState.UNKNOWN:
+            by_type = {"": job.gpus}
+        counts = found.setdefault((leaf, span_of(job, what, now_s)), {})
+        for gpu_type, gpus in by_type.items():
+            counts[gpu_type] = counts.get(gpu_type, 0) + gpus
+    return found
+
+
+def span_of(job: Job, what: Coming, now_s: Seconds) -> int:
+    """How many changes come before the job's time limit is over."""
+    return bisect_left(what.times, end_of(job, now_s))
 
 
 def _sums(tree: QueueTree) -> list[int]:

@@ -98,7 +98,7 @@ class Round:
         if what is None:
             return None
         drain = Drain(what, self.snapshot.now_s, capacity_of(self.nodes))
-        drain.count_running(self.snapshot, self.nodes)
+        drain.count(self.count.running_past)
         return drain
 
     def drained(self, leaf: int, job: Job, gpus: Mapping[str, int]) -> bool:

@@ -59,7 +59,7 @@ def holders(case: Case, *, promised: bool) -> dict[str, int]:
     return found
 
 
-def in_the_way(case: Case, job: Job, gpus: int, others: Holders) -> float | None:
+def in_the_way(case: Case, job: Job, gpus: int, held_by: Holders) -> float | None:
     """The first change at which the job with these GPUs would use more than is its queue's then."""
     now_s = case.snapshot.now_s
     times = sorted({change.at_s for queue in case.snapshot.queues for change in queue.changes if change.at_s > now_s})
@@ -69,7 +69,7 @@ def in_the_way(case: Case, job: Job, gpus: int, others: Holders) -> float | None
         if _end(job, now_s) <= at_s:
             break
         then = _tree_at(case, at_s)
-        past = [(case.jobs[name], held) for name, held in others.items() if name != job.id]
+        past = [(case.jobs[name], held) for name, held in held_by.items() if name != job.id]
         used = [0] * len(then.nodes)
         for other, held in past:
             if other.queue in now.leaf_of and _end(other, now_s) > at_s:
@@ -83,7 +83,7 @@ def in_the_way(case: Case, job: Job, gpus: int, others: Holders) -> float | None
             if node.max is not None and used[index] + gpus > node.max:
                 return float(at_s)
             parent = node.parent if node.parent is not None else ROOT
-            safe = [_safe(tree, parent, index, total) for tree in (now, then)]
+            others = [_others(tree, parent, index) for tree in (now, then)]
             borrowed = sum(
                 max(0, used[child] + (gpus if child == index else 0) - then.nodes[child].guaranteed)
                 for child in then.nodes[parent].children
@@ -91,7 +91,7 @@ def in_the_way(case: Case, job: Job, gpus: int, others: Holders) -> float | None
             pool = _whole(then, parent, total) - sum(
                 then.nodes[child].guaranteed for child in then.nodes[parent].children
             )
-            if safe[1] < safe[0] and used[index] + gpus > node.guaranteed and borrowed > pool:
+            if others[1] > others[0] and used[index] + gpus > node.guaranteed and borrowed > pool:
                 return float(at_s)
     return None
 
@@ -100,10 +100,9 @@ def _whole(tree: QueueTree, parent: int, total: int) -> int:
     return total if parent == ROOT else tree.nodes[parent].guaranteed
 
 
-def _safe(tree: QueueTree, parent: int, index: int, total: int) -> int:
-    """What the queue can hold while all beside it use what they are guaranteed."""
-    others = sum(tree.nodes[child].guaranteed for child in tree.nodes[parent].children if child != index)
-    return _whole(tree, parent, total) - others
+def _others(tree: QueueTree, parent: int, index: int) -> int:
+    """What the queues beside it are guaranteed."""
+    return sum(tree.nodes[child].guaranteed for child in tree.nodes[parent].children if child != index)
 
 
 def _end(job: Job, now_s: float) -> float:
