@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 from slurmext.model.cluster import JobRecord
 from slurmext.model.plan import Evict, EvictAction, Move, Plan, Reason
@@ -200,13 +201,15 @@ def _releases(plan: Plan, observation: Observation, open_actions: Sequence[Actio
 
 
 def _are_mixed(plan: Plan, open_actions: Sequence[ActionRecord]) -> bool:
-    """Whether several jobs are to start, one of which needs more than one GPU of a node, or more than one node.
+    """Whether jobs that take different numbers of GPUs on a node are to start together.
 
     Not where very many start at once: each place costs a call.
     """
-    waiting = sum(
-        action.kind is ActionKind.RELEASE and action.state in {ActionState.INTENT, ActionState.RELEASED}
+    waiting = [
+        cast("Mapping[str, int]", action.detail.get("placement") or {})
         for action in open_actions
-    )
-    large = any(sum(part.gpus for part in release.placement) > 1 for release in plan.release)
-    return large and 1 < len(plan.release) + waiting <= MOST_PLACED
+        if action.kind is ActionKind.RELEASE and not action.state.final
+    ]
+    sizes = {part.gpus for release in plan.release for part in release.placement}
+    sizes |= {gpus for placement in waiting for gpus in placement.values()}
+    return len(sizes) > 1 and len(plan.release) + len(waiting) <= MOST_PLACED

@@ -128,6 +128,12 @@ class Site:
         self.until_running(*jobs)
         return jobs
 
+    def broken_laws(self, since_s: float) -> list[str]:
+        """What the invariant monitor found; how long things take says nothing where a test stops daemons."""
+        events = self.store.events(since_s=since_s, limit=100_000)
+        timed = {"guaranteed demand starts in time", "every beneficiary did start"}
+        return [e.message for e in events if e.kind == "invariant" and e.detail["law"] not in timed]
+
     def settle(self) -> None:
         """Everything runs again, no job is left, nothing is under way."""
         for name, pid in self.cluster.status().items():
@@ -159,9 +165,14 @@ def policed() -> Iterator[Site]:
 
 @pytest.fixture
 def site(policed: Site) -> Iterator[Site]:
-    """The cluster under its policy, without jobs and with every process running before and after the test."""
+    """The cluster under its policy, without jobs and with every process running before and after the test.
+
+    In none of its cycles was a law of the queues broken.
+    """
+    began_s = time.time()
     yield policed
     policed.settle()
+    assert policed.broken_laws(began_s) == []
 
 
 @pytest.hookimpl(hookwrapper=True)
