@@ -271,6 +271,12 @@ def test_what_a_hook_tells_the_agent(folder, agent):
     ({"SLURM_SUBMIT_DIR": "/home/a\nexport LD_PRELOAD=/evil"}, ""),
     ({"SLURM_SUBMIT_DIR": "relative"}, ""),
     ({}, ""),
+    ({"SLURM_TASKS_PER_NODE": "2(x3)", "SLURM_NNODES": "3", "SLURM_NTASKS": "8"},
+     "export SLURM_NTASKS=6\nexport SLURM_NPROCS=6\n"),
+    ({"SLURM_TASKS_PER_NODE": "2(x3)", "SLURM_NNODES": "3", "SLURM_NTASKS": "6"}, ""),
+    ({"SLURM_TASKS_PER_NODE": "2(x3)", "SLURM_NNODES": "3", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, ""),
+    ({"SLURM_TASKS_PER_NODE": "2,1", "SLURM_NNODES": "2", "SLURM_NTASKS": "8"}, ""),
+    ({"SLURM_TASKS_PER_NODE": "1(x3)", "SLURM_NNODES": "3", "SLURM_NTASKS": "a[$(id)]"}, ""),
 ])  # fmt: skip
 @pytest.mark.parametrize("with_agent", [True, False])
 def test_what_slurm_reads_from_the_task_prolog(folder, agent, environment, expected, with_agent):
