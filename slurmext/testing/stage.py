@@ -15,6 +15,7 @@ from typing import Self
 
 from slurmext.config.wire import snapshot_from_json
 from slurmext.devcluster import ClusterSpec, Devcluster
+from slurmext.devcluster.spec import NATIVE
 from slurmext.errors import SlurmextError
 from slurmext.model.job import JobState
 from slurmext.testing.reclaimable import reclaimable
@@ -48,8 +49,8 @@ class Played:
 class Stage:
     """A devcluster of 4 nodes with 8 GPUs under the situations' policy, invariant monitor on. A context manager."""
 
-    def __init__(self, name: str) -> None:
-        self.cluster = Devcluster.up(ClusterSpec(name=name, nodes=NODES, gpus=NODE_GPUS, conf=CONF))
+    def __init__(self, name: str, release: str = NATIVE) -> None:
+        self.cluster = Devcluster.up(ClusterSpec(name=name, nodes=NODES, gpus=NODE_GPUS, conf=CONF, release=release))
         self._number, self._seen = 0, ""
         self._folder = self.cluster.dir / "situations"
         self._folder.mkdir()

@@ -31,6 +31,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
+from slurmext.devcluster.roots import RELEASES
+from slurmext.devcluster.spec import NATIVE
 from slurmext.simulate.report import percentile
 from slurmext.testing.situations import GRACE_S, KINDS, MIXED, situation
 from slurmext.testing.stage import LATE_S, NotPlayed, Played, Stage
@@ -44,6 +46,7 @@ class Session:
     wanted: int
     logs: Path | None
     tell_all: bool
+    release: str
     played: list[Played] = field(default_factory=list[Played])
     left_out: int = 0
     checked: int = 0
@@ -53,7 +56,7 @@ class Session:
 
     def run(self, name: str) -> None:
         """Boot a cluster and play until there are enough."""
-        with Stage(name) as stage:
+        with Stage(name, self.release) as stage:
             while (seed := self._next()) is not None:
                 try:
                     one = stage.play(situation(seed))
@@ -94,10 +97,13 @@ def main() -> int:
     parser.add_argument(
         "--logs", type=Path, help="a folder for what slurmextd said in situations that were late, and of broken laws"
     )
+    parser.add_argument("--release", default=NATIVE, choices=[NATIVE, *RELEASES], help="Slurm's [the host's]")
     options = parser.parse_args()
     wanted = len(options.seed) if options.seed else options.situations or (10 if options.quick else 200)
     seeds = iter(options.seed) if options.seed else itertools.count(options.first)
-    session = Session(seeds=seeds, wanted=wanted, logs=options.logs, tell_all=bool(options.seed))
+    session = Session(
+        seeds=seeds, wanted=wanted, logs=options.logs, tell_all=bool(options.seed), release=options.release
+    )
     began = time.monotonic()
     names = [f"bench-g-{os.getpid()}-{number}" for number in range(min(options.clusters, wanted))]
     with ThreadPoolExecutor(len(names)) as pool:
