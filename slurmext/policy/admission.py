@@ -136,6 +136,8 @@ class Admission(Round):
                 grown[job.id] = Release(job=job.id, placement=self.placement(more), queue_usage=usage)
                 moved = moved or any(index not in dict(more) for index, _ in parts)
                 parts = more  # noqa: PLW2901
+                self.notes = [note for note in self.notes if note.job != job.id]
+                self._tell(leaf, job, self.nodes.by_type(more))
                 self.growing[number] = (leaf, job, parts, mask)
             self.supply.take_now(parts)
             self.ledger.start(leaf, job, self.nodes.by_type(parts))
