@@ -3,8 +3,10 @@
 Nothing but the planner runs: snapshots are made in memory. Times are the fastest of a few runs, memory is the peak of
 this process. The last line is JSON: `full_cycle_s` (4,000 jobs of an unguaranteed queue run on 500 nodes x 8 GPUs, the
 owner of all those GPUs asks for them with 4,000 jobs), `unschedulable_s` (the same cluster, full of jobs that may not
-leave: an 80-GPU gang cannot be placed), `whole_cycle_s` (10,000 nodes, 100,000 jobs, 1,000 queues, 100 jobs ended and
-100 came since the last plan), and how time grows: `exponent_jobs`, `exponent_nodes` (1 is linear).
+leave: an 80-GPU gang cannot be placed), `whole_cycle_s` (10,000 nodes, 100,000 jobs, 1,000 queues, counted from
+nothing), `incremental_ms` (the same site cycle after cycle: 50 jobs end, 50 come and those released before run; the
+median of 9 cycles of a planner that remembers the last one), and how time grows: `exponent_jobs`, `exponent_nodes`,
+`exponent_queues` (1 is linear), drawn in docs/img/bench-plan-growth.png.
 """
 
 from __future__ import annotations
@@ -13,17 +15,25 @@ import argparse
 import gc
 import json
 import math
+import random
 import resource
+import statistics
 import time
+from dataclasses import replace
+from pathlib import Path
 
 from slurmext.model.job import Job, JobState, NodeGpus
 from slurmext.model.node import Node
+from slurmext.model.plan import Plan
 from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Snapshot
-from slurmext.policy.planner import plan
+from slurmext.policy.planner import Planner, plan
+from slurmext.simulate.plot import need_matplotlib
 
 NOW_S = 100_000.0
 GPUS_PER_NODE = 8
+PICTURE = Path(__file__).parents[2] / "docs" / "img" / "bench-plan-growth.png"
+COLOURS = ("#0072b2", "#d55e00", "#009e73")
 
 
 def nodes(count: int) -> tuple[Node, ...]:
@@ -96,6 +106,51 @@ def timed(snapshot: Snapshot, runs: int) -> tuple[float, str]:
     return best, f"{len(made.release)} start, {len(made.evict)} leave, {len(made.reasons)} wait"
 
 
+def next_cycle(snapshot: Snapshot, made: Plan, chance: random.Random, changes: int) -> Snapshot:
+    """Ten seconds later: who was released runs, `changes` / 2 jobs ended and as many came."""
+    placed = {release.job: release.placement for release in made.release}
+    jobs = [
+        replace(job, state=JobState.RUNNING, placement=placed[job.id], started_s=snapshot.now_s)
+        if job.id in placed
+        else job
+        for job in snapshot.jobs
+    ]
+    ended = set(chance.sample([n for n, job in enumerate(jobs) if job.state is JobState.RUNNING], changes // 2))
+    jobs = [job for n, job in enumerate(jobs) if n not in ended]
+    now_s = snapshot.now_s + 10
+    for n in range(changes // 2):
+        queue = snapshot.queues[chance.randrange(len(snapshot.queues))].path
+        jobs.append(replace(pending(0, queue), id=f"c{now_s:.0f}-{n}", submitted_s=now_s))
+    return replace(snapshot, now_s=now_s, jobs=tuple(jobs))
+
+
+def incremental_ms(snapshot: Snapshot, changes: int, cycles: int) -> float:
+    """Median milliseconds of a cycle after `changes` changes, the first and whole one left out."""
+    planner, chance, spent = Planner(), random.Random(1), list[float]()
+    made = planner.plan(snapshot)
+    for _ in range(cycles):
+        snapshot = next_cycle(snapshot, made, chance, changes)
+        gc.collect()
+        start = time.perf_counter()
+        made = planner.plan(snapshot)
+        spent.append(time.perf_counter() - start)
+    return statistics.median(spent) * 1000
+
+
+def draw(curves: dict[str, tuple[list[int], list[float]]]) -> None:
+    """Time over size, both logarithmic, with a line of slope 1 beside each curve."""
+    figure = need_matplotlib()(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for (name, (sizes, times)), colour, mark in zip(curves.items(), COLOURS, "osD", strict=False):
+        axes.loglog(sizes, times, marker=mark, color=colour, label=f"{name}: exponent {exponent(sizes, times):.2f}")
+        axes.loglog(sizes, [times[0] * size / sizes[0] for size in sizes], ":", color=colour, alpha=0.5)
+    axes.set(xlabel="how many", ylabel="seconds for one plan", title="Planning time (dotted: linear growth)")
+    axes.grid(visible=True, which="both", alpha=0.2)
+    axes.legend()
+    PICTURE.parent.mkdir(exist_ok=True)
+    figure.savefig(PICTURE, dpi=110)
+
+
 def exponent(sizes: list[int], times: list[float]) -> float:
     """Slope of log(time) over log(size), by least squares."""
     points = [(math.log(size), math.log(spent)) for size, spent in zip(sizes, times, strict=True)]
@@ -121,13 +176,27 @@ def main() -> None:
         figures[key], made = timed(snapshot, runs)
         size = f"{len(snapshot.nodes)} nodes, {len(snapshot.jobs)} jobs, {len(snapshot.queues)} queues"
         print(f"{what:<34}{size:<42}{figures[key]:8.3f} s   {made}", flush=True)
+    site = whole_site(10_000 // shrink, 100_000 // shrink, 1_000 // shrink, 100 // shrink)
+    figures["incremental_ms"] = incremental_ms(site, 100 // shrink, 3 if quick else 9)
+    what = f"{len(site.nodes)} nodes, {len(site.jobs)} jobs, {len(site.queues)} queues"
+    print(f"{'the same, after 100 changes':<34}{what:<42}{figures['incremental_ms'] / 1000:8.3f} s", flush=True)
+    del site
     sizes = [count // shrink for count in (500, 1000, 2000, 4000)]
     by_jobs = [timed(all_reclaimed(500 // shrink, count), runs)[0] for count in sizes]
     figures["exponent_jobs"] = exponent(sizes, by_jobs)
     sizes = [count // shrink for count in (500, 1000, 2000, 4000)]
     by_nodes = [timed(all_reclaimed(count, 500 // shrink), runs)[0] for count in sizes]
     figures["exponent_nodes"] = exponent(sizes, by_nodes)
-    print(f"time grows with pending jobs ^ {figures['exponent_jobs']:.2f}, nodes ^ {figures['exponent_nodes']:.2f}")
+    queue_counts = [count // shrink for count in (250, 500, 1000, 2000)]
+    by_queues = [timed(whole_site(2000 // shrink, 20_000 // shrink, count, 100), runs)[0] for count in queue_counts]
+    figures["exponent_queues"] = exponent(queue_counts, by_queues)
+    print(
+        f"time grows with pending jobs ^ {figures['exponent_jobs']:.2f}, nodes ^ {figures['exponent_nodes']:.2f},"
+        f" queues ^ {figures['exponent_queues']:.2f}"
+    )
+    if not quick:
+        curves = {"pending jobs": (sizes, by_jobs), "nodes": (sizes, by_nodes), "queues": (queue_counts, by_queues)}
+        draw(curves)
     figures["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({key: round(value, 4) for key, value in figures.items()} | {"quick": quick}))
 
