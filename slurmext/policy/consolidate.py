@@ -1,7 +1,7 @@
 """Defragmentation: move small jobs out of the way of one that fits in the sum of what is idle, but nowhere whole.
 
-A move costs a restart, so it must buy more than it costs: fewer GPUs are moved than the beneficiary gets, and a
-borrower may not disturb a job that runs within its queue's guarantee. The place a job moves to is idle now and is
+A move costs a restart, so it must buy more than it costs: fewer GPUs are moved than the beneficiary gets, and nobody
+is moved for a borrower. The place a job moves to is idle now and is
 kept for it, so nobody loses GPUs by it. Only jobs on one node are moved: a gang would need several new places at once.
 """
 
@@ -44,7 +44,7 @@ class Consolidation(Admission):
             key = ("move", self.shape(leaf, job, standing), mask)
             if self.hopeless.get(key) == len(self.release) + self.disruptions:
                 continue
-            moves = self._moves(need, leaf, job, standing)
+            moves = self._moves(need)
             if moves is None:
                 self.hopeless[key] = len(self.release) + self.disruptions
                 continue
@@ -52,7 +52,7 @@ class Consolidation(Admission):
             return True
         return False
 
-    def _moves(self, need: Need, leaf: int, job: Job, standing: Standing) -> Moves | None:
+    def _moves(self, need: Need) -> Moves | None:
         """The moves that make room, None when there are none or they cost more than they bring."""
         idle = self.supply.now.copy()
         nodes = self._nodes_to_clear(need, idle)
@@ -61,7 +61,7 @@ class Consolidation(Admission):
         for index in nodes:
             if left <= 0:
                 break
-            cleared = self._clear(index, need.size - idle.free[index] % need.size, idle, leaf, job, standing, made)
+            cleared = self._clear(index, need.size - idle.free[index] % need.size, idle, made)
             if cleared is not None:
                 made += cleared
                 left -= 1
@@ -82,15 +82,13 @@ class Consolidation(Admission):
                 found.append((need.size - spare, index))
         return [index for _, index in sorted(found)[:MOST_NODES]]
 
-    def _clear(
-        self, index: int, gpus: int, idle: FreeIndex, leaf: int, job: Job, standing: Standing, made: Moves
-    ) -> Moves | None:
+    def _clear(self, index: int, gpus: int, idle: FreeIndex, made: Moves) -> Moves | None:
         """Moves that free `gpus` on the node; `idle` is updated when there are such."""
         taken = {victim.job.id for victim, _ in made}
         movable = [
             victim
             for victim in self.hunt.on_node[index]
-            if victim.job.id not in taken and self._may_move(victim, leaf, job, standing)
+            if victim.job.id not in taken and self._may_move(victim)
         ]
         chosen = _least_that_free(movable, gpus)
         if chosen is None:
@@ -110,14 +108,9 @@ class Consolidation(Admission):
             idle.add([target], sign=-1)
         return moves
 
-    def _may_move(self, victim: Candidate, leaf: int, job: Job, standing: Standing) -> bool:
-        if len(victim.parts) > 1 or victim.job.id in self.hunt.gone or victim.job.id in self.hunt.shrunk:
-            return False
-        if standing is not Standing.BORROW:
-            return True
-        if victim.leaf == leaf:
-            return victim.job.priority <= job.priority
-        return self.ledger.solid.can_give(self.tree.nodes[victim.leaf], victim.by_type)
+    def _may_move(self, victim: Candidate) -> bool:
+        hunt, job_id = self.hunt, victim.job.id
+        return len(victim.parts) == 1 and job_id not in hunt.gone and job_id not in hunt.shrunk
 
     def _makes_room(self, need: Need, made: Moves) -> bool:
         """Whether the beneficiary fits once all have moved, and not without any single one of them."""

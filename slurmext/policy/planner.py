@@ -287,8 +287,10 @@ def _ask(state: Settlement, leaf: int, job: Job, standing: Standing, wanted: Pla
         return False
     if state.delayed(leaf, job):
         return False
-    if why is Reason.NO_FREE_GPUS and state.consolidate(leaf, job, standing):
-        return True
-    if standing is not Standing.BORROW and state.reclaim(leaf, job):
-        return True
+    # Nobody is restarted for a borrower: a gang that got its nodes that way would hold them while many small jobs wait.
+    if standing is not Standing.BORROW:
+        if why is Reason.NO_FREE_GPUS and state.consolidate(leaf, job, standing):
+            return True
+        if state.reclaim(leaf, job):
+            return True
     return state.preempt(leaf, job)
