@@ -46,6 +46,7 @@ _BEHIND_OTHERS_S = 1.5
 """A released job is put before those after this time; until then Slurm may just not have looked at it."""
 _MOST_FIRSTS = 8
 """So many jobs are put first in one cycle: each costs a command."""
+TOGETHER_S = 0.3
 _SAVED_BEFORE_S = 1.0
 """A checkpoint saved this little before the signal counts as its answer (clocks, and a save already under way)."""
 
@@ -325,10 +326,14 @@ class Applier:
         return max(grace_end_s, requeued_s + END_AFTER_S, self._ended_s.get(action.id, 0.0) + END_AFTER_S)
 
     def next_due_s(self, actions: Sequence[ActionRecord], now: float) -> float | None:
-        """When the next grace of these actions ends, or the next patience with a victim that does not go."""
+        """When the next grace of these actions ends, or the next patience with a victim that does not go.
+
+        Victims were told one after the other: those that are due together are dealt with together.
+        """
         times = [_number(action, "deadline_s") for action in actions if action.state is ActionState.SIGNALLED]
         times += [self._end_due_s(action) for action in actions if action.state is ActionState.REQUEUED]
-        return min((at_s for at_s in times if at_s > now), default=None)
+        first_s = min((at_s for at_s in times if at_s > now), default=None)
+        return None if first_s is None else max(at_s for at_s in times if at_s <= first_s + TOGETHER_S)
 
     def _requeue(self, token: int, due: Sequence[_Due], observation: Observation) -> None:
         if not due:

@@ -158,6 +158,25 @@ def test_a_victim_that_used_up_its_grace_is_killed_a_second_after_term(site: Sit
     assert site.killed[0][1] == signalled_s + 21
 
 
+def test_graces_that_end_one_after_the_other_are_waited_for_together(site: Site) -> None:
+    """Each scancel takes its time; a cycle for each would keep the beneficiary waiting."""
+    _borrow_everything(site, ckpt="auto")
+    site.slurm.submit("prod", tasks=2)
+    send = site.slurm.signal
+
+    def slowly(job_id: str, signal: str) -> None:
+        site.slurm.now_s += 0.1
+        send(job_id, signal)
+
+    site.slurm.signal = slowly  # type: ignore[method-assign]
+    began_s = site.slurm.now()
+    due_s = site.controller.run(site.token).next_s
+    assert due_s == pytest.approx(began_s + 20.2)
+    site.slurm.now_s = float(due_s or 0)
+    site.controller.run(site.token)
+    assert len(site.done("requeue")) == 2
+
+
 def test_every_cycle_of_a_reclaim_keeps_the_laws(site: Site) -> None:
     """Plans and what comes of them: signal, grace, requeue, a beneficiary that starts, a victim that returns."""
     _borrow_everything(site, ckpt="auto")
