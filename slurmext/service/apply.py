@@ -325,14 +325,15 @@ class Applier:
         grace_end_s = _number(action, "deadline_s") or requeued_s + _number(action, "grace_s")
         return max(grace_end_s, requeued_s + END_AFTER_S, self._ended_s.get(action.id, 0.0) + END_AFTER_S)
 
-    def next_due_s(self, actions: Sequence[ActionRecord], now: float) -> float | None:
-        """When the next grace of these actions ends, or the next patience with a victim that does not go.
+    def next_due_s(self, actions: Sequence[ActionRecord], after_s: float) -> float | None:
+        """When the next grace of these actions ends, or the next patience with a victim that does not go. `after_s` is
+        when they were looked at last: what came due since is due now.
 
         Victims were told one after the other: those that are due together are dealt with together.
         """
         times = [_number(action, "deadline_s") for action in actions if action.state is ActionState.SIGNALLED]
         times += [self._end_due_s(action) for action in actions if action.state is ActionState.REQUEUED]
-        first_s = min((at_s for at_s in times if at_s > now), default=None)
+        first_s = min((at_s for at_s in times if at_s > after_s), default=None)
         return None if first_s is None else max(at_s for at_s in times if at_s <= first_s + TOGETHER_S)
 
     def _requeue(self, token: int, due: Sequence[_Due], observation: Observation) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from slurmext.errors import SlurmUnavailable, StoreConflict
+from slurmext.model.cluster import ClusterView
 from slurmext.model.job import JobState
 from slurmext.model.state import ActionKind, ActionState, CheckpointRecord, JobKey
 from slurmext.policy.invariants import Watch
@@ -175,6 +176,26 @@ def test_graces_that_end_one_after_the_other_are_waited_for_together(site: Site)
     site.slurm.now_s = float(due_s or 0)
     site.controller.run(site.token)
     assert len(site.done("requeue")) == 2
+
+
+def test_a_grace_that_ends_during_a_cycle_is_no_reason_to_wait(site: Site) -> None:
+    """The cycle looked at the victim just before; the next one is due at once."""
+    _borrow_everything(site, ckpt="auto")
+    site.slurm.submit("prod")
+    due_s = site.controller.run(site.token).next_s
+    assert due_s is not None
+    site.slurm.now_s = due_s - 0.1
+    read, calls = site.slurm.read, iter((0.0, 0.2))
+
+    def slowly() -> ClusterView:
+        site.slurm.now_s += next(calls)
+        return read()
+
+    site.slurm.read = slowly  # type: ignore[method-assign]
+    again_s = site.controller.run(site.token).next_s
+    assert site.done("requeue") == []
+    assert again_s is not None
+    assert again_s <= site.slurm.now()
 
 
 def test_every_cycle_of_a_reclaim_keeps_the_laws(site: Site) -> None:
