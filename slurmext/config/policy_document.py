@@ -187,8 +187,8 @@ class QueueDocument(_Strict):
     )
     job_sort: Annotated[str, AfterValidator(_job_sort)] = Field(
         default="priority,fifo",
-        description="Order of jobs inside the queue: a comma list of priority, fifo, fair. Only where priority comes first"
-        " does a job of higher priority take the place of running ones of lower.",
+        description="Order of jobs inside the queue: a comma list of priority, fifo, fair. Only where priority comes"
+        " first does a job of higher priority take the place of running ones of lower.",
     )
     over_max: OverMax | None = Field(
         default=None,

@@ -86,9 +86,7 @@ class Consolidation(Admission):
         """Moves that free `gpus` on the node; `idle` is updated when there are such."""
         taken = {victim.job.id for victim, _ in made}
         movable = [
-            victim
-            for victim in self.hunt.on_node[index]
-            if victim.job.id not in taken and self._may_move(victim)
+            victim for victim in self.hunt.on_node[index] if victim.job.id not in taken and self._may_move(victim)
         ]
         chosen = _least_that_free(movable, gpus)
         if chosen is None:

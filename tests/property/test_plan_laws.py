@@ -68,7 +68,7 @@ def test_evictions_start_their_beneficiaries(data: st.DataObject, plain: bool, r
     made = plan(snapshot)
     keep_fences = snapshot.settings.fences_stand
     after = plan(step(snapshot, made, after_s=0, requeue_delay=requeue_delay, keep_fences=keep_fences))
-    waiting = {evict.beneficiary for evict in made.evict if evict.beneficiary} | {move.beneficiary for move in made.move}
+    waiting = {leaver.beneficiary for leaver in (*made.evict, *made.move)} - {""}
     assert waiting <= {release.job for release in after.release}
 
 
