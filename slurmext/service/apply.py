@@ -18,9 +18,10 @@ from slurmext.model.state import (
     ActionState,
     CheckpointRecord,
     JobKey,
-    PreemptionRecord,
 )
 from slurmext.ports import Actuator, Clock, ClusterReader, Store
+from slurmext.service.budget import requeues_left
+from slurmext.service.deadlines import Deadlines, ledger_line, number
 from slurmext.service.handover import handovers
 from slurmext.service.intents import fences_of, intents_of
 from slurmext.service.observe import Known, Observation, checkpoint_signal
@@ -38,15 +39,12 @@ LEAVE_PATIENCE_S = 60.0
 HOLD_WITHIN_S = 2.0
 HOLD_BEFORE_S = 3.0
 """A requeued victim is held when its beneficiary runs, but within this time, and this long before it is eligible."""
-END_AFTER_S = 1.0
-"""A victim has its grace to be gone, and this long after TERM; then what is left of it is killed, and again."""
 _BEHIND_OTHERS = "Priority"
 """Slurm's reason of a job that it would start if jobs of higher priority did not wait in its partition."""
 _BEHIND_OTHERS_S = 1.5
 """A released job is put before those after this time; until then Slurm may just not have looked at it."""
 _MOST_FIRSTS = 8
 """So many jobs are put first in one cycle: each costs a command."""
-TOGETHER_S = 0.3
 _SAVED_BEFORE_S = 1.0
 """A checkpoint saved this little before the signal counts as its answer (clocks, and a save already under way)."""
 
@@ -78,7 +76,7 @@ class Applier:
         crash: Callable[[str], None] = lambda _boundary: None,
     ) -> None:
         self._guard_s, self._end_left = guard_s, end_left
-        self._ended_s = dict[int, float]()  # action -> when what was left of its job was last to be killed
+        self.deadlines = Deadlines()
         self._store, self._reader, self._actuator, self._clock, self._crash = store, reader, actuator, clock, crash
         self._unheld = list[str]()
         self._hold_at_once = False
@@ -93,7 +91,7 @@ class Applier:
         """Write the intents of a plan and begin each. Returns how many actions were begun."""
         now = self._clock.now()
         open_actions = self._store.open_actions()
-        left = self._requeues_left(policy, now)
+        left = requeues_left(self._store, policy, now)
         intents = intents_of(
             plan, observation, policy, open_actions, now=now, guard_s=self._guard_s, requeues_left=left
         )
@@ -115,15 +113,6 @@ class Applier:
         self._crash("intents recorded")
         self._begin(token, actions, observation)
         return len(actions)
-
-    def _requeues_left(self, policy: Policy, now: float) -> int | None:
-        """How many jobs may be requeued now; None = no limit."""
-        left = policy.max_requeues_per_cycle
-        if policy.max_requeues_per_hour is not None:
-            done = self._store.count_actions(action=ActionKind.EVICT.value, since_s=now - 3600)
-            hourly = max(0, policy.max_requeues_per_hour - done)
-            left = hourly if left is None else min(left, hourly)
-        return left
 
     def _begin(self, token: int, actions: Sequence[ActionRecord], observation: Observation) -> None:
         """Do what was just written down, gentle first."""
@@ -175,7 +164,7 @@ class Applier:
         if record is None or record.state is not JobState.RUNNING or record.start_s != action.detail.get("start_s"):
             self._advance(token, action, ActionState.ABANDONED, "the job is no longer what the plan saw")
             return False
-        warn = checkpoint_signal(cast("str | None", action.detail.get("ckpt")), _number(action, "grace_s"))
+        warn = checkpoint_signal(cast("str | None", action.detail.get("ckpt")), number(action, "grace_s"))
         if warn is None:
             return True
         signal, wait_s = warn
@@ -294,14 +283,14 @@ class Applier:
             self._robbed.add(str(action.detail.get("beneficiary", "")))
             self._finish(token, action, "requeued, and started again", now)
         elif record.state is JobState.RUNNING and action.state is ActionState.SIGNALLED:
-            signalled = _number(action, "signalled_s")
+            signalled = number(action, "signalled_s")
             if (
                 checkpoint is not None
                 and checkpoint.saved_s >= signalled - _SAVED_BEFORE_S
                 and checkpoint.confirmed_s >= signalled
             ):
                 return [(action, {"confirmed_s": checkpoint.confirmed_s, "step": checkpoint.step})]
-            if now >= _number(action, "deadline_s"):
+            if now >= number(action, "deadline_s"):
                 return [(action, {})]
         elif record.state is JobState.PENDING and record.held:
             self._finish(token, action, "requeued and held", now)
@@ -313,28 +302,11 @@ class Applier:
 
     def _end_if_due(self, action: ActionRecord, record: JobRecord, now: float) -> None:
         """Nobody waits for Slurm's KillWait longer than for a grace, and nobody for both."""
-        if record.raw_id and now >= self._end_due_s(action):
-            self._ended_s[action.id] = now
+        if record.raw_id and now >= self.deadlines.grace_end_s(action):
+            self.deadlines.ended(action, now)
             nodes = [part.node for part in record.placement]
             log.info("job %s does not end on %s: what is left is killed", record.slurm_id, ",".join(nodes))
-            self._end_left(nodes, record.raw_id, _number(action, "requeued_s"))
-
-    def _end_due_s(self, action: ActionRecord) -> float:
-        """The end of the grace, which for who had no signal began with TERM."""
-        requeued_s = _number(action, "requeued_s")
-        grace_end_s = _number(action, "deadline_s") or requeued_s + _number(action, "grace_s")
-        return max(grace_end_s, requeued_s + END_AFTER_S, self._ended_s.get(action.id, 0.0) + END_AFTER_S)
-
-    def next_due_s(self, actions: Sequence[ActionRecord], after_s: float) -> float | None:
-        """When the next grace of these actions ends, or the next patience with a victim that does not go. `after_s` is
-        when they were looked at last: what came due since is due now.
-
-        Victims were told one after the other: those that are due together are dealt with together.
-        """
-        times = [_number(action, "deadline_s") for action in actions if action.state is ActionState.SIGNALLED]
-        times += [self._end_due_s(action) for action in actions if action.state is ActionState.REQUEUED]
-        first_s = min((at_s for at_s in times if at_s > after_s), default=None)
-        return None if first_s is None else max(at_s for at_s in times if at_s <= first_s + TOGETHER_S)
+            self._end_left(nodes, record.raw_id, number(action, "requeued_s"))
 
     def _requeue(self, token: int, due: Sequence[_Due], observation: Observation) -> None:
         if not due:
@@ -370,7 +342,7 @@ class Applier:
         beneficiary = observation.known.get(str(action.detail.get("beneficiary", "")))
         waits = beneficiary is not None and beneficiary.record.state is JobState.PENDING
         soon = (record.eligible_s or 0) - now < HOLD_BEFORE_S
-        return not waits or soon or self._hold_at_once or now - _number(action, "requeued_s") > HOLD_WITHIN_S
+        return not waits or soon or self._hold_at_once or now - number(action, "requeued_s") > HOLD_WITHIN_S
 
     def notify(self, record: JobRecord, words: str) -> None:
         """Write into a running job's output. It is in its timeline as well: nothing is lost when Slurm refuses."""
@@ -387,31 +359,10 @@ class Applier:
 
     def _finish(self, token: int, action: ActionRecord, message: str, now: float) -> None:
         """Close an eviction and write the victim's ledger."""
-        self._ended_s.pop(action.id, None)
-        get = action.detail.get
-        signalled, confirmed = get("signalled_s"), get("confirmed_s")
-        gpus = int(_number(action, "gpus"))
-        lost = _number(action, "lost_gpu_s")
-        if isinstance(confirmed, int | float):
-            lost = max(0.0, (_number(action, "requeued_s") - confirmed) * gpus)
+        self.deadlines.forget(action)
         written = any(line.ended_s >= action.created_s for line in self._store.preemptions(job_id=action.job.job_id))
         if message != "ended by itself" and not written:
-            self._store.record_preemption(
-                token,
-                PreemptionRecord(
-                    victim=action.job,
-                    victim_user=str(get("user", "")),
-                    beneficiary=str(get("beneficiary", "")),
-                    reason=action.reason,
-                    from_queue=str(get("from_queue", "")),
-                    to_queue=str(get("to_queue", "")),
-                    gpus=gpus,
-                    lost_gpu_s=lost,
-                    signalled_s=float(signalled) if isinstance(signalled, int | float) else None,
-                    confirmed_s=float(confirmed) if isinstance(confirmed, int | float) else None,
-                    ended_s=now,
-                ),
-            )
+            self._store.record_preemption(token, ledger_line(action, now))
             self._crash("ledger written")
         self._advance(token, action, ActionState.DONE, message)
 
@@ -443,8 +394,3 @@ class Applier:
         log.info("action %d %s job %s: %s %s", action.id, action.kind, action.job.job_id, state, message)
         self._store.advance(token, action.id, state, self._clock.now(), message=message, detail=detail)
         self._crash(f"{action.kind} {state}")
-
-
-def _number(action: ActionRecord, key: str) -> float:
-    value = action.detail.get(key)
-    return float(value) if isinstance(value, int | float) else 0.0

@@ -124,7 +124,7 @@ class Controller:
             next_s=_first(
                 _next_time(observation.snapshot, decided),
                 self.tidying.next_s(policy, self._clock.now()),
-                self._applier.next_due_s(still_open, began_at),
+                self._applier.deadlines.next_s(still_open, began_at),
             ),
             rpcs=view.rpcs,
             new_jobs=new,
