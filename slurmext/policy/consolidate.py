@@ -7,6 +7,7 @@ kept for it, so nobody loses GPUs by it. Only jobs on one node are moved: a gang
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import replace
 
 from slurmext.model.job import Job
@@ -14,7 +15,7 @@ from slurmext.model.plan import Move, Reason
 from slurmext.policy.admission import Admission
 from slurmext.policy.herd import Need
 from slurmext.policy.placement import place
-from slurmext.policy.round import Promise, Standing
+from slurmext.policy.round import Promise, Round, Standing
 from slurmext.policy.supply import FreeIndex, NodePart, indices_of
 from slurmext.policy.victims import Candidate
 
@@ -44,7 +45,7 @@ class Consolidation(Admission):
             key = ("move", self.shape(leaf, job, standing), mask)
             if self.hopeless.get(key) == len(self.release) + self.disruptions:
                 continue
-            moves = self._moves(need)
+            moves = self.moves(need, self.supply.now)
             if moves is None:
                 self.hopeless[key] = len(self.release) + self.disruptions
                 continue
@@ -52,22 +53,24 @@ class Consolidation(Admission):
             return True
         return False
 
-    def _moves(self, need: Need) -> Moves | None:
-        """The moves that make room, None when there are none or they cost more than they bring."""
-        idle = self.supply.now.copy()
+    def moves(self, need: Need, free: FreeIndex, leaving: Container[str] = ()) -> Moves | None:
+        """The moves that make room where these GPUs are `free`, None when there are none or they cost more than they
+        bring. Jobs that are `leaving` anyway do not move.
+        """
+        idle = free.copy()
         nodes = self._nodes_to_clear(need, idle)
         left = need.tasks - _tasks_ready(need, idle)
         made: Moves = []
         for index in nodes:
             if left <= 0:
                 break
-            cleared = self._clear(index, need.size - idle.free[index] % need.size, idle, made)
+            cleared = self._clear(index, need.size - idle.free[index] % need.size, idle, made, leaving)
             if cleared is not None:
                 made += cleared
                 left -= 1
         if left > 0 or sum(victim.gpus for victim, _ in made) >= need.tasks * need.size:
             return None
-        return made if self._makes_room(need, made) else None
+        return made if _makes_room(need, made, free) else None
 
     def _nodes_to_clear(self, need: Need, idle: FreeIndex) -> list[int]:
         """Nodes of the mask where one more task fits once others have moved, the fewest GPUs to move first."""
@@ -82,11 +85,13 @@ class Consolidation(Admission):
                 found.append((need.size - spare, index))
         return [index for _, index in sorted(found)[:MOST_NODES]]
 
-    def _clear(self, index: int, gpus: int, idle: FreeIndex, made: Moves) -> Moves | None:
+    def _clear(self, index: int, gpus: int, idle: FreeIndex, made: Moves, leaving: Container[str]) -> Moves | None:
         """Moves that free `gpus` on the node; `idle` is updated when there are such."""
         taken = {victim.job.id for victim, _ in made}
         movable = [
-            victim for victim in self.hunt.on_node[index] if victim.job.id not in taken and self._may_move(victim)
+            victim
+            for victim in self.hunt.on_node[index]
+            if victim.job.id not in taken and victim.job.id not in leaving and self._may_move(victim)
         ]
         chosen = _least_that_free(movable, gpus)
         if chosen is None:
@@ -110,19 +115,6 @@ class Consolidation(Admission):
         hunt, job_id = self.hunt, victim.job.id
         return len(victim.parts) == 1 and job_id not in hunt.gone and job_id not in hunt.shrunk
 
-    def _makes_room(self, need: Need, made: Moves) -> bool:
-        """Whether the beneficiary fits once all have moved, and not without any single one of them."""
-        for left_out in (None, *range(len(made))):
-            trial = self.supply.now.copy()
-            for position, (victim, target) in enumerate(made):
-                if position != left_out:
-                    trial.add([target], sign=-1)
-                    trial.add(victim.parts)
-            fits = trial.capacity(need.size, need.mask, need.per_node, need.tasks) >= need.tasks
-            if fits != (left_out is None):
-                return False
-        return True
-
     def _carry_out(self, leaf: int, job: Job, need: Need, moves: Moves) -> None:
         for victim, target in moves:
             self.hunt.move(victim, [target])
@@ -136,20 +128,38 @@ class Consolidation(Admission):
         assert parts is not None, "moves were checked to make room"  # noqa: S101
         idle = self.supply.take_soon(parts)
         self.ledger.start(leaf, job, self.nodes.by_type(parts))
-        written = tuple(
-            Move(
-                job=victim.job.id,
-                source=self.placement(victim.parts),
-                target=self.placement([target]),
-                beneficiary=job.id,
-                reason=Reason.CONSOLIDATE,
-            )
-            for victim, target in moves
-        )
         promise = Promise(leaf=leaf, job=job, need=need, parts=parts, idle=idle, reason=Reason.CONSOLIDATE)
-        self.promises.append(replace(promise, moves=written))
+        self.promises.append(replace(promise, moves=written_moves(self, moves, job.id)))
         self.disruptions += len(moves)
         self.reasons[job.id] = Reason.CONSOLIDATING
+
+
+def _makes_room(need: Need, made: Moves, free: FreeIndex) -> bool:
+    """Whether the beneficiary fits once all have moved, and not without any single one of them."""
+    for left_out in (None, *range(len(made))):
+        trial = free.copy()
+        for position, (victim, target) in enumerate(made):
+            if position != left_out:
+                trial.add([target], sign=-1)
+                trial.add(victim.parts)
+        fits = trial.capacity(need.size, need.mask, need.per_node, need.tasks) >= need.tasks
+        if fits != (left_out is None):
+            return False
+    return True
+
+
+def written_moves(state: Round, moves: Moves, beneficiary: str) -> tuple[Move, ...]:
+    """The moves as the plan has them."""
+    return tuple(
+        Move(
+            job=victim.job.id,
+            source=state.placement(victim.parts),
+            target=state.placement([target]),
+            beneficiary=beneficiary,
+            reason=Reason.CONSOLIDATE,
+        )
+        for victim, target in moves
+    )
 
 
 def _tasks_ready(need: Need, idle: FreeIndex) -> int:

@@ -61,11 +61,16 @@ class Herd:
             self._count_priority(found, found.gpus)
         self.log: list[int] = []
 
-    def move(self, victim: Candidate, target: Iterable[NodePart]) -> None:
-        """The job goes to `target`, idle until now: its old GPUs come free soon, its queue keeps what it has."""
+    def move(self, victim: Candidate, target: Iterable[NodePart], *, soon: bool = False) -> None:
+        """The job goes to `target`, idle until now (or `soon`): its old GPUs come free soon, its queue keeps what it
+        has.
+        """
         self.gone.add(victim.job.id)
         self._count_priority(victim, -victim.gpus)
-        self.supply.take_now(target)
+        if soon:
+            self.supply.take_soon(target)
+        else:
+            self.supply.take_now(target)
         self.supply.leaving(victim.parts, self.nodes.usable)
         self.changed(index for index, _ in victim.parts)
 

@@ -293,4 +293,6 @@ def _ask(state: Settlement, leaf: int, job: Job, standing: Standing, wanted: Pla
             return True
         if state.reclaim(leaf, job):
             return True
+        if why is Reason.NO_FREE_GPUS and state.exchange(leaf, job):
+            return True
     return state.preempt(leaf, job)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from slurmext.model.plan import Evict, EvictAction, Reason
-from slurmext.policy.eviction import Eviction
+from slurmext.policy.exchange import Exchange
 from slurmext.policy.herd import Victims, freed_inside
 from slurmext.policy.round import Promise
 from slurmext.policy.supply import FreeIndex, NodePart
 from slurmext.policy.victims import Taking, lost_seconds, shrunk
 
 
-class Settlement(Eviction):
+class Settlement(Exchange):
     """Settles what the steps promised."""
 
     def drop_spare_victims(self, *, ask_again: bool) -> bool:

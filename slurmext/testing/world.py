@@ -42,7 +42,9 @@ def step(
     """
     now_s = snapshot.now_s + after_s
     starts = {release.job: release.placement for release in plan.release}
-    moved = {move.job: move.target for move in plan.move}
+    evicted_for = {evict.beneficiary for evict in plan.evict} - {""}
+    requeued = {move.job for move in plan.move if move.beneficiary in evicted_for}
+    moved = {move.job: move.target for move in plan.move if move.job not in requeued}
     eligible_s = now_s + snapshot.settings.requeue_delay_s if requeue_delay else None
     jobs: list[Job] = []
     for job in snapshot.jobs:
@@ -57,6 +59,8 @@ def step(
                 back = _requeued(job, eligible_s)
                 behind = evicts[0].reason in BEHIND_OTHERS
                 jobs.append(replace(back, submitted_s=snapshot.now_s) if behind else back)
+        elif job.id in requeued and leaves(job.id):
+            jobs.append(_requeued(job, eligible_s))
         elif job.id in moved and leaves(job.id):
             jobs.append(replace(job, placement=moved[job.id], started_s=now_s, preempted=job.preempted + 1))
         elif job.state is not JobState.COMPLETING:

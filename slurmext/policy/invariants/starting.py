@@ -17,10 +17,14 @@ def no_overcommit(case: Case) -> Iterator[str]:
     held, leaving = case.held(), case.leaving()
     starts = summed((part.node, part.gpus) for release in case.plan.release for part in release.placement)
     kept = summed((part.node, part.gpus) for fence in case.plan.fence for part in fence.placement)
-    targets = summed((part.node, part.gpus) for move in case.plan.move for part in move.target)
+    # Who moves for somebody whom others leave for goes where those were; everybody else where nobody is.
+    with_others = [move for move in case.plan.move if move.beneficiary in case.victims]
+    alone = [move for move in case.plan.move if move.beneficiary not in case.victims]
+    targets = summed((part.node, part.gpus) for move in alone for part in move.target)
+    later_targets = summed((part.node, part.gpus) for move in with_others for part in move.target)
     sources = summed((part.node, part.gpus) for move in case.plan.move for part in move.source)
     freed = case.freed(case.plan.evict)
-    for name in sorted({*starts, *kept, *targets}):
+    for name in sorted({*starts, *kept, *targets, *later_targets}):
         node = case.nodes.get(name)
         if node is None or node.state is not NodeState.UP:
             yield f"node {name} is not up"
@@ -29,8 +33,9 @@ def no_overcommit(case: Case) -> Iterator[str]:
         if starts.get(name, 0) + targets.get(name, 0) and now > node.gpus:
             yield f"{name}: {now} GPUs in use of {node.gpus}"
         out = freed.get(name, 0) + leaving.get(name, 0) + sources.get(name, 0)
-        later = now + kept.get(name, 0) - out
-        if kept.get(name, 0) and later > node.gpus:
+        promised = kept.get(name, 0) + later_targets.get(name, 0)
+        later = now + promised - out
+        if promised and later > node.gpus:
             yield f"{name}: {later} GPUs promised of {node.gpus}"
 
 
