@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 from slurmext.model.job import Job
 from slurmext.model.plan import Reason
@@ -50,6 +51,13 @@ class Eviction(Consolidation):
                 accept = self._reclaim_check(leaf, job, gpus, claims, plain=not inside and not mixed)
                 if self._evict(leaf, job, need, givers, Reason.RECLAIM_GUARANTEE, key, accept):
                     return True
+                # The cheapest may have used up what a guaranteed queue can give, where another node needs just that.
+                owners = frozenset(other for other in givers.levels if self.tree.nodes[other].guaranteed)
+                if owners != givers.last and len(owners) < len(givers.levels) and need.tasks > 1:
+                    sparing = replace(givers, key=(givers.key, "owners last"), last=owners)
+                    again = (*key, "owners last")
+                    if self._evict(leaf, job, need, sparing, Reason.RECLAIM_GUARANTEE, again, accept):
+                        return True
         return False
 
     def preempt(self, leaf: int, job: Job) -> bool:
