@@ -74,15 +74,10 @@ def _wish(session: Session, worth: str | None, file: Path | None) -> Any:
     from slurmext.cli.formats import parse_span
     from slurmext.config.policy import stored_policy
     from slurmext.model.snapshot import Defragment
-    from slurmext.service.bootstrap import open_store
 
     wish = Defragment()
     if file is None:
-        store = open_store(session.site)
-        try:
-            stored = store.current_policy()
-        finally:
-            store.close()
+        stored = session.store.current_policy()
         wish = wish if stored is None else stored_policy(stored).as_model(stored.version).defragment
     return wish if worth is None else replace(wish, worth_s=parse_span(worth))
 

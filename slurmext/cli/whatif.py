@@ -223,16 +223,13 @@ def timetable(policy: SitePolicy, paths: Iterable[str], start_s: float | None) -
 
 
 def _next(schedule: str, policy: SitePolicy, start_s: float) -> Callable[[float], float | None]:
-    import datetime as dt
-
-    from slurmext.config.calendar import cron
+    from slurmext.config.calendar import cron, fires
 
     trigger = cron(schedule, policy.schedule.zone)
 
     def after(now_s: float) -> float | None:
-        since = dt.datetime.fromtimestamp(start_s + now_s + 1, tz=dt.UTC)
-        found = trigger.get_next_fire_time(None, since)
-        return None if found is None else found.timestamp() - start_s
+        found = next(fires(trigger, start_s + now_s + 1), None)
+        return None if found is None else found - start_s
 
     return after
 

@@ -23,6 +23,10 @@ class JobState(StrEnum):
     UNKNOWN = "unknown"
 
 
+HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING, JobState.SUSPENDED, JobState.UNKNOWN})
+"""States in which a job's placement is not free."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeGpus:
     """`gpus` whole GPUs on one node."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from slurmext.model.job import Seconds
@@ -119,3 +119,14 @@ class Queue:
     pre_drain: PreDrain = PreDrain.REFUSE
     idle: IdleRule | None = None
     shares_guarantee: bool = False
+
+    def changed(self, change: QuotaChange) -> Queue:
+        """The queue with the numbers of `change`."""
+        return replace(
+            self,
+            guaranteed=change.guaranteed,
+            reserved=change.reserved,
+            max=change.max,
+            lending_limit=change.lending_limit,
+            by_type=change.by_type,
+        )

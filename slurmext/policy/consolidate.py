@@ -148,7 +148,9 @@ def _makes_room(need: Need, made: Moves, free: FreeIndex) -> bool:
     return True
 
 
-def written_moves(state: Round, moves: Moves, beneficiary: str) -> tuple[Move, ...]:
+def written_moves(
+    state: Round, moves: Moves, beneficiary: str, reason: Reason = Reason.CONSOLIDATE
+) -> tuple[Move, ...]:
     """The moves as the plan has them."""
     return tuple(
         Move(
@@ -156,7 +158,7 @@ def written_moves(state: Round, moves: Moves, beneficiary: str) -> tuple[Move, .
             source=state.placement(victim.parts),
             target=state.placement([target]),
             beneficiary=beneficiary,
-            reason=Reason.CONSOLIDATE,
+            reason=reason,
         )
         for victim, target in moves
     )

@@ -12,16 +12,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from slurmext.model.job import Job, JobState
+from slurmext.model.job import HOLDING, Job, JobState
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.drain import Coming, Running, coming, running_past
 from slurmext.policy.ledger import Ledger, Usage
 from slurmext.policy.order import sorted_jobs
 from slurmext.policy.supply import FreeIndex, NodePart, NodeTable
 from slurmext.policy.tree import QueueTree, queue_tree
-
-HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING, JobState.SUSPENDED, JobState.UNKNOWN})
-"""States in which a job's placement is not free."""
 
 
 class Count:

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 from slurmext.model.plan import Move, Reason
 from slurmext.model.snapshot import Defragment
+from slurmext.policy.consolidate import Moves, written_moves
 from slurmext.policy.placement import place
 from slurmext.policy.settlement import Settlement
 from slurmext.policy.supply import FreeIndex, NodePart, indices_of
 from slurmext.policy.victims import Candidate
 
-Moves = list[tuple[Candidate, NodePart]]
-"""Jobs and where each goes."""
+PATIENCE_S = 300.0
+"""A wish for it lapses when for so long others were being evicted, or nothing was worth moving."""
 
 
-def defragment(state: Settlement, wish: Defragment) -> list[Move]:
+def defragment(state: Settlement, wish: Defragment) -> tuple[Move, ...]:
     """The moves worth their cost, once everything else of the plan is settled."""
     if state.promises or state.evict or state.move or state.count.evicting:
-        return []
+        return ()
     free, gpus = state.supply.now.copy(), state.nodes.gpus
     started = {part.node for release in state.release for part in release.placement}
     staying = {state.nodes.by_name[name] for name in started}
@@ -40,16 +41,7 @@ def defragment(state: Settlement, wish: Defragment) -> list[Move]:
         free.add((target for _, target in moves), sign=-1)
         staying |= {target for _, (target, _) in moves}
         targets.remove(index)
-    return [
-        Move(
-            job=victim.job.id,
-            source=state.placement(victim.parts),
-            target=state.placement([target]),
-            beneficiary="",
-            reason=Reason.DEFRAGMENT,
-        )
-        for victim, target in made
-    ]
+    return written_moves(state, made, "", Reason.DEFRAGMENT)
 
 
 def _clearable(state: Settlement) -> list[tuple[int, list[Candidate]]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from slurmext.model.job import Job, JobState, Seconds
-from slurmext.model.queue import Queue, QuotaChange
+from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.supply import NodeTable
 from slurmext.policy.tree import HIDDEN_LEAF, ROOT, QueueNode, QueueTree, queue_tree
@@ -52,7 +52,7 @@ def coming(snapshot: Snapshot, tree: QueueTree) -> Coming | None:
         kinds = tuple(_kind(queue, index) for queue, index in zip(snapshot.queues, last, strict=True))
         if kinds not in known:
             queues = tuple(
-                queue if index is None else _changed(queue, queue.changes[index])
+                queue if index is None else queue.changed(queue.changes[index])
                 for queue, index in zip(snapshot.queues, last, strict=True)
             )
             known[kinds] = queue_tree(replace(snapshot, queues=queues, jobs=jobs))
@@ -72,17 +72,6 @@ def _kind(queue: Queue, index: int | None) -> int:
         return -1
     wanted = replace(queue.changes[index], at_s=0)
     return next(other for other, change in enumerate(queue.changes) if replace(change, at_s=0) == wanted)
-
-
-def _changed(queue: Queue, change: QuotaChange) -> Queue:
-    return replace(
-        queue,
-        guaranteed=change.guaranteed,
-        reserved=change.reserved,
-        max=change.max,
-        lending_limit=change.lending_limit,
-        by_type=change.by_type,
-    )
 
 
 class Drain:

@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Collection, Container
 from dataclasses import replace
 
-from slurmext.model.job import Job, JobState, Placement
+from slurmext.model.job import HOLDING, Job, JobState, Placement
 from slurmext.model.plan import EvictAction, Plan, Reason
 from slurmext.model.snapshot import Snapshot
-from slurmext.policy.counting import HOLDING, Count
+from slurmext.policy.counting import Count
 from slurmext.policy.defragment import defragment
 from slurmext.policy.departures import departures, told
 from slurmext.policy.order import RankOf, Tournament, by_borrowing, by_guarantee

@@ -12,9 +12,10 @@ from slurmext.model.job import JobState
 from slurmext.model.plan import Plan
 from slurmext.model.policy import Policy
 from slurmext.model.snapshot import Snapshot
-from slurmext.model.state import ActionKind, ActionRecord, ActionState, JobKey
+from slurmext.model.state import ActionKind, ActionRecord, ActionState, JobKey, PastUse
 from slurmext.policy.explain import messages
 from slurmext.policy.invariants.over_time import Look
+from slurmext.policy.past_use import borrowed, faded
 from slurmext.policy.planner import Planner
 from slurmext.ports import Clock, ClusterReader, Store
 from slurmext.service.apply import Applier
@@ -22,7 +23,6 @@ from slurmext.service.idleness import remembered
 from slurmext.service.look import look_of
 from slurmext.service.notices import first_told, notices_of, over
 from slurmext.service.observe import Memory, Observation, job_rows, observe
-from slurmext.service.past_use import borrowed, brought_up
 from slurmext.service.policies import Policies
 from slurmext.service.tidying import Tidying
 
@@ -134,8 +134,11 @@ class Controller:
         """Once a minute, what queues borrow goes into what they borrowed lately."""
         if policy.settings.past_factor and snapshot.now_s - self._use_saved_s >= _USE_EVERY_S:
             now_s = self._use_saved_s = float(snapshot.now_s)
-            uses = brought_up(self._store.past_use(), borrowed(snapshot), now_s, policy.half_life_s)
-            self._store.save_past_use(token, uses)
+            known = self._store.past_use()
+            elapsed_s = now_s - max((use.at_s for use in known), default=now_s)
+            past = {use.queue: use.gpus for use in known}
+            uses = faded(past, borrowed(snapshot), elapsed_s, policy.half_life_s)
+            self._store.save_past_use(token, [PastUse(queue=q, gpus=gpus, at_s=now_s) for q, gpus in uses.items()])
 
     def _tell(self, token: int, decided: Plan, observation: Observation) -> None:
         """Let owners of running jobs know what will happen to them."""

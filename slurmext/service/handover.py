@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from slurmext.model.job import Job, JobState
+from slurmext.model.job import HOLDING, Job, JobState
 from slurmext.model.plan import QueueUsage, Reason
 from slurmext.model.state import ActionKind, ActionRecord, ActionState, Intent, JobKey, StoredFence
-from slurmext.policy.counting import HOLDING
 from slurmext.service.observe import Known, Observation
 
 

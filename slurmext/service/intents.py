@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import cast
 
 from slurmext.model.cluster import JobRecord
-from slurmext.model.plan import Evict, EvictAction, Move, Plan, Reason
+from slurmext.model.plan import Plan
 from slurmext.model.policy import Policy
 from slurmext.model.state import ActionKind, ActionRecord, ActionState, Intent, StoredFence
+from slurmext.policy.explain.leaving import why_evicted, why_moved
 from slurmext.service.observe import Known, Observation
 
 log = logging.getLogger(__name__)
@@ -89,8 +90,8 @@ def _evictions(
     going = {action.job for action in open_actions if action.kind is ActionKind.EVICT}
     sets = dict[tuple[str, str], list[Intent]]()
     leaving = [
-        *((e.job, e.beneficiary, e.reason, e.lost_gpu_s, _why(e)) for e in plan.evict),
-        *((m.job, m.beneficiary, m.reason, 0.0, _why_moved(m)) for m in plan.move),
+        *((e.job, e.beneficiary, e.reason, e.lost_gpu_s, why_evicted(e)) for e in plan.evict),
+        *((m.job, m.beneficiary, m.reason, 0.0, why_moved(m)) for m in plan.move),
     ]
     for job, beneficiary, reason, lost, message in leaving:
         known = observation.known[job]
@@ -108,28 +109,6 @@ def _evictions(
             continue
         intents += victims
     return intents
-
-
-def _why_moved(move: Move) -> str:
-    if move.beneficiary:
-        return f"moves so that job {move.beneficiary} fits"
-    return "moves to a node that is in use anyway, so that a whole node is free"
-
-
-def _why(evict: Evict) -> str:
-    match evict.reason:
-        case Reason.QUOTA_CUT:
-            return f"queue {evict.from_queue}, or one above it, uses more than its max, which was made smaller"
-        case Reason.QUEUE_REMOVED:
-            return f"queue {evict.from_queue} was removed from the policy"
-        case Reason.IDLE_GPUS:
-            return f"all its GPUs stayed idle for longer than queue {evict.from_queue} allows, after a warning"
-        case _ if not evict.beneficiary:
-            return ""
-        case _ if evict.action is EvictAction.SHRINK:
-            return f"makes room for job {evict.beneficiary} and goes on with fewer tasks"
-        case _:
-            return f"makes room for job {evict.beneficiary}"
 
 
 def _leave(known: Known, beneficiary: str, to_queue: str, lost_gpu_s: float, grace_s: float) -> dict[str, object]:

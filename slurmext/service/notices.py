@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from slurmext.model.job import JobState
 from slurmext.model.plan import Note, Plan, Reason
 from slurmext.model.state import Event, Notice
+from slurmext.policy.explain.leaving import why_told
 from slurmext.service.observe import Observation
 
 MOST_WARNED = 50
@@ -36,24 +37,10 @@ def notices_of(notes: Iterable[Note], observation: Observation, standing: Sequen
                     reason=note.reason.value,
                     since_s=since_s,
                     at_s=float(note.at_s),
-                    message=_message(note.reason, known.queue or ""),
+                    message=why_told(note.reason, known.queue or ""),
                 )
             )
     return found
-
-
-def _message(reason: Reason, queue: str) -> str:
-    match reason:
-        case Reason.QUOTA_CUT:
-            return f"queue {queue}, or one above it, uses more than its max, which was made smaller"
-        case Reason.QUEUE_REMOVED:
-            return f"queue {queue} was removed from the policy"
-        case Reason.PRE_DRAIN:
-            return f"the calendar makes queue {queue} smaller, or gives others more: its GPUs may be taken back then"
-        case Reason.IDLE_GPUS:
-            return f"all its GPUs have been idle for longer than queue {queue} allows; it stays if they work again"
-        case _:
-            return ""
 
 
 def first_told(

@@ -8,9 +8,7 @@ from slurmext.config.calendar import cron, fires
 from slurmext.model.plan import Plan
 from slurmext.model.policy import Policy
 from slurmext.model.snapshot import Defragment
-
-PATIENCE_S = 300.0
-"""A wish lapses when for so long others were being evicted, or nothing was worth moving."""
+from slurmext.policy.defragment import PATIENCE_S
 
 
 class Tidying:

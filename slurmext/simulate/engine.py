@@ -13,11 +13,12 @@ from slurmext.model.plan import EvictAction, Plan, Reason
 from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Fence, Settings, Snapshot
 from slurmext.policy import planner as real
+from slurmext.policy.defragment import PATIENCE_S
 from slurmext.policy.tree import queue_tree
 from slurmext.policy.victims import shrunk
 from slurmext.simulate.contract import Contract
 from slurmext.simulate.history import History
-from slurmext.simulate.timetable import PATIENCE_S, Past, QueuesAt, Tidy
+from slurmext.simulate.timetable import Past, QueuesAt, Tidy
 from slurmext.simulate.track import Outcome, Track
 from slurmext.simulate.workload import TraceJob
 from slurmext.simulate.world import World

@@ -84,17 +84,7 @@ def _queues_at(queues: Sequence[Queue], at_s: float) -> tuple[Sequence[Queue], f
     for queue in queues:
         came = [change for change in queue.changes if change.at_s <= at_s]
         left = queue.changes[len(came) :]
-        if came:
-            now = came[-1]
-            queue = replace(  # noqa: PLW2901  the same queue, later
-                queue,
-                guaranteed=now.guaranteed,
-                reserved=now.reserved,
-                max=now.max,
-                lending_limit=now.lending_limit,
-                by_type=now.by_type,
-            )
-        found.append(replace(queue, changes=left))
+        found.append(replace(queue.changed(came[-1]) if came else queue, changes=left))
     return found, min((float(queue.changes[0].at_s) for queue in found if queue.changes), default=None)
 
 

@@ -7,14 +7,10 @@ from dataclasses import dataclass, field
 
 from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Defragment
+from slurmext.policy.past_use import faded
 
 QueuesAt = Callable[[float], tuple[Sequence[Queue], float | None]]
 """Seconds -> the queues from then on, and when they change next (None: never)."""
-
-PATIENCE_S = 300.0
-"""The wish for defragmentation lapses when for so long others were evicted, or nothing was worth moving."""
-_FORGOTTEN = 0.01
-"""GPUs. A queue that borrowed less on average is as good as new."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +43,6 @@ class Past:
 
     def bring_up(self, now_s: float) -> None:
         """Work out the mean at `now_s`."""
-        weight = 1.0 if self._at_s is None else 0.5 ** ((now_s - self._at_s) / self.half_life_s)
+        elapsed_s = 0.0 if self._at_s is None else now_s - self._at_s
         self._at_s = now_s
-        found = {
-            path: weight * self.gpus.get(path, 0.0) + (1 - weight) * self.borrowed.get(path, 0)
-            for path in sorted({*self.gpus, *self.borrowed})
-        }
-        self.gpus = {path: gpus for path, gpus in found.items() if gpus >= _FORGOTTEN}
+        self.gpus = faded(self.gpus, self.borrowed, elapsed_s, self.half_life_s)

@@ -10,31 +10,30 @@ from slurmext.model.job import Job, JobState, NodeGpus
 from slurmext.model.node import Node
 from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Settings, Snapshot
-from slurmext.model.state import PastUse
+from slurmext.policy.past_use import borrowed, faded
 from slurmext.policy.planner import plan
-from slurmext.service.past_use import borrowed, brought_up
 
 DAY_S = 86400.0
 
 
-def use(queue: str, gpus: float, at_s: float = 0) -> PastUse:
-    return PastUse(queue=queue, gpus=gpus, at_s=at_s)
-
-
 def test_what_is_a_half_life_ago_counts_half() -> None:
     """A queue that stopped borrowing is half forgiven after a half-life, and forgotten some time."""
-    assert brought_up([use("a", 8)], {"a": 0}, DAY_S, DAY_S) == [use("a", 4, DAY_S)]
-    assert brought_up([use("a", 8)], {"a": 0}, 12 * DAY_S, DAY_S) == []
+    assert faded({"a": 8}, {"a": 0}, DAY_S, DAY_S) == {"a": 4}
+    assert faded({"a": 8}, {"a": 0}, 12 * DAY_S, DAY_S) == {}
 
 
 def test_a_steady_borrower_comes_to_what_it_borrows() -> None:
     """The mean moves towards the present use, however often it is brought up."""
-    once = brought_up([use("a", 0.0)], {"a": 8}, DAY_S, DAY_S)
-    known = [use("a", 0.0)]
-    for step in range(1, 25):
-        known = brought_up(known, {"a": 8}, step * DAY_S / 24, DAY_S)
-    assert once[0].gpus == pytest.approx(4)
-    assert known[0].gpus == pytest.approx(4)
+    hourly: dict[str, float] = {}
+    for _ in range(24):
+        hourly = faded(hourly, {"a": 8}, DAY_S / 24, DAY_S)
+    assert faded({}, {"a": 8}, DAY_S, DAY_S)["a"] == pytest.approx(4)
+    assert hourly["a"] == pytest.approx(4)
+
+
+def test_a_clock_that_was_set_back_forgives_and_adds_nothing() -> None:
+    """Time does not run backwards."""
+    assert faded({"a": 8}, {"a": 2}, -DAY_S, DAY_S) == {"a": 8}
 
 
 def test_only_what_is_beyond_the_guarantee_is_borrowed() -> None:

@@ -8,7 +8,8 @@ from slurmext.model.job import NodeGpus
 from slurmext.model.plan import Move, Plan, Reason
 from slurmext.model.policy import Policy
 from slurmext.model.snapshot import Defragment
-from slurmext.service.tidying import PATIENCE_S, Tidying
+from slurmext.policy.defragment import PATIENCE_S
+from slurmext.service.tidying import Tidying
 
 WISH = Defragment(worth_s=900)
 NIGHTLY = Policy(version=1, defragment=WISH, defragment_schedule="0 3 * * *", timezone="Europe/Berlin")

@@ -12,7 +12,7 @@ from slurmext.adapters.slurm_cli import annotation, dependency, fields
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
 from slurmext.errors import SlurmRefused, SlurmUnavailable
 from slurmext.model.cluster import ClusterView, JobRecord
-from slurmext.model.job import JobState, NodeGpus, Placement
+from slurmext.model.job import HOLDING, JobState, NodeGpus, Placement
 from slurmext.model.node import Node
 from slurmext.ports import Clock
 
@@ -133,7 +133,8 @@ class SlurmReader:
 
     def _with_layout(self, job: JobRecord) -> JobRecord:
         """The job with its GPUs per node. Slurm tells that only job by job; it does not change while a job runs."""
-        if job.state not in _HOLDING or not job.gpus_per_task or not job.placement:
+        # A state that is not understood may well hold the nodes that Slurm lists for it.
+        if job.state not in HOLDING or not job.gpus_per_task or not job.placement:
             return replace(job, placement=())
         nodes = [part.node for part in job.placement]
         total = job.tasks * job.gpus_per_task
@@ -155,10 +156,6 @@ class SlurmReader:
                 if node in nodes and node not in held:
                     held[node] = count
         return tuple(NodeGpus(node=node, gpus=count) for node, count in sorted(held.items()) if count)
-
-
-_HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING, JobState.SUSPENDED, JobState.UNKNOWN})
-"""A state that is not understood may well hold the nodes that Slurm lists for it."""
 
 
 def _without_fulfilled(active: Sequence[JobRecord], ended: Sequence[JobRecord]) -> list[JobRecord]:

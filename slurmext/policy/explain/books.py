@@ -6,13 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from slurmext.model.job import Job, JobState, Placement, Seconds
+from slurmext.model.job import HOLDING, Job, Placement, Seconds
 from slurmext.model.node import NodeState
 from slurmext.model.plan import Plan
 from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Snapshot
-
-_HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING, JobState.SUSPENDED, JobState.UNKNOWN})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +40,7 @@ def free_gpus(books: Books) -> int:
 def placements(snapshot: Snapshot, plan: Plan) -> Iterator[tuple[Job, Placement]]:
     """Who holds which GPUs once the plan's releases have started; victims still hold theirs."""
     for job in snapshot.jobs:
-        if job.state in _HOLDING:
+        if job.state in HOLDING:
             yield job, job.placement
     by_id = {job.id: job for job in snapshot.jobs} if plan.release else {}
     for release in plan.release:

@@ -6,11 +6,12 @@ Revision: 0001
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.mysql import MEDIUMTEXT
+
+from slurmext.adapters.sql.migrations.tables import create_index, create_table
 
 revision = "0001"
 down_revision = None
@@ -19,17 +20,6 @@ VIEWS = ("queue_usage", "preemption_ledger", "job_timeline", "checkpoint_age")
 
 ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 LONG_TEXT = sa.Text().with_variant(MEDIUMTEXT(), "mysql")
-
-
-def create_table(name: str, *columns: sa.schema.SchemaItem, **options: Any) -> None:
-    """MariaDB cannot roll DDL back: what an interrupted run left behind is kept and the rest added."""
-    mariadb = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
-    op.create_table(name, *columns, if_not_exists=True, **mariadb, **options)
-
-
-def create_index(name: str, table: str, columns: list[str]) -> None:
-    """As create_table."""
-    op.create_index(name, table, columns, if_not_exists=True)
 
 
 def upgrade() -> None:

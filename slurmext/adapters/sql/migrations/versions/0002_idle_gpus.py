@@ -5,27 +5,16 @@ Revision: 0002
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.mysql import MEDIUMTEXT
+
+from slurmext.adapters.sql.migrations.tables import create_index, create_table
 
 revision = "0002"
 down_revision = "0001"
 
 LONG_TEXT = sa.Text().with_variant(MEDIUMTEXT(), "mysql")
-
-
-def create_table(name: str, *columns: sa.schema.SchemaItem, **options: Any) -> None:
-    """MariaDB cannot roll DDL back: what an interrupted run left behind is kept and the rest added."""
-    mariadb = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
-    op.create_table(name, *columns, if_not_exists=True, **mariadb, **options)
-
-
-def create_index(name: str, table: str, columns: list[str]) -> None:
-    """As create_table."""
-    op.create_index(name, table, columns, if_not_exists=True)
 
 
 def upgrade() -> None:
