@@ -92,6 +92,46 @@ PENDING: dict[Reason, Words] = {
         "something about it, its queue or the nodes could not be read, and what is not known is not acted on",
         "It is looked at again in the next cycle. If it stays, 'slurmext daemon status' and the daemon's log say why.",
     ),
+    Reason.SLICE_UNKNOWN: Words(
+        "no GPU of the cluster has the MIG profile it asks for, or none can be cut or shared as it needs",
+        "It will not start as it is. 'slurmext slice list --profiles' shows what each type of GPU can be cut into.",
+    ),
+    Reason.SLICE_AMBIGUOUS: Words(
+        "the MIG profile it asks for by name has different sizes on the GPUs it could use",
+        "It will not start as it is. Name the type as well with --gpu-types, or ask by need: --gpu-mem, --gpu-compute.",
+    ),
+    Reason.SLICE_TOO_LARGE: Words(
+        "it asks for more than a node could give it even if nothing ran there: slices, memory or percent of a GPU",
+        "It will not start as it is. Ask for fewer or smaller slices on each node, or for more nodes.",
+    ),
+    Reason.SLICE_FULL: Words(
+        "every place for such a slice is in use",
+        "It starts when a job ends that sits on one. 'slurmext slice map' draws who sits where.",
+    ),
+    Reason.SLICE_FRAGMENTED: Words(
+        "enough of the GPUs is free, but in pieces that the hardware cannot join to such a slice",
+        "It starts when slices beside the free pieces end, or are moved. A smaller slice fits sooner.",
+    ),
+    Reason.SLICE_HELD: Words(
+        "the free places are held for jobs that have waited longer or come first",
+        "It starts after them, or beside them as soon as it is not in their way.",
+    ),
+    Reason.SLICE_TAKING_GPU: Words(
+        "an idle GPU is being made ready for slices",
+        "It starts within seconds, as soon as the node has reported the GPU.",
+    ),
+    Reason.SLICE_POOL: Words(
+        "GPUs are idle, but the policy or its calendar lets no more of them be cut into slices now",
+        "It starts when a slice of the pool ends or the calendar makes the pool larger ('slices' in the policy).",
+    ),
+    Reason.SLICE_NODE: Words(
+        "there is a place on a GPU, but not the CPUs or the memory it needs on that node",
+        "It starts when CPUs and memory there are free. Fewer --cpus-per-task or less --mem fit sooner.",
+    ),
+    Reason.SLICE_MISSED: Words(
+        "the slice reserved for it could not be made on the node, so it was put back",
+        "It gets another place in the next cycle. 'slurmext slice history' has what the node said.",
+    ),
 }
 
 LEAVING: dict[Reason, Words] = {

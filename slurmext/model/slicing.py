@@ -22,7 +22,7 @@ WHOLE_MILLI = 1000
 
 
 class GpuUse(StrEnum):
-    """What a GPU is for now. MIG and SHARED ones are held in Slurm's books by a placeholder. Nothing acts on UNKNOWN."""
+    """What a GPU is for now. In Slurm's books a placeholder has the MIG and SHARED ones. Nothing acts on UNKNOWN."""
 
     WHOLE = "whole"
     MIG = "mig"
@@ -157,7 +157,7 @@ class SliceNeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlicePlace:
-    """One slice of a job: on GPU `gpu` (UUID) of `node`, a MIG `profile` at `start`, or `share_pct` and `memory_mib`."""
+    """One slice of a job: on GPU `gpu` (UUID) of `node` a MIG `profile` at `start`, or `share_pct` and `memory_mib`."""
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
@@ -264,7 +264,7 @@ class TakeGpu:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceSnapshot:
     """Everything `plan_slices()` may look at. `whole` are the whole-GPU jobs (they use the same quotas); `taking` are
-    takes under way that no GPU shows yet. A GPU that `gpus` does not list, or whose `use` is UNKNOWN, is not planned on.
+    takes under way that no GPU shows yet. A GPU that is not listed, or whose `use` is UNKNOWN, is not planned on.
 
     `mix` is how often each kind of request came lately (empty: that of the jobs at hand): what is free is judged
     by what it could still take of that.
@@ -286,7 +286,7 @@ class SliceSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reserve:
-    """Places for a job, all it needs. `why` is one line for its owner: what a need was turned into, and for what reason."""
+    """Places for a job, all it needs. `why` is one line for its owner: what a need was turned into, and why."""
 
     job: str
     places: tuple[SlicePlace, ...]

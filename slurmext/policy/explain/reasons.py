@@ -6,6 +6,7 @@ from slurmext.model.job import Job, Seconds
 from slurmext.model.plan import Reason
 from slurmext.policy.explain.books import Books, above, free_gpus, lineage
 from slurmext.policy.explain.people import group_limit, user_limit
+from slurmext.policy.explain.slices import SLICE_SENTENCES
 
 _NAMED = 5
 """So many victims are named; of more the number is told."""
@@ -67,6 +68,8 @@ def sentence(books: Books, job: Job, reason: Reason) -> str:
             return (
                 f"the policy has no queue {queue!r} for jobs" if queue else "it names no queue and no rule gives it one"
             )
+        case _ if reason in SLICE_SENTENCES:
+            return SLICE_SENTENCES[reason]
         case _:
             return "Slurm's state of it is not known, so nothing is done"
 
