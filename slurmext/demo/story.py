@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import time
@@ -12,6 +13,7 @@ from subprocess import run as run_process
 from slurmext.demo import records
 from slurmext.demo.checks import Check, Evidence, checks
 from slurmext.devcluster import ClusterSpec, Devcluster
+from slurmext.devcluster.errors import BadSpec
 from slurmext.errors import SlurmextError
 from slurmext.share import SHARE
 
@@ -52,6 +54,7 @@ class Result:
 
 def play(spec: ClusterSpec, say: Say, *, keep: bool = False) -> Result:
     """The whole story. Raises SlurmextError when a step cannot be taken; the cluster is taken down unless `keep`."""
+    _clear_interrupted(spec, say)
     say(f"booting a real Slurm: {spec.nodes} nodes with {spec.gpus} simulated GPUs each")
     cluster = Devcluster.up(spec, say)
     try:
@@ -61,6 +64,15 @@ def play(spec: ClusterSpec, say: Say, *, keep: bool = False) -> Result:
             say(f"the cluster stays: slurmext devcluster shell --name {spec.name}, then down --name {spec.name}")
         else:
             cluster.down()
+
+
+def _clear_interrupted(spec: ClusterSpec, say: Say) -> None:
+    """Remove what a demo left that was killed, or that a reboot ended; one that still runs stays."""
+    with contextlib.suppress(BadSpec):
+        former = Devcluster.attach(spec.directory)
+        if not any(former.status().values()):
+            say(f"removing {spec.directory}, which an interrupted demo left")
+            former.down()
 
 
 class _Story:

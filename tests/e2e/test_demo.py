@@ -25,7 +25,7 @@ def test_demo_holds_on_a_real_slurm(release: str) -> None:
             "slurmext.cli.main",
             "demo",
             "--name",
-            f"demo-test-{release}",
+            f"demo-test-{os.getpid()}",
             "--release",
             release,
         ],

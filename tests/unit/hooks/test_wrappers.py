@@ -187,7 +187,7 @@ def test_when_no_note_can_be_left_the_agent_is_asked(folder, agent, key, why):
         case "zombie":
             hooks.alive(zombie.pid, start_ticks(zombie.pid))
         case "another process":
-            hooks.alive(os.getppid())
+            hooks.alive(os.getpid(), f"{int(start_ticks(os.getpid())) - 1}")  # the pid is used anew
         case "garbage":
             hooks.alive("x; exit 1")
         case _:
