@@ -25,7 +25,7 @@ test)
 all)
     packages="$packages shellcheck lua5.4 slurmdbd slurmrestd mariadb-server-core mariadb-client-core postgresql"
     packages="$packages debootstrap debian-archive-keyring"
-    extras=dev
+    extras=dev,frameworks
     ;;
 *)
     echo "bootstrap.sh: '$level' is none of demo, test, all" >&2
