@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import tenacity
 
+from slurmext.adapters.tcp.orders import Order, parse_order
 from slurmext.adapters.tcp.wire import (
     HANDSHAKE_S,
     NONCE,
     VERSION,
-    EndJob,
     Lines,
     WireError,
     agent_payload,
     keep_alive,
-    parse_order,
     server_payload,
     split_address,
 )
@@ -55,7 +54,7 @@ class Forwarder:
         munge: MungeAuth,
         controller_uids: Collection[int],
         hello: Callable[[], Mapping[str, object]] = dict,
-        on_order: Callable[[EndJob], None] = lambda _order: None,
+        on_order: Callable[[Order], None] = lambda _order: None,
     ) -> None:
         self._spool = spool
         self._node = node
@@ -169,7 +168,7 @@ class Forwarder:
         try:
             self._on_order(order)
         except Exception:
-            log.exception("job %d was not ended here", order.job_id)
+            log.exception("the order %s was not carried out", order.line())
 
 
 def _said(lines: Lines) -> dict[str, Any]:

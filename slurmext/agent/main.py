@@ -18,6 +18,7 @@ import click
 from slurmext import __version__
 from slurmext.adapters.munge import MungeAuth
 from slurmext.adapters.nvml import NvmlDriver
+from slurmext.adapters.tcp.orders import EndJob
 from slurmext.agent import handlers
 from slurmext.agent.ending import end_job
 from slurmext.agent.files import only_one, own_directory, replace_file
@@ -34,7 +35,7 @@ from slurmext.errors import SlurmextError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from slurmext.adapters.tcp.wire import EndJob
+    from slurmext.adapters.tcp.orders import Order
     from slurmext.ports import GpuDriver
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Agent:
     ) -> None:
         run_dir = own_directory(site.run_dir, 0o755)
         spool_dir = own_directory(own_directory(site.agent.spool_dir, 0o700) / node, 0o700)
+        self._cluster = site.cluster
         self._lock = only_one(spool_dir / "lock")
         uids = {0, os.geteuid()}
         events = EventSpool(spool_dir / "events", node)
@@ -88,7 +90,7 @@ class Agent:
             munge=munge or MungeAuth.find(bin_dir=site.slurm.bin_dir, socket=site.munge_socket),
             controller_uids=uids | _slurm_uids(site.slurm.user),
             hello=self._hello,
-            on_order=lambda order: self._end(order, site.cluster),
+            on_order=self._obey,
         )
         self._pid_file = run_dir / f"agent-{node}.pid"
         self._notes = Notes(run_dir / f"agent-{node}.notes", node, lambda note: self._answer(ROOT, note))
@@ -125,9 +127,9 @@ class Agent:
     def _answer(self, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
         return handlers.answer(self.node, peer, request)
 
-    @staticmethod
-    def _end(order: EndJob, cluster: str) -> None:
-        end_job(order.job_id, started_before_s=order.started_before_s, cluster=cluster)
+    def _obey(self, order: Order) -> None:
+        if isinstance(order, EndJob):
+            end_job(order.job_id, started_before_s=order.started_before_s, cluster=self._cluster)
 
     def _hello(self) -> dict[str, object]:
         jobs = [job.job_id for job in self.node.jobs.all()]

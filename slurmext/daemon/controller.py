@@ -18,7 +18,8 @@ from watchfiles import watch
 
 from slurmext.adapters.munge import MungeAuth
 from slurmext.adapters.tcp.agent_server import AgentServer
-from slurmext.adapters.tcp.wire import AgentEvent, EndJob
+from slurmext.adapters.tcp.orders import EndJob
+from slurmext.adapters.tcp.wire import AgentEvent
 from slurmext.config.policy import SitePolicy
 from slurmext.config.site import SiteConfig
 from slurmext.config.submit_table import NameService, queues_tsv

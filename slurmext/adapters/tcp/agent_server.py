@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from slurmext.adapters.munge import MungeAuth, MungeError
+from slurmext.adapters.tcp.orders import Order
 from slurmext.adapters.tcp.queries import OnQuery, serve_query
 from slurmext.adapters.tcp.wire import (
     HANDSHAKE_S,
@@ -20,7 +21,6 @@ from slurmext.adapters.tcp.wire import (
     NONCE,
     VERSION,
     AgentEvent,
-    EndJob,
     Lines,
     WireError,
     agent_payload,
@@ -116,10 +116,8 @@ class AgentServer:
             agents = sorted(self._agents.values(), key=lambda agent: (agent.node, agent.since_s))
         return list({agent.node: agent for agent in agents}.values())
 
-    def order(self, nodes: Collection[str], order: EndJob) -> list[str]:
-        """Tell the agents of these nodes; returns the nodes whose agent was told. One that is away is not told later:
-        Slurm ends what is left as well, only later.
-        """
+    def order(self, nodes: Collection[str], order: Order) -> list[str]:
+        """Tell the agents of these nodes; returns the nodes whose agent was told. Who is away is not told later."""
         with self._lock:
             newest = {agent.node: key for key, agent in self._agents.items() if agent.node in nodes}
             told = {node: self._lines[key] for node, key in newest.items() if key in self._lines}
@@ -127,7 +125,7 @@ class AgentServer:
             try:
                 lines.send(order.line())
             except OSError as error:
-                log.info("agent of %s was not told to end job %d: %s", node, order.job_id, error)
+                log.info("agent of %s was not told %s: %s", node, order.line(), error)
                 del told[node]
         return sorted(told)
 

@@ -7,7 +7,8 @@
     server: {"ack": 1}
     server: {"end": {"job_id": 12, "started_before_s": 1.0}}        at any time after the agent's first event
 
-Credentials cover both nonces, so neither side's can be replayed; munge gives the uid on the other side.
+What the server may order is in `orders`. Credentials cover both nonces, so neither side's can be replayed; munge gives
+the uid on the other side.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from typing import Any
 from slurmext.errors import SlurmextError
 
 VERSION = 1
-MAX_LINE_BYTES = 65536
+MAX_LINE_BYTES = 1 << 18
+"""An inventory of sixteen GPUs with what each can be cut into takes about 40 kB."""
 HANDSHAKE_S = 10.0
 NONCE = re.compile(r"[0-9a-f]{32,64}")
 NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -41,7 +43,8 @@ _BOOT = 64
 class AgentEvent:
     """Something that happened on a node. (node, boot, seq) is unique; the same event may arrive more than once.
 
-    `event` is `hello`, `job_start`, `job_end`, `checkpoint` or `gpu_activity`. `uid` and, of a checkpoint, `detail`
+    `event` is `hello`, `job_start`, `job_end`, `checkpoint`, `gpu_activity`, `gpus`, `gpu_use` or one of
+    `slice_reserved`, `slice_made`, `slice_missed`, `slice_freed`, `slice_sample`. `uid` and, of a checkpoint, `detail`
     come from the job's owner as checked by the agent; `detail` is data, never a path to open as root.
     """
 
@@ -70,31 +73,6 @@ def parse_event(line: Mapping[str, Any], node: str) -> AgentEvent:
         raise WireError(f"node {node} sent no usable event: {str(dict(line))[:200]}")
     return AgentEvent(node=node, boot=boot, seq=seq, event=event, at_s=float(at_s),
                       job_id=None if job_id is None else str(job_id), uid=uid, detail=rest)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndJob:
-    """An order to the agent: kill what is left on its node of a job that was requeued. Only runs that began before
-    `started_before_s` (Unix seconds) are meant.
-    """
-
-    job_id: int
-    started_before_s: float
-
-    def line(self) -> dict[str, Any]:
-        """As it is sent."""
-        return {"end": {"job_id": self.job_id, "started_before_s": self.started_before_s}}
-
-
-def parse_order(line: Mapping[str, Any]) -> EndJob | None:
-    """An order of the controller; None for one that this version does not know."""
-    asked = line.get("end")
-    if not isinstance(asked, dict):
-        return None
-    job_id, before_s = asked.get("job_id"), asked.get("started_before_s")
-    if not _count(job_id) or not isinstance(before_s, int | float):
-        return None
-    return EndJob(job_id=job_id, started_before_s=float(before_s))
 
 
 def agent_payload(node: str, server_nonce: str, agent_nonce: str) -> bytes:

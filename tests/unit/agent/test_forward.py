@@ -13,7 +13,8 @@ import pytest
 
 from slurmext.adapters.munge import MungeAuth, MungeError
 from slurmext.adapters.tcp.agent_server import AgentServer
-from slurmext.adapters.tcp.wire import EndJob, WireError, parse_event
+from slurmext.adapters.tcp.orders import EndJob
+from slurmext.adapters.tcp.wire import WireError, parse_event
 from slurmext.agent import spool as spool_module
 from slurmext.agent.forward import Forwarder
 from slurmext.agent.spool import EventSpool
