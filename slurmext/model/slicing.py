@@ -254,6 +254,8 @@ class TakeGpu:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
     node: str
     gpu_type: str
     use: GpuUse
@@ -262,12 +264,38 @@ class TakeGpu:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SliceSnapshot:
-    """Everything `plan_slices()` may look at. `whole` are the whole-GPU jobs (they use the same quotas); `taking` are
-    takes under way that no GPU shows yet. A GPU that is not listed, or whose `use` is UNKNOWN, is not planned on.
+class SliceDemand:
+    """How often (`weight`, in any unit) jobs came lately that want `need` and so much else of each node."""
 
-    `mix` is how often each kind of request came lately (empty: that of the jobs at hand): what is free is judged
-    by what it could still take of that.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    need: SliceNeed
+    weight: float = 1
+    cpus: int = 0
+    memory_per_node_mib: int = 0
+    types: tuple[str, ...] = ()
+    choice: GpuUse | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldPlaces:
+    """Places, free or not yet, that nobody else gets because `job` waits for them."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    job: str
+    places: tuple[SlicePlace, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceSnapshot:
+    """Everything `plan_slices()` may look at.
+
+    `whole` are the whole-GPU jobs: they use the same quotas. `wanted_gpus` is how many GPUs of each type ("": of any)
+    they wait for because none is free; `idle_gpus` of the nodes are those left after whole-GPU jobs were planned.
+    `taking` are takes under way that no GPU shows yet; `holds` those of the last plan: who has one is asked first.
+    `mix` is what came lately (empty: the jobs at hand): what is left free is judged by what it could take of that.
+    A GPU that is not listed, or whose `use` is UNKNOWN, is not planned on.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -280,8 +308,10 @@ class SliceSnapshot:
     queues: tuple[Queue, ...] = ()
     jobs: tuple[SliceJob, ...] = ()
     whole: tuple[Job, ...] = ()
+    wanted_gpus: Mapping[str, int] = field(default_factory=dict[str, int])
     taking: tuple[TakeGpu, ...] = ()
-    mix: tuple[tuple[SliceNeed, float], ...] = ()
+    holds: tuple[HoldPlaces, ...] = ()
+    mix: tuple[SliceDemand, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,9 +348,7 @@ class ReturnGpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceMove:
-    """Checkpoint-requeue a job that consented; its next reservation may only be at `target` or equal. `cost_gpu_s` and
-    `gain_gpu_s` are in GPU seconds.
-    """
+    """Checkpoint-requeue a job that consented, for which there is room at `target`. Gain and cost in GPU seconds."""
 
     job: str
     source: tuple[SlicePlace, ...]
@@ -340,14 +368,6 @@ class SliceEvict:
     lost_gpu_s: float = 0
     from_queue: str = ""
     to_queue: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HoldPlaces:
-    """Places, free or not yet, that nobody else gets because `job` waits for them."""
-
-    job: str
-    places: tuple[SlicePlace, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
