@@ -8,6 +8,7 @@ from typing import Protocol
 from slurmext.model.cluster import ClusterView, JobRecord
 from slurmext.model.gpu import GpuDevice, GpuSample
 from slurmext.model.queue import Queue
+from slurmext.model.slice_state import OPEN_SLICES, GpuHold, GpuRecord, SliceRecord, SliceSample, SliceState
 from slurmext.model.state import (
     ActionRecord,
     ActionState,
@@ -275,6 +276,72 @@ class Store(Protocol):
         """What queues used, by queue."""
         ...
 
+    # slices
+    def record_gpus(self, node: str, gpus: Sequence[GpuRecord], at_s: float) -> None:
+        """Make exactly these the GPUs of the node, unless something newer is known of it."""
+        ...
+
+    def gpus(self) -> list[GpuRecord]:
+        """What agents said last, by node and minor number."""
+        ...
+
+    def add_slices(self, token: int, records: Sequence[SliceRecord]) -> list[SliceRecord]:
+        """Write reservations, all or none; returns them with their ids."""
+        ...
+
+    def advance_slices(
+        self,
+        ids: Collection[int],
+        state: SliceState,
+        now_s: float,
+        *,
+        within: Collection[SliceState] = OPEN_SLICES,
+        uuid: str | None = None,
+        why: str | None = None,
+        made_ms: float | None = None,
+        token: int | None = None,
+    ) -> int:
+        """Bring slices that are in one of the states `within` into another; returns how many were.
+
+        Without a token for what agents say; the controller gives its own.
+        """
+        ...
+
+    def slices(
+        self,
+        *,
+        active: bool = True,
+        job_ids: Collection[str] | None = None,
+        user: str | None = None,
+        since_s: float | None = None,
+        limit: int | None = None,
+    ) -> list[SliceRecord]:
+        """Slices, oldest first; `active` leaves out those in a final state, `since_s` those that ended before.
+
+        With `limit` the last so many.
+        """
+        ...
+
+    def add_hold(self, token: int, hold: GpuHold) -> GpuHold:
+        """Write that a GPU is to be taken; returns it with its id."""
+        ...
+
+    def change_hold(self, token: int, hold: GpuHold) -> None:
+        """Replace what is known of a placeholder."""
+        ...
+
+    def holds(self, *, active: bool = True) -> list[GpuHold]:
+        """Placeholders, oldest first; `active` leaves out those that ended."""
+        ...
+
+    def record_slice_sample(self, record: SliceSample) -> None:
+        """Replace what is known of the job's slices on that node, unless something newer is."""
+        ...
+
+    def slice_samples(self, *, job_ids: Collection[str] | None = None) -> list[SliceSample]:
+        """What agents measured last, by job and node."""
+        ...
+
     # events
     def record_event(self, event: Event, *, dedup: str | None = None) -> bool:
         """Add an event; False when one with the same `dedup` key is already there."""
@@ -287,7 +354,7 @@ class Store(Protocol):
         ...
 
     def prune(self, token: int, before_s: float) -> int:
-        """Delete events, finished plans, ended jobs and their checkpoints of before then; the ledger stays."""
+        """Delete events, finished plans, ended jobs, their checkpoints and slices of before then; the ledger stays."""
         ...
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ from slurmext.model.state import (
     PreemptionRecord,
     StoredFence,
 )
+from slurmext.testing.memory_slices import MemorySlices
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
 _NOT_CARRIED_OUT = {ActionState.INTENT, ActionState.REFUSED, ActionState.FAILED, ActionState.ABANDONED}
 
 
-class MemoryStore:
+class MemoryStore(MemorySlices):
     """Implements `ports.Store`. Set `down` to make every call raise StoreUnavailable, as a lost database would."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.down = False
         self._lock = threading.RLock()
         self._leases: dict[str, Lease] = {}
@@ -392,7 +394,7 @@ class MemoryStore:
                 del self._activity[key]
             for job in over:
                 del self._extensions[job]
-            gone += len(old) + len(over)
+            gone += len(old) + len(over) + self._prune_slices(before_s)
             self._events, self._checkpoints = events, checkpoints
             for key in ended:
                 del self._jobs[key]

@@ -18,6 +18,7 @@ from slurmext.adapters.sql.ledger import LedgerStore
 from slurmext.adapters.sql.models import Action, Checkpoint, Event, Extension, GpuActivity, Job, Plan
 from slurmext.adapters.sql.past_use import PastUseStore
 from slurmext.adapters.sql.policies import PolicyStore
+from slurmext.adapters.sql.slices import SliceStore
 
 PRUNE_BATCH = 1000
 """Rows deleted in one transaction: short enough that a cycle never waits for pruning."""
@@ -33,6 +34,7 @@ class SqlStore(
     CheckpointStore,
     IdleStore,
     PastUseStore,
+    SliceStore,
     EventStore,
 ):
     """State of one cluster in a migrated database. Safe to share between threads.
@@ -78,6 +80,7 @@ class SqlStore(
             deleted += connection.execute(delete(GpuActivity).where(*old)).rowcount
             over = (Extension.cluster == mine, Extension.keep_until_s < before_s)
             deleted += connection.execute(delete(Extension).where(*over)).rowcount
+        deleted += self._prune_slices(token, before_s)
         return deleted + self._prune_jobs(token, before_s, PRUNE_BATCH)
 
     def _prune(self, token: int, column: Any, query: Select[Any]) -> int:
