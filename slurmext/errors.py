@@ -25,3 +25,27 @@ class StoreUnavailable(SlurmextError):
 
 class StoreConflict(SlurmextError):
     """Another daemon holds the controller lease (its fencing token is newer); this one must stop acting."""
+
+
+class GpuDriverError(SlurmextError):
+    """The GPU driver refused or did not answer; its own words are in the message."""
+
+
+class GpuPlaceTaken(GpuDriverError):
+    """No such instance fits there: the place is taken or not a legal one. NVML does not tell which."""
+
+
+class GpuInUse(GpuDriverError):
+    """A process still has the GPU or instance open. Nobody is killed for it; try again later."""
+
+
+class GpuNeedsReset(GpuDriverError):
+    """The mode changes only with a reset of the GPU, which is the administrator's to do: `nvidia-smi --gpu-reset`."""
+
+
+class GpuOtherInstance(GpuDriverError):
+    """What is at that place is not what was made there; it is left alone."""
+
+
+class DeviceAccessError(SlurmextError):
+    """Access to a slice's devices could not be limited to its user."""
