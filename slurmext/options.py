@@ -38,7 +38,9 @@ class Kind(StrEnum):
     PATH = "path"
     """Names joined by `/`; at most `high` bytes."""
     CHECKPOINT = "checkpoint"
-    """`auto`, or a signal of SIGNALS and whole seconds from `low` to `high`, joined by `@`."""
+    """`auto`, `transparent`, or a signal of SIGNALS and whole seconds from `low` to `high`, joined by `@`; `,chain`
+    may follow.
+    """
     DIRECTORY = "directory"
     """An absolute path without `..` and control characters; at most `high` bytes."""
     NAMES = "names"
@@ -109,21 +111,32 @@ OPTIONS: tuple[Option, ...] = (
         key="ckpt",
         kind=Kind.CHECKPOINT,
         argument=Argument.OPTIONAL,
-        metavar="auto|SIGNAL@SECONDS",
+        metavar="auto|transparent|SIGNAL@SECONDS[,chain]",
         low=1,
         high=86400,
-        rule=f"'auto' or SIGNAL@SECONDS with SIGNAL one of {', '.join(SIGNALS)} and SECONDS from 1 to 86400",
+        rule=f"'auto', 'transparent' or SIGNAL@SECONDS with SIGNAL one of {', '.join(SIGNALS)} and SECONDS from 1 to "
+        "86400; ',chain' may follow",
         example=AUTO_CHECKPOINT,
         summary="checkpoint on this signal before the job is preempted, within so many seconds",
         detail=(
             f"The job saves its state when it gets the signal, and has at most SECONDS before it is requeued. "
             f"`auto`, or no value, means {AUTO_CHECKPOINT}. The signal reaches the batch shell and every step; with "
-            "`auto` it is ignored until the program installs its own handler. The job becomes requeueable "
-            "unless --no-requeue is given."
+            "`auto` it is ignored until the program installs its own handler. `transparent` saves an unmodified "
+            "program of one node from outside, with CRIU. With `,chain` the job is checkpointed and requeued before its "
+            "time limit ends, until the program ends by itself. The job becomes requeueable unless --no-requeue is given."
         ),
         default="auto",
         exported=True,
-        good=("auto", "USR1@60", "SIGUSR2@5", "TERM@86400"),
+        good=(
+            "auto",
+            "USR1@60",
+            "SIGUSR2@5",
+            "TERM@86400",
+            "auto,chain",
+            "USR1@60,chain",
+            "transparent",
+            "transparent,chain",
+        ),
         bad=(
             "",
             "AUTO",
@@ -139,6 +152,11 @@ OPTIONS: tuple[Option, ...] = (
             "usr1@60",
             "USR1@060",
             "10@60",
+            "chain",
+            "auto,",
+            "auto,chain,chain",
+            "auto, chain",
+            "transparent@60",
         ),
     ),
     Option(
@@ -268,8 +286,9 @@ def is_valid(option: Option, value: str) -> bool:
         case Kind.PATH:
             return len(value) <= option.high and _PATH_RE.fullmatch(value) is not None
         case Kind.CHECKPOINT:
-            found = _CHECKPOINT_RE.fullmatch(value)
-            return value == "auto" or (found is not None and option.low <= int(found[1]) <= option.high)
+            how = value.removesuffix(",chain")
+            found = _CHECKPOINT_RE.fullmatch(how)
+            return how in {"auto", "transparent"} or (found is not None and option.low <= int(found[1]) <= option.high)
         case Kind.DIRECTORY:
             fits = len(value.encode(errors="surrogateescape")) <= option.high
             return fits and _DIRECTORY_RE.fullmatch(value) is not None and ".." not in value.split("/")

@@ -13,10 +13,10 @@ from slurmext.checkpoint.errors import CheckpointError
 
 
 def wanted_signal(spec: str | None = None) -> signal.Signals:
-    """The signal of `--ckpt` (`auto` is USR1, else SIGNAL@SECONDS), as the job finds it in SLURMEXT_CKPT."""
+    """The signal of `--ckpt` (SIGNAL@SECONDS, else USR1; `,chain` may follow), as the job finds it in SLURMEXT_CKPT."""
     spec = os.environ.get("SLURMEXT_CKPT", "auto") if spec is None else spec
-    name = spec.partition("@")[0] or "auto"
-    if name == "auto":
+    name = spec.partition(",")[0].partition("@")[0] or "auto"
+    if name in {"auto", "transparent"}:
         return signal.SIGUSR1
     try:
         return signal.Signals["SIG" + name.removeprefix("SIG")]

@@ -20,6 +20,8 @@ from slurmext.service.reason_history import with_reason
 
 _CKPT = re.compile(r"^(?:SIG)?(?P<signal>[A-Z][A-Z0-9+\-]*)@(?P<seconds>\d+)$")
 _AUTO_SIGNAL = "USR1"
+CHAIN = ",chain"
+"""Ends a --ckpt whose job shall be checkpointed and requeued before its time limit ends."""
 _USER_HOLD = "JobHeldUser"
 
 
@@ -66,11 +68,11 @@ class Observation:
 def checkpoint_signal(ckpt: str | None, grace_s: float) -> tuple[str, float] | None:
     """(signal, longest wait in seconds) of a --ckpt value; None for a job that knows no checkpoint signal.
 
-    `auto` waits the policy's grace; `USR1@30` at most 30 s of it.
+    `auto` and `transparent` wait the policy's grace; `USR1@30` at most 30 s of it. `,chain` may follow.
     """
     if ckpt is None:
         return None
-    found = _CKPT.match(ckpt)
+    found = _CKPT.match(ckpt.removesuffix(CHAIN))
     if found is None:
         return _AUTO_SIGNAL, grace_s
     return found["signal"], min(float(found["seconds"]), grace_s)

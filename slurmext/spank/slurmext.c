@@ -89,21 +89,29 @@ static int is_count(const char *value, long low, long high)
 	return number >= low && number <= high;
 }
 
-static int is_checkpoint(const char *value, long low, long high)
+static int is_checkpoint(const char *whole, long low, long high)
 {
-	const char *at;
+	static const char chain[] = ",chain";
+	char value[64];
+	const char *at, *start = value;
+	size_t length = strlen(whole);
 	int i;
 
-	if (strcmp(value, "auto") == 0)
+	if (length >= sizeof(value))
+		return 0;
+	strcpy(value, whole);
+	if (length >= strlen(chain) && strcmp(value + length - strlen(chain), chain) == 0)
+		value[length - strlen(chain)] = '\0';
+	if (strcmp(value, "auto") == 0 || strcmp(value, "transparent") == 0)
 		return 1;
 	at = strchr(value, '@');
 	if (!at || !is_count(at + 1, low, high))
 		return 0;
-	if (strncmp(value, "SIG", 3) == 0)
-		value += 3;
+	if (strncmp(start, "SIG", 3) == 0)
+		start += 3;
 	for (i = 0; sx_signals[i]; i++) {
-		if (strlen(sx_signals[i]) == (size_t)(at - value) &&
-		    strncmp(value, sx_signals[i], (size_t)(at - value)) == 0)
+		if (strlen(sx_signals[i]) == (size_t)(at - start) &&
+		    strncmp(start, sx_signals[i], (size_t)(at - start)) == 0)
 			return 1;
 	}
 	return 0;
@@ -352,8 +360,8 @@ int slurm_spank_task_init(spank_t spank, int argc, char *argv[])
 	(void)argv;
 	for (i = 0; i < SX_OPTION_COUNT; i++) {
 		forget_in_job(spank, &sx_options[i]);
-		if (sx_options[i].kind == SX_CHECKPOINT && is_on(i) && strcmp(sx_values[i], "auto") == 0)
-			signal(SIGUSR1, SIG_IGN);
+		if (sx_options[i].kind == SX_CHECKPOINT && is_on(i) && !strchr(sx_values[i], '@'))
+			signal(SIGUSR1, SIG_IGN); /* auto and transparent */
 	}
 	return ESPANK_SUCCESS;
 }

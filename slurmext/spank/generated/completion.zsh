@@ -10,7 +10,7 @@
 local p="${SLURMEXT_OPTION_PREFIX-}"
 _arguments -S \
   "--${p}queue=:path:_slurmext_queues" \
-  "--${p}ckpt=-::auto|SIGNAL@SECONDS:" \
+  "--${p}ckpt=-::auto|transparent|SIGNAL@SECONDS[,chain]:" \
   "--${p}ckpt-dir=:dir:_directories" \
   "--${p}gpu-types=:type[,type...]:" \
   "--${p}gang-min=:tasks:" \

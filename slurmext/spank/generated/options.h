@@ -48,9 +48,9 @@ static const struct sx_option sx_options[SX_OPTION_COUNT] = {
 	{
 		.name = "ckpt",
 		.env = "SLURMEXT_CKPT",
-		.metavar = "auto|SIGNAL@SECONDS",
+		.metavar = "auto|transparent|SIGNAL@SECONDS[,chain]",
 		.summary = "checkpoint on this signal before the job is preempted, within so many seconds",
-		.rule = "'auto' or SIGNAL@SECONDS with SIGNAL one of USR1, USR2, TERM, INT, HUP, QUIT, CONT, URG, WINCH, XCPU and SECONDS from 1 to 86400",
+		.rule = "'auto', 'transparent' or SIGNAL@SECONDS with SIGNAL one of USR1, USR2, TERM, INT, HUP, QUIT, CONT, URG, WINCH, XCPU and SECONDS from 1 to 86400; ',chain' may follow",
 		.example = "USR1@60",
 		.fallback = "auto",
 		.kind = SX_CHECKPOINT,

@@ -8,7 +8,7 @@ local OPTIONS = {
   { name = "ckpt", env = "SLURMEXT_CKPT", key = "ckpt", kind = "checkpoint",
     low = 1, high = 86400, fallback = "auto",
     takes_value = true, example = "USR1@60",
-    rule = "'auto' or SIGNAL@SECONDS with SIGNAL one of USR1, USR2, TERM, INT, HUP, QUIT, CONT, URG, WINCH, XCPU and SECONDS from 1 to 86400" },
+    rule = "'auto', 'transparent' or SIGNAL@SECONDS with SIGNAL one of USR1, USR2, TERM, INT, HUP, QUIT, CONT, URG, WINCH, XCPU and SECONDS from 1 to 86400; ',chain' may follow" },
   { name = "ckpt-dir", env = "SLURMEXT_CKPT_DIR", key = "ckpt_dir", kind = "directory",
     low = 1, high = 500, fallback = "",
     takes_value = true, example = "/scratch/alice/run7",
