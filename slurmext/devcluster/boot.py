@@ -115,7 +115,8 @@ def _prepare(record: Record) -> None:
         nvml.build(layout.nvml)
         for index, node in enumerate(spec.node_names):
             types = (spec.gpu_type(index),) * spec.gpus
-            nvml.SimulatedGpus.create(layout.nvml / f"{node}.gpus", types, cluster=spec.name, node=node)
+            path, root = layout.nvml / f"{node}.gpus", layout.nvml / f"{node}.root"
+            nvml.SimulatedGpus.create(path, types, cluster=spec.name, node=node, root=root)
 
 
 def _make_directories(spec: ClusterSpec, layout: Layout) -> None:

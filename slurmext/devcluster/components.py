@@ -160,8 +160,9 @@ def _agent(record: Record, layout: Layout, node: str) -> Component:
 
     env = _python_env()
     if record.spec.gpus:
-        # Where pynvml finds the simulated driver, and the driver its GPUs.
-        env |= {"LD_LIBRARY_PATH": str(layout.nvml), nvml.ENVIRONMENT: str(layout.nvml / f"{node}.gpus")}
+        # Where pynvml finds the simulated driver, and the driver its GPUs; where its device nodes are.
+        env |= {"LD_LIBRARY_PATH": str(layout.nvml), nvml.ENVIRONMENT: str(layout.nvml / f"{node}.gpus"),
+                nvml.DRIVER_ROOT: str(layout.nvml / f"{node}.root")}  # fmt: skip
     return Component(name=name, argv=argv, ready=ready, log=layout.log / f"{name}.out", env=env)
 
 

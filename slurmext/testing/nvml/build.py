@@ -18,7 +18,8 @@ _FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-shared", "-fPIC", "-O2", "-pthread", "-
 
 def build(folder: Path) -> Path:
     """The library in `folder`, compiled unless it is there already for this source. Raises SlurmextError."""
-    source = b"".join((HERE / name).read_bytes() for name in ("state.h", "nvml.c"))
+    sources = sorted(HERE.glob("*.c"))
+    source = b"".join(path.read_bytes() for path in (*sorted(HERE.glob("*.h")), *sources))
     target, made_from = folder / LIBRARY, folder / f"{LIBRARY}.sha256"
     digest = hashlib.sha256(source).hexdigest()
     if target.exists() and made_from.exists() and made_from.read_text(encoding="ascii") == digest:
@@ -29,10 +30,10 @@ def build(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".{LIBRARY}.{os.getpid()}"
     done = subprocess.run(
-        [compiler, *_FLAGS, "-o", str(draft), str(HERE / "nvml.c")], capture_output=True, text=True, check=False
+        [compiler, *_FLAGS, "-o", str(draft), *map(str, sources)], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise SlurmextError(f"{HERE / 'nvml.c'} does not compile: {done.stderr.strip()[:500]}")
+        raise SlurmextError(f"{HERE} does not compile: {done.stderr.strip()[:500]}")
     draft.replace(target)
     made_from.write_text(digest, encoding="ascii")
     return target
