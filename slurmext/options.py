@@ -4,7 +4,7 @@ Everything that knows an option is generated from here (`python -m slurmext.opti
 SPANK plugin, the table of job_submit.lua, man page, shell completion, reference page and the keyword arguments of the
 Python helper. `python -m slurmext.options generate --check` fails when one of them is stale.
 
-The five value rules exist three times, in Python here, in C (`spank/slurmext.c`) and in Lua
+The value rules exist three times, in Python here, in C (`spank/slurmext.c`) and in Lua
 (`spank/templates/job_submit.lua.j2`), because a value is checked where the user types it and again where it is trusted.
 Every row therefore carries good and bad values, and the tests hold all three to the same verdict.
 """
@@ -47,6 +47,14 @@ class Kind(StrEnum):
     """At most `high` different names joined by commas."""
     COUNT = "count"
     """A whole number from `low` to `high`, without sign or leading zero."""
+    SLICE = "slice"
+    """A MIG profile such as `1g.10gb` or `1g.10gb+me`; `:N` may follow, from `low` to `high`."""
+    MEMORY = "memory"
+    """GPU memory: a whole number and M, G or T (none: M), from `low` to `high` MiB."""
+    PERCENT = "percent"
+    """A whole number of percent from `low` to `high`; `%` may follow."""
+    SHARE = "share"
+    """A percentage from `low` to `high` and a memory as above: `25%,mem=10G`."""
     FLAG = "flag"
     """Given or not; its environment twin takes 1, yes, true, 0, no or false."""
 
@@ -121,9 +129,10 @@ OPTIONS: tuple[Option, ...] = (
         detail=(
             f"The job saves its state when it gets the signal, and has at most SECONDS before it is requeued. "
             f"`auto`, or no value, means {AUTO_CHECKPOINT}. The signal reaches the batch shell and every step; with "
-            "`auto` it is ignored until the program installs its own handler. `transparent` saves an unmodified "
-            "program of one node from outside, with CRIU. With `,chain` the job is checkpointed and requeued before its "
-            "time limit ends, until the program ends by itself. The job becomes requeueable unless --no-requeue is given."
+            "`auto` it is ignored until the program installs its own handler. `transparent` saves an "
+            "unmodified program of one node from outside, with CRIU. With `,chain` the job is checkpointed and requeued "
+            "before its time limit ends, until the program ends by itself. The job becomes requeueable unless "
+            "--no-requeue is given."
         ),
         default="auto",
         exported=True,
@@ -228,6 +237,135 @@ OPTIONS: tuple[Option, ...] = (
         bad=("", "0", "-1", "+4", "04", "4.0", "four", "100001", "4 ", "0x4", "99999999999999999999"),
     ),
     Option(
+        name="gpu-slice",
+        env="SLURMEXT_GPU_SLICE",
+        key="slice",
+        kind=Kind.SLICE,
+        argument=Argument.REQUIRED,
+        metavar="profile[:N]",
+        low=1,
+        high=64,
+        rule="a MIG profile such as 1g.10gb, and ':N' for N of them on each node, from 1 to 64",
+        example="1g.10gb:2",
+        summary="run on a part of a GPU: a MIG profile, e.g. 1g.10gb or 3g.40gb:2",
+        detail=(
+            "The job gets N instances of that profile on each node (default: one for each task there) and sees "
+            "nothing else of the GPUs. `slurmext slice list --profiles` shows what the GPUs here can be cut into. Not "
+            "together with options that ask for whole GPUs."
+        ),
+        exported=True,
+        good=("1g.10gb", "3g.40gb:2", "1g.24gb+me.all", "1g.24gb-me", "12g.180gb:64", "1c.3g.40gb"),
+        bad=(
+            "",
+            "1g",
+            "1g.10gb:",
+            "1g.10gb:0",
+            "1g.10gb:65",
+            "1g.10gb:02",
+            "1g.10gb:2:2",
+            "10gb",
+            "1G.10GB",
+            "g.10gb",
+            "1g.gb",
+            "1g.10gb,2g.20gb",
+            "1g.10gb 2",
+            "1g.10gb+",
+            "1g.10gb+ME",
+            "7g.10gb/../x",
+            "1g.10gb+" + "m" * 40,
+        ),
+    ),
+    Option(
+        name="gpu-mem",
+        env="SLURMEXT_GPU_MEM",
+        key="gpu_mem",
+        kind=Kind.MEMORY,
+        argument=Argument.REQUIRED,
+        metavar="size[M|G|T]",
+        low=1,
+        high=16777216,
+        rule="a whole number and M, G or T, from 1M to 16T",
+        example="18G",
+        summary="run on a part of a GPU with at least this much GPU memory",
+        detail=(
+            "The smallest MIG instance or MPS share with so much GPU memory is chosen for each task; `slurmext job "
+            "explain` says which and why. May be given together with --gpu-compute."
+        ),
+        good=("18G", "512M", "1T", "10240", "1", "16777216", "16T"),
+        bad=("", "0", "0G", "G", "18g", "18GB", "1.5G", "-1G", "18 G", "017G", "17T", "16777217", "99999999999G"),
+    ),
+    Option(
+        name="gpu-compute",
+        env="SLURMEXT_GPU_COMPUTE",
+        key="gpu_compute",
+        kind=Kind.PERCENT,
+        argument=Argument.REQUIRED,
+        metavar="percent",
+        low=1,
+        high=100,
+        rule="a whole number of percent from 1 to 100",
+        example="30%",
+        summary="run on a part of a GPU with at least this share of its compute power",
+        detail="As --gpu-mem, for the GPU's streaming multiprocessors. Usually given together with it.",
+        good=("30%", "30", "1%", "100%", "100"),
+        bad=("", "0", "0%", "101", "101%", "%", "030%", "-5%", "5.5%", "30%%", "30 %", "1000"),
+    ),
+    Option(
+        name="gpu-share",
+        env="SLURMEXT_GPU_SHARE",
+        key="share",
+        kind=Kind.SHARE,
+        argument=Argument.REQUIRED,
+        metavar="percent,mem=size",
+        low=1,
+        high=100,
+        rule="a percentage from 1% to 100% and a memory limit, PERCENT%,mem=SIZE with SIZE a number and M, G or T",
+        example="25%,mem=10G",
+        summary="share a GPU with others: so much of its compute and memory, e.g. 25%,mem=10G",
+        detail=(
+            "The job's processes run under CUDA MPS with at most that percentage of the GPU's multiprocessors and at "
+            "most that much of its memory, all its processes on a node together. Any percentage is possible, but a fault "
+            "of one client may disturb the others: choose --gpu-slice where jobs must be apart."
+        ),
+        good=("25%,mem=10G", "25,mem=10240", "100%,mem=512M", "1%,mem=1T"),
+        bad=(
+            "",
+            "25%",
+            "0%,mem=10G",
+            "101%,mem=10G",
+            "25%,mem=",
+            "25%,mem=0",
+            "25%,10G",
+            "mem=10G,25%",
+            "25%,mem=10G,",
+            "25%, mem=10G",
+            "25%,mem=17T",
+            "25%,MEM=10G",
+            "25%,mem=10GB",
+            "-25%,mem=10G",
+        ),
+    ),
+    Option(
+        name="gpu-oom-retry",
+        env="SLURMEXT_GPU_OOM_RETRY",
+        key="oom",
+        kind=Kind.FLAG,
+        argument=Argument.NONE,
+        metavar="",
+        low=0,
+        high=0,
+        rule="1, yes or true to set it; 0, no or false to leave it",
+        example="1",
+        summary="out of GPU memory on a slice: start again once, on the next larger size",
+        detail=(
+            "A job of slices that fails because its GPU memory did not suffice is requeued once with the next larger "
+            "profile (or twice the memory of a share). `slurmext slice advise` says which size would have done."
+        ),
+        default="1",
+        good=("1", "yes", "true", "0", "no", "false"),
+        bad=("2", "on", "maybe", "-1", " 1"),
+    ),
+    Option(
         name="size",
         env="SLURMEXT_SIZE",
         key="size",
@@ -276,8 +414,27 @@ _NAMES_RE = re.compile(rf"{_NAME}(?:,{_NAME})*", re.ASCII)
 _CHECKPOINT_RE = re.compile(rf"(?:SIG)?(?:{'|'.join(SIGNALS)})@([1-9][0-9]{{0,5}})", re.ASCII)
 _COUNT_RE = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _DIRECTORY_RE = re.compile(r"/[^\x00-\x1f\x7f]*")
+_SLICE_RE = re.compile(
+    r"(?:[1-9][0-9]?c\.)?[1-9][0-9]?g\.[1-9][0-9]{0,3}gb(?:[+-][a-z][a-z.]{0,15})?(?::([1-9][0-9]?))?", re.ASCII
+)
+_MEMORY_RE = re.compile(r"([1-9][0-9]{0,8})([MGT]?)", re.ASCII)
+_PERCENT_RE = re.compile(r"([1-9][0-9]{0,2})%?", re.ASCII)
+_UNIT_MIB = {"": 1, "M": 1, "G": 1024, "T": 1024 * 1024}
+LARGEST_MEMORY_MIB = 16777216
 _FLAG_ON = frozenset({"1", "yes", "true"})
 _FLAG_OFF = frozenset({"0", "no", "false"})
+
+
+def memory_mib(value: str) -> int | None:
+    """MiB of `18G`, `512M`, `1T` or `10240`; None for anything else."""
+    found = _MEMORY_RE.fullmatch(value)
+    return None if found is None else int(found[1]) * _UNIT_MIB[found[2]]
+
+
+def percent(value: str) -> int | None:
+    """`30%` or `30` as a number; None for anything else."""
+    found = _PERCENT_RE.fullmatch(value)
+    return None if found is None else int(found[1])
 
 
 def is_valid(option: Option, value: str) -> bool:
@@ -297,6 +454,17 @@ def is_valid(option: Option, value: str) -> bool:
             return _NAMES_RE.fullmatch(value) is not None and len(set(names)) == len(names) <= option.high
         case Kind.COUNT:
             return _COUNT_RE.fullmatch(value) is not None and option.low <= int(value) <= option.high
+        case Kind.SLICE:
+            found = _SLICE_RE.fullmatch(value)
+            return found is not None and (found[1] is None or option.low <= int(found[1]) <= option.high)
+        case Kind.MEMORY:
+            return memory_mib(value) is not None and option.low <= (memory_mib(value) or 0) <= option.high
+        case Kind.PERCENT:
+            return percent(value) is not None and option.low <= (percent(value) or 0) <= option.high
+        case Kind.SHARE:
+            part, mem, size = value.partition(",mem=")
+            limits = (percent(part) or 0, memory_mib(size) or 0)
+            return bool(mem) and option.low <= limits[0] <= option.high and 1 <= limits[1] <= LARGEST_MEMORY_MIB
         case Kind.FLAG:
             return value in _FLAG_ON or value in _FLAG_OFF
 

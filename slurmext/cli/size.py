@@ -18,6 +18,10 @@ def _or_default(value: object) -> str:
     return "default" if value is None else plain(value)
 
 
+def _part(value: object) -> str:
+    return "whole" if value is None else plain(value)
+
+
 def _types(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) and value else "any"
 
@@ -27,6 +31,7 @@ COLUMNS = (
     Column(key="gpus", title="GPUs", right=True),
     Column(key="nodes", title="Nodes", right=True),
     Column(key="gpus_per_node", title="GPUsPerNode", right=True),
+    Column(key="slice", title="Slice", show=_part),
     Column(key="types", title="Types", show=_types),
     Column(key="cpus_per_gpu", title="CPUsPerGPU", show=_or_default, right=True),
     Column(key="memory_per_gpu", title="MemPerGPU", show=_or_default, right=True),

@@ -31,7 +31,8 @@ def queues_tsv(policy: SitePolicy, names: NameService, *, now_s: float | None = 
     * `#rule`, user, account, partition (empty = any), queue or template, group (empty = any)
     * `#group`, name, number, members (comma): the groups that rules name
     * `#gid`, number, name: every group, where a template has `{group}`
-    * `#size`, name, nodes, GPUs a node, tasks a node, CPUs a GPU, MiB a GPU, minutes, types (comma); empty = not said
+    * `#size`, name, nodes, GPUs a node, tasks a node, CPUs a GPU, MiB a GPU, minutes, types (comma), and for
+      parts of GPUs MIG profile, GPU memory, compute, share, as the options take them; empty = not said
     * path, leaf (1 or 0), max GPUs (empty = none), over_max, users (comma; empty = all), accounts (the same)
 
     A path that ends in `/*` stands for children that exist as soon as a job is in them. An ACL whose groups have no
@@ -87,4 +88,5 @@ def _size_line(name: str, size: SizeDocument) -> str:
         size.nodes, size.gpus_per_node, size.tasks_per_node, size.cpus_per_gpu, size.memory_mib, size.time_min,
     )  # fmt: skip
     shown = ("" if number is None else str(number) for number in numbers)
-    return "\t".join(("#size", name, *shown, ",".join(size.types)))
+    slices = (size.gpu_slice, size.gpu_mem, size.gpu_compute, size.gpu_share) if size.sliced else ()
+    return "\t".join(("#size", name, *shown, ",".join(size.types), *(part or "" for part in slices)))

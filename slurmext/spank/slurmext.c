@@ -117,6 +117,88 @@ static int is_checkpoint(const char *whole, long low, long high)
 	return 0;
 }
 
+/* MiB of "18G", "512M", "1T" or "10240"; -1 = malformed. */
+static long memory_mib(const char *value)
+{
+	size_t digits = strspn(value, "0123456789");
+	long number, unit = 1;
+
+	if (digits == 0 || digits > 9 || value[0] == '0')
+		return -1;
+	if (value[digits] == 'G')
+		unit = 1024;
+	else if (value[digits] == 'T')
+		unit = 1024L * 1024;
+	else if (value[digits] != 'M' && value[digits] != '\0')
+		return -1;
+	if (value[digits] != '\0' && value[digits + 1] != '\0')
+		return -1;
+	number = strtol(value, NULL, 10);
+	return number > 16777216 / unit ? -1 : number * unit;
+}
+
+/* "30%" or "30" of which `length` bytes count; -1 = malformed. */
+static long percent_of(const char *value, size_t length)
+{
+	size_t digits = strspn(value, "0123456789");
+
+	if (digits == 0 || digits > 3 || value[0] == '0')
+		return -1;
+	if (digits != length && !(digits + 1 == length && value[digits] == '%'))
+		return -1;
+	return strtol(value, NULL, 10);
+}
+
+static int is_memory(const char *value, long low, long high)
+{
+	long mib = memory_mib(value);
+
+	return mib >= low && mib <= high;
+}
+
+static int is_share(const char *value, long low, long high)
+{
+	const char *comma = strchr(value, ',');
+	long part;
+
+	if (!comma || strncmp(comma, ",mem=", 5) != 0)
+		return 0;
+	part = percent_of(value, (size_t)(comma - value));
+	return part >= low && part <= high && memory_mib(comma + 5) >= 1;
+}
+
+/* Passes over 1 to `most` digits, the first not 0; NULL = there are none. */
+static const char *skip_digits(const char *p, size_t most)
+{
+	size_t digits = strspn(p, "0123456789");
+
+	return digits >= 1 && digits <= most && *p != '0' ? p + digits : NULL;
+}
+
+/* 1g.10gb, 1c.3g.40gb, 1g.10gb+me, 1g.24gb-me, each perhaps with :N */
+static int is_slice(const char *value, long low, long high)
+{
+	static const char letters[] = "abcdefghijklmnopqrstuvwxyz";
+	const char *p = skip_digits(value, 2);
+
+	if (p && strncmp(p, "c.", 2) == 0)
+		p = skip_digits(p + 2, 2);
+	if (!p || strncmp(p, "g.", 2) != 0)
+		return 0;
+	p = skip_digits(p + 2, 4);
+	if (!p || strncmp(p, "gb", 2) != 0)
+		return 0;
+	p += 2;
+	if (*p == '+' || *p == '-') {
+		size_t length = strspn(p + 1, "abcdefghijklmnopqrstuvwxyz.");
+
+		if (length < 1 || length > 16 || !strchr(letters, p[1]))
+			return 0;
+		p += 1 + length;
+	}
+	return *p == '\0' || (*p == ':' && is_count(p + 1, low, high));
+}
+
 static int is_directory(const char *value, long high)
 {
 	const unsigned char *p;
@@ -163,6 +245,15 @@ static int is_valid(const struct sx_option *option, const char *value)
 		return names >= 1 && names <= option->high && !has_repeated_name(value);
 	case SX_COUNT:
 		return is_count(value, option->low, option->high);
+	case SX_SLICE:
+		return is_slice(value, option->low, option->high);
+	case SX_MEMORY:
+		return is_memory(value, option->low, option->high);
+	case SX_PERCENT:
+		return percent_of(value, strlen(value)) >= option->low &&
+		       percent_of(value, strlen(value)) <= option->high;
+	case SX_SHARE:
+		return is_share(value, option->low, option->high);
 	case SX_FLAG:
 		return flag_value(value) >= 0;
 	}

@@ -21,6 +21,11 @@ def sbatch_parameters(
     ckpt_dir: str | PathLike[str] | None = None,
     gpu_types: str | Sequence[str] | None = None,
     gang_min: int | None = None,
+    gpu_slice: str | None = None,
+    gpu_mem: str | int | None = None,
+    gpu_compute: str | int | None = None,
+    gpu_share: str | None = None,
+    gpu_oom_retry: bool = False,
     size: str | Sequence[str] | None = None,
     no_preempt: bool = False,
     prefix: str = "",
@@ -36,6 +41,11 @@ def sbatch_parameters(
         ckpt_dir: keep the job's checkpoints in this directory (absolute path).
         gpu_types: accept these GPU types, best first; 'any' accepts all.
         gang_min: start with, and shrink to, no fewer than this many tasks.
+        gpu_slice: run on a part of a GPU: a MIG profile, e.g. 1g.10gb or 3g.40gb:2.
+        gpu_mem: run on a part of a GPU with at least this much GPU memory.
+        gpu_compute: run on a part of a GPU with at least this share of its compute power.
+        gpu_share: share a GPU with others: so much of its compute and memory, e.g. 25%,mem=10G.
+        gpu_oom_retry: out of GPU memory on a slice: start again once, on the next larger size.
         size: ask for what this size says: GPUs, nodes, CPUs, memory, time.
         no_preempt: never preempt this job; it then uses guaranteed GPUs only.
         prefix: the site's option prefix, "" where it has none.
@@ -50,6 +60,11 @@ def sbatch_parameters(
         "ckpt-dir": ckpt_dir,
         "gpu-types": gpu_types,
         "gang-min": gang_min,
+        "gpu-slice": gpu_slice,
+        "gpu-mem": gpu_mem,
+        "gpu-compute": gpu_compute,
+        "gpu-share": gpu_share,
+        "gpu-oom-retry": gpu_oom_retry,
         "size": size,
         "no-preempt": no_preempt,
     }
@@ -67,6 +82,11 @@ def sbatch_arguments(
     ckpt_dir: str | PathLike[str] | None = None,
     gpu_types: str | Sequence[str] | None = None,
     gang_min: int | None = None,
+    gpu_slice: str | None = None,
+    gpu_mem: str | int | None = None,
+    gpu_compute: str | int | None = None,
+    gpu_share: str | None = None,
+    gpu_oom_retry: bool = False,
     size: str | Sequence[str] | None = None,
     no_preempt: bool = False,
     prefix: str = "",
@@ -82,6 +102,11 @@ def sbatch_arguments(
         ckpt_dir=ckpt_dir,
         gpu_types=gpu_types,
         gang_min=gang_min,
+        gpu_slice=gpu_slice,
+        gpu_mem=gpu_mem,
+        gpu_compute=gpu_compute,
+        gpu_share=gpu_share,
+        gpu_oom_retry=gpu_oom_retry,
         size=size,
         no_preempt=no_preempt,
         prefix=prefix,

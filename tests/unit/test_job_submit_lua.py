@@ -355,7 +355,10 @@ CASES = [(option, value) for option in OPTIONS for value in (*option.good, *opti
 def test_the_same_verdict_as_python(controller: Controller, option, value: str) -> None:
     """A bad value without the SPANK plugin is refused here, in one line with rule and example."""
     (controller.folder / "queues.tsv").unlink()
-    outcome = controller.submit(options={option.env: value})
+    given, job = {option.env: value}, {"tres_per_job": None} if option.name.startswith("gpu-") else {}
+    if option.name == "gpu-oom-retry":
+        given["SLURMEXT_GPU_SLICE"] = "1g.10gb"
+    outcome = controller.submit(options=given, **job)
     if is_valid(option, value) and option.name == "size":
         assert "slurmextd has not told the sizes yet; ask for what the job needs" in outcome.user[0]
     elif is_valid(option, value):
@@ -714,3 +717,93 @@ def test_suggestions_name_the_users_own_dynamic_queue(controller: Controller) ->
         said = controller.submit(options={"SLURMEXT_QUEUE": wrong}).user[0]
         assert "research/alice" in said
         assert "*" not in said
+
+
+SLICES = (
+    "card\th100\t81559\ncard\ta30\t24576\ncard\tl40\t46068\n"
+    "profile\t1g.10gb\th100\t9984\t56\nprofile\t3g.40gb\th100\t40448\t16\nprofile\t1g.6gb\ta30\t5952\t8\n"
+    "profile\t1g.23gb\tb200\t22528\t14\nprofile\t1g.23gb\tb200x\t20992\t14\ncard\tb200\t183359\n"
+)
+
+
+@pytest.fixture
+def sliced(controller: Controller):
+    """`sbatch` of a job without GPUs, where slurmextd has told what the GPUs can be cut into."""
+    (controller.folder / "slices.tsv").write_text(SLICES)
+    return lambda options, **job: controller.submit(options=options, **{"tres_per_job": None, **job})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"SLURMEXT_GPU_SLICE": "1g.10gb:2"}, "slice=1g.10gb:2"),
+        ({"SLURMEXT_GPU_MEM": "18G", "SLURMEXT_GPU_COMPUTE": "30%"}, "gpu_mem=18432 gpu_compute=30"),
+        ({"SLURMEXT_GPU_SHARE": "25%,mem=10G"}, "share=25,10240"),
+        ({"SLURMEXT_GPU_SLICE": "1g.10gb", "SLURMEXT_GPU_OOM_RETRY": "1"}, "slice=1g.10gb oom=retry"),
+    ],
+)
+def test_a_job_on_a_part_of_a_gpu_is_held_although_it_asks_for_no_gpu(sliced, options, words: str) -> None:
+    """It is annotated with what it needs in plain numbers, and gets a definite number of nodes."""
+    outcome = sliced(options)
+    assert (outcome.code, outcome.user) == (0, [])
+    assert f" {words} " in outcome.comment
+    assert (outcome.set["priority"], outcome.set["min_nodes"], outcome.set["max_nodes"]) == ("0", "1", "1")
+    assert outcome.comment.endswith("held=1")
+
+
+def test_without_slurmextd_a_job_on_a_part_of_a_gpu_waits(controller: Controller, sliced) -> None:
+    """Nothing else fails closed: it could not run without a slice."""
+    controller.beat(600)
+    outcome = sliced({"SLURMEXT_GPU_SLICE": "1g.10gb"})
+    assert outcome.set["priority"] == "0"
+    assert outcome.comment.endswith("held=1")
+
+
+@pytest.mark.parametrize(
+    ("options", "job", "said"),
+    [
+        ({"SLURMEXT_GPU_SLICE": "1g.99gb"}, {}, "no GPU here has the profile 1g.99gb; there are h100: 1g.10gb, 3g.40gb; a30: 1g.6gb; b200: 1g.23gb; b200x: 1g.23gb"),
+        ({"SLURMEXT_GPU_SLICE": "1g.6gb", "SLURMEXT_GPU_TYPES": "h100"}, {}, "no GPU of type h100 has the profile 1g.6gb; there are h100: 1g.10gb, 3g.40gb"),
+        ({"SLURMEXT_GPU_SLICE": "1g.10gb", "SLURMEXT_GPU_TYPES": "l40"}, {}, "there are none: those cannot be cut (ask for --gpu-share)"),
+        ({"SLURMEXT_GPU_SLICE": "3g.40gb:17"}, {}, "the job wants 17 of them on a node and no node can hold more than 16; ask for at most --gpu-slice=3g.40gb:16, or for more nodes"),
+        ({"SLURMEXT_GPU_SLICE": "3g.40gb"}, {"num_tasks": 17}, "wants 17 of them on a node"),
+        ({"SLURMEXT_GPU_SLICE": "1g.23gb"}, {}, "that name means 20.5 GiB on one board (b200x) and 22 GiB on another (b200); choose with --gpu-types=b200x, or ask for --gpu-mem=20992M"),
+        ({"SLURMEXT_GPU_MEM": "1T"}, {}, "no GPU here has so much memory; the largest (b200) has 179.06 GiB; ask for at most 183359M, or for whole GPUs"),
+        ({"SLURMEXT_GPU_SHARE": "25%,mem=100G", "SLURMEXT_GPU_TYPES": "h100"}, {}, "the largest (h100) has 79.65 GiB"),
+        ({"SLURMEXT_GPU_SLICE": "1g.10gb"}, {"tres_per_node": "gres:gpu:2"}, "--gpu-slice=1g.10gb: the job asks for whole GPUs as well (2); leave out one of the two"),
+        ({"SLURMEXT_GPU_SLICE": "1g.10gb", "SLURMEXT_GPU_MEM": "1G"}, {}, "one of them says it all"),
+        ({"SLURMEXT_GPU_SLICE": "1g.10gb", "SLURMEXT_GANG_MIN": "1"}, {"num_tasks": 2}, "leave out --gang-min"),
+        ({"SLURMEXT_GPU_SLICE": "1g.10gb"}, {"het_job_offset": 0}, "a heterogeneous job cannot have parts of GPUs"),
+        ({"SLURMEXT_GPU_OOM_RETRY": "1"}, {}, "it is for jobs on a part of a GPU"),
+    ],
+)  # fmt: skip
+def test_a_part_of_a_gpu_that_cannot_be_had_is_refused_with_what_there_is(sliced, options, job, said: str) -> None:
+    """One line that names the request, why not, and what would do."""
+    outcome = sliced(options, **job)
+    assert outcome.code != 0
+    assert len(outcome.user) == 1
+    assert said in outcome.user[0]
+    assert outcome.set == {}
+
+
+def test_types_choose_between_two_meanings_of_a_name(sliced) -> None:
+    """With one type accepted the name means one size."""
+    assert sliced({"SLURMEXT_GPU_SLICE": "1g.23gb", "SLURMEXT_GPU_TYPES": "b200"}).code == 0
+
+
+def test_a_size_may_be_a_part_of_a_gpu(controller: Controller, sliced) -> None:
+    """It brings its slice, tasks, CPUs and memory; whoever asks for whole GPUs or another slice gets that."""
+    controller.queues(QUEUES + "#size\tnotebook\t1\t0\t\t4\t16384\t60\th100\t1g.10gb\t\t\t\n")
+    outcome = sliced({"SLURMEXT_SIZE": "notebook"})
+    assert " types=h100 slice=1g.10gb " in outcome.comment
+    found = {name: outcome.set.get(name) for name in ("cpus_per_task", "min_cpus", "min_mem_per_node", "time_limit")}
+    assert found == {"cpus_per_task": "4", "min_cpus": "4", "min_mem_per_node": "16384", "time_limit": "60"}
+    assert "gres" not in outcome.set
+    assert " slice=3g.40gb " in sliced({"SLURMEXT_SIZE": "notebook", "SLURMEXT_GPU_SLICE": "3g.40gb"}).comment
+    assert " slice=" not in sliced({"SLURMEXT_SIZE": "notebook"}, tres_per_node="gres:gpu:1").comment
+
+
+def test_a_placeholder_of_slurmextd_is_left_alone(controller: Controller) -> None:
+    """It asks for a GPU and must start; nobody else may call a job so and pass."""
+    assert controller.submit(uid=0, name="slurmext-slices-7").set == {}
+    assert controller.submit(uid=1000, name="slurmext-slices-7").set["priority"] == "0"

@@ -14,6 +14,11 @@ _arguments -S \
   "--${p}ckpt-dir=:dir:_directories" \
   "--${p}gpu-types=:type[,type...]:" \
   "--${p}gang-min=:tasks:" \
+  "--${p}gpu-slice=:profile[\:N]:" \
+  "--${p}gpu-mem=:size[M|G|T]:" \
+  "--${p}gpu-compute=:percent:" \
+  "--${p}gpu-share=:percent,mem=size:" \
+  "--${p}gpu-oom-retry" \
   "--${p}size=:name:" \
   "--${p}no-preempt" \
   '*::argument:_default'

@@ -8,6 +8,10 @@ enum sx_kind {
 	SX_DIRECTORY,
 	SX_NAMES,
 	SX_COUNT,
+	SX_SLICE,
+	SX_MEMORY,
+	SX_PERCENT,
+	SX_SHARE,
 	SX_FLAG,
 };
 
@@ -26,7 +30,7 @@ struct sx_option {
 	long high;
 };
 
-#define SX_OPTION_COUNT 7
+#define SX_OPTION_COUNT 12
 
 static const char *const sx_signals[] = {"USR1", "USR2", "TERM", "INT", "HUP", "QUIT", "CONT", "URG", "WINCH", "XCPU", 0};
 
@@ -100,6 +104,76 @@ static const struct sx_option sx_options[SX_OPTION_COUNT] = {
 		.exported = 0,
 		.low = 1,
 		.high = 100000,
+	},
+	{
+		.name = "gpu-slice",
+		.env = "SLURMEXT_GPU_SLICE",
+		.metavar = "profile[:N]",
+		.summary = "run on a part of a GPU: a MIG profile, e.g. 1g.10gb or 3g.40gb:2",
+		.rule = "a MIG profile such as 1g.10gb, and ':N' for N of them on each node, from 1 to 64",
+		.example = "1g.10gb:2",
+		.fallback = "",
+		.kind = SX_SLICE,
+		.has_arg = 1,
+		.exported = 1,
+		.low = 1,
+		.high = 64,
+	},
+	{
+		.name = "gpu-mem",
+		.env = "SLURMEXT_GPU_MEM",
+		.metavar = "size[M|G|T]",
+		.summary = "run on a part of a GPU with at least this much GPU memory",
+		.rule = "a whole number and M, G or T, from 1M to 16T",
+		.example = "18G",
+		.fallback = "",
+		.kind = SX_MEMORY,
+		.has_arg = 1,
+		.exported = 0,
+		.low = 1,
+		.high = 16777216,
+	},
+	{
+		.name = "gpu-compute",
+		.env = "SLURMEXT_GPU_COMPUTE",
+		.metavar = "percent",
+		.summary = "run on a part of a GPU with at least this share of its compute power",
+		.rule = "a whole number of percent from 1 to 100",
+		.example = "30%",
+		.fallback = "",
+		.kind = SX_PERCENT,
+		.has_arg = 1,
+		.exported = 0,
+		.low = 1,
+		.high = 100,
+	},
+	{
+		.name = "gpu-share",
+		.env = "SLURMEXT_GPU_SHARE",
+		.metavar = "percent,mem=size",
+		.summary = "share a GPU with others: so much of its compute and memory, e.g. 25%,mem=10G",
+		.rule = "a percentage from 1% to 100% and a memory limit, PERCENT%,mem=SIZE with SIZE a number and M, G or T",
+		.example = "25%,mem=10G",
+		.fallback = "",
+		.kind = SX_SHARE,
+		.has_arg = 1,
+		.exported = 0,
+		.low = 1,
+		.high = 100,
+	},
+	{
+		.name = "gpu-oom-retry",
+		.env = "SLURMEXT_GPU_OOM_RETRY",
+		.metavar = 0,
+		.summary = "out of GPU memory on a slice: start again once, on the next larger size",
+		.rule = "1, yes or true to set it; 0, no or false to leave it",
+		.example = "1",
+		.fallback = "1",
+		.kind = SX_FLAG,
+		.has_arg = 0,
+		.exported = 0,
+		.low = 0,
+		.high = 0,
 	},
 	{
 		.name = "size",
