@@ -1,0 +1,156 @@
+"""Memory that snapshots are taken into: two buffers, mapped once, in huge pages, pinned where there is a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import threading
+import time
+from collections.abc import Callable
+
+from slurmext.checkpoint.engine.crew import Crew
+from slurmext.checkpoint.engine.errors import CheckpointError, bytes_text
+
+MOST = 2
+HUGE = 2 << 20
+_POPULATE_WRITE = 23  # madvise(2), Linux 5.14: all pages now and not at the first touch
+_memcpy = ctypes.CDLL(None).memcpy
+_memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+_memcpy.restype = ctypes.c_void_p
+memcpy: Callable[[int, int, int], object] = _memcpy
+"""memcpy(to, from, bytes); other threads of Python run meanwhile."""
+_memset = ctypes.CDLL(None).memset
+_memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+_memset.restype = ctypes.c_void_p
+PARALLEL_FROM = 4 << 20
+
+
+class Buffer:
+    """`capacity` bytes of zeros at `address`, a multiple of 4096; `view` for reading and writing."""
+
+    def __init__(self, capacity: int, crew: Crew) -> None:
+        self.capacity = max(-(-capacity // HUGE) * HUGE, HUGE)
+        try:
+            self._map = mmap.mmap(-1, self.capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except (OSError, MemoryError) as error:
+            raise CheckpointError(
+                f"no memory for a snapshot of {bytes_text(self.capacity)}: ask for more with --mem (the state's size "
+                "once more, twice when saves overlap), or save with wait=True and a smaller state"
+            ) from error
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            try:
+                self._map.madvise(mmap.MADV_HUGEPAGE)
+            except OSError:
+                pass  # a kernel without huge pages
+        self.view = memoryview(self._map)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self.gaps: tuple[tuple[int, int], ...] = ()
+        self._pinned = False
+        crew.each(self._populate, range(0, self.capacity, 64 * HUGE))
+
+    def pin(self) -> None:
+        """Make copies from a GPU fast."""
+        if not self._pinned:
+            from slurmext.checkpoint.engine import torch_arrays
+
+            self._pinned = torch_arrays.pin(self.address, self.capacity)
+
+    def zero(self, gaps: tuple[tuple[int, int], ...]) -> None:
+        """Fill (offset, size) with zeros, unless that was done: what is between the pieces of a stream."""
+        if gaps != self.gaps:
+            for at, size in gaps:
+                _memset(self.address + at, 0, size)
+            self.gaps = gaps
+
+    def free(self) -> None:
+        """Give the memory back."""
+        if self._pinned:
+            from slurmext.checkpoint.engine import torch_arrays
+
+            torch_arrays.unpin(self.address)
+
+    def _populate(self, start: int) -> None:
+        size = min(64 * HUGE, self.capacity - start)
+        try:
+            self._map.madvise(_POPULATE_WRITE, start, size)
+        except (OSError, ValueError):
+            _memset(self.address + start, 0, size)
+
+
+class BufferPool:
+    """At most MOST snapshots at a time: who wants another waits until one is written."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+        self._free: list[Buffer] = []
+        self._made = 0
+        self._changed = threading.Condition()
+        self.waiting = False
+        self.peak = 0
+
+    def take(self, size: int) -> tuple[Buffer, float]:
+        """A buffer of at least `size` bytes, and the seconds spent waiting for one."""
+        started = time.monotonic()
+        with self._changed:
+            self.waiting = True
+            while not self._free and self._made >= MOST:
+                self._changed.wait()
+            self.waiting = False
+            waited_s = time.monotonic() - started
+            buffer = self._free.pop() if self._free else None
+            self._made += buffer is None
+            self.peak = max(self.peak, self._made - len(self._free))
+        try:
+            if buffer is None or buffer.capacity < size:
+                if buffer is not None:
+                    buffer.free()
+                    del buffer
+                buffer = Buffer(size, self._crew)
+        except BaseException:
+            with self._changed:
+                self._made -= 1
+                self._changed.notify()
+            raise
+        return buffer, waited_s
+
+    def give_back(self, buffer: Buffer) -> None:
+        """The snapshot in it is written."""
+        with self._changed:
+            self._free.append(buffer)
+            self._changed.notify()
+
+    def prepare(self, size: int, count: int) -> None:
+        """Have `count` buffers of that size ready, so that the first saves need not make them."""
+        taken = [self.take(size)[0] for _ in range(min(count, MOST))]
+        for buffer in taken:
+            self.give_back(buffer)
+
+
+def copy(parts: list[tuple[int, int, int]], crew: Crew) -> None:
+    """Memcpy of each (to, from, bytes), the bytes shared equally by the crew."""
+    total = sum(size for _, _, size in parts)
+    if total < PARALLEL_FROM or crew.size == 1:
+        for to, source, size in parts:
+            memcpy(to, source, size)
+        return
+    shares: list[list[tuple[int, int, int]]] = [[]]
+    quota = room = -(-total // crew.size)
+    for to, source, size in parts:
+        done = 0
+        while done < size:
+            count = min(size - done, room)
+            shares[-1].append((to + done, source + done, count))
+            done += count
+            room -= count
+            if room == 0:
+                shares.append([])
+                room = quota
+
+    def work(share: list[tuple[int, int, int]]) -> Callable[[], None]:
+        def run() -> None:
+            for to, source, size in share:
+                memcpy(to, source, size)
+
+        return run
+
+    crew.run([work(share) for share in shares if share])

@@ -1,0 +1,344 @@
+"""Save and restore the state of one rank, together with the others, in one directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from slurmext.checkpoint.engine import folder, manifest, retention, snapshot, writer
+from slurmext.checkpoint.engine.buffers import BufferPool
+from slurmext.checkpoint.engine.crew import Crew, processors
+from slurmext.checkpoint.engine.digest import best
+from slurmext.checkpoint.engine.errors import BadCheckpointError, CheckpointError, MismatchError, write_error
+from slurmext.checkpoint.engine.files import write_small
+from slurmext.checkpoint.engine.folder import Saved
+from slurmext.checkpoint.engine.lock import DirectoryLock
+from slurmext.checkpoint.engine.restore import Restore
+from slurmext.checkpoint.engine.session import PATIENCE_S, Alone, Session
+from slurmext.checkpoint.engine.ticket import Ticket
+
+WRITERS = 4
+"""Threads that write or read: enough to keep a disk or a client of a parallel file system busy."""
+COPIERS = 8
+
+
+class Engine:
+    """Checkpoints of one job in `directory`, which all its ranks share.
+
+    `rank` of `world` processes: each has an Engine and calls the same methods in the same order with the same steps; no
+    collectives are needed. `keep`: checkpoints kept (at least 2), one of the older ones always verified. `copies`: how
+    many of the kept checkpoints have bytes of their own for what did not change between them; the others link it; with
+    2 no single damaged file takes two neighbouring checkpoints along. `tiers`: directories with copies of checkpoints
+    (in memory, on a local disk), fastest first; a checkpoint is read from the first that has it whole. `identity`: of
+    code and configuration; a checkpoint with another is refused. `key`: of the job, so that a second one on the same
+    directory is noticed.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        rank: int = 0,
+        world: int = 1,
+        keep: int = 2,
+        copies: int = 2,
+        tiers: Sequence[str | os.PathLike[str]] = (),
+        identity: str | None = None,
+        key: str | None = None,
+        threads: int | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self.directory = Path(directory).absolute()
+        self.rank, self.world = rank, world
+        self.keep = max(keep, 2)
+        self._copies = copies
+        self._tiers = tuple(Path(tier).absolute() for tier in tiers)
+        self._identity = identity
+        self._key = key or _job()
+        self._patience_s = patience_s
+        self._copiers = Crew(threads or min(processors(), COPIERS))
+        self._writers = Crew(WRITERS)
+        self._pool = BufferPool(self._copiers)
+        self._lock: DirectoryLock | None = None
+        self._session: Session | Alone | None = None
+        self._owner = os.getpid()
+        self._last: Ticket | None = None
+        self._times: dict[int, int] = {}
+        self._exchanges = 0
+        self._bad: set[str] = set()
+        self._history: list[writer.Source] | None = None
+
+    @property
+    def peak_snapshots(self) -> int:
+        """The most snapshots that were held at a time, at most two."""
+        return self._pool.peak
+
+    def prepare(self, state: Any, *, snapshots: int = 2) -> None:
+        """Map the memory for snapshots of `state` now and not during the first saves. Raises CheckpointError."""
+        self._pool.prepare(snapshot.size_of(state, rank=self.rank, world=self.world), snapshots)
+
+    def open(self) -> None:
+        """Take the directory and meet the other ranks; the other methods do this. Raises CheckpointError."""
+        if os.getpid() != self._owner:
+            raise CheckpointError("a forked process has no part in its parent's checkpoints: make an Engine of its own")
+        if self._session is not None:
+            return
+        if self.rank == 0:
+            folder.make_directory(self.directory)
+            self._lock = DirectoryLock(self.directory)
+            folder.remove_leftovers(self.directory)
+        if self.world == 1:
+            self._session = Alone()
+        else:
+            self._session = Session(
+                self.directory, rank=self.rank, world=self.world, key=self._key, patience_s=self._patience_s
+            )
+
+    def save(self, step: int, state: Any, *, wait: bool = False) -> Ticket:
+        """Take a snapshot of the state after `step` finished steps; when this returns training may go on.
+
+        It is written and committed in the background, in the order of the saves; the ticket tells when, and what went
+        wrong. With `wait` this returns when it is on disk. Blocks while two snapshots are being written. Raises
+        CheckpointError when the state or the directory are not fit.
+        """
+        self.open()
+        started = time.perf_counter()
+        taken = snapshot.take(state, rank=self.rank, world=self.world, pool=self._pool, crew=self._copiers)
+        ticket = Ticket(step=step, started_s=started, snapshot_s=taken.taken_s, waited_s=taken.waited_s)
+        ticket.nbytes = taken.layout.size
+        before, self._last = self._last, ticket
+        # Not a daemon: a program that ends with a save under way ends when it is on disk.
+        threading.Thread(target=self._finish, args=(ticket, taken, before), name="slurmext-ckpt").start()
+        if wait:
+            ticket.result()
+        return ticket
+
+    def restore(self, template: Any = None) -> tuple[int, Any] | None:
+        """(step, state) of the newest good checkpoint, None when there is none.
+
+        `template`: the program's state; its arrays are filled in place and come back in the result, and the caller
+        puts in the rest (`tree.put`). A damaged checkpoint is named on stderr and passed over. Raises MismatchError
+        when the newest is another model's, and CheckpointError when all are damaged and the state was overwritten in
+        finding out.
+        """
+        self.open()
+        self.wait()
+        touched = False
+        names: list[str] = self._exchange("candidates", None, lambda _: list(self._places()))
+        for index, name in enumerate(names):
+            last = index == len(names) - 1
+            vote, found, filled = self._try(name, template, careful=last and not touched)
+            touched = touched or filled
+            outcome = self._exchange("restore", vote, _first_problem)
+            if outcome is None:
+                return found
+            if outcome.get("mismatch"):
+                raise MismatchError(outcome["why"])
+            if self.rank == 0:
+                retention.say(f"{self.directory / name} is damaged and not used: {outcome['why']}")
+            self._bad.add(name)
+        if touched:
+            raise CheckpointError(
+                f"no good checkpoint is left in {self.directory} and the state was partly overwritten by a damaged one: "
+                "start again from a fresh state, with another --ckpt-dir"
+            )
+        return None
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Until nothing is being written or verified; False when that took longer."""
+        return self._last is None or self._last.settled.wait(timeout_s)
+
+    def close(self) -> None:
+        """Finish what is being written and give up the directory."""
+        if os.getpid() != self._owner:
+            return
+        self.wait()
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> Engine:  # noqa: PYI034  Self would need typing at run time
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Saving, in a thread of its own
+
+    def _finish(self, ticket: Ticket, taken: snapshot.Snapshot, before: Ticket | None) -> None:
+        try:
+            if before is not None:
+                before.settled.wait()
+            verify = self._write(ticket, taken)
+            ticket.set_done()
+            self._verify(verify)
+        except Exception as error:  # noqa: BLE001 - the ticket's holder gets it
+            if ticket.done():
+                retention.say(f"after step {ticket.step} was saved: {error}")
+            else:
+                retention.say(f"step {ticket.step} is not saved: {error}")
+                ticket.set_done(error)
+        finally:
+            ticket.settled.set()
+
+    def _write(self, ticket: Ticket, taken: snapshot.Snapshot) -> list[str]:
+        """Write and commit; returns the names of checkpoints to verify."""
+        assert self._session is not None  # noqa: S101 - save() opened it
+        number = self._times[ticket.step] = self._times.get(ticket.step, 0) + 1
+        draft = self.directory / f".new-{self._session.id}-{ticket.step}-{number}"
+        part: manifest.Part | None = None
+        started = time.perf_counter()
+        try:
+            draft.mkdir(exist_ok=True)
+            written = writer.write(draft, self.rank, taken, algorithm=best(), crew=self._writers, source=self._source())
+            part, value = written.part, writer.summary(written)
+            ticket.new_bytes = written.new_bytes
+        except OSError as error:
+            value = {"error": str(write_error(self.directory, error, needed_bytes=taken.layout.size))}
+        except CheckpointError as error:
+            value = {"error": str(error)}
+        finally:
+            self._pool.give_back(taken.buffer)
+        ticket.write_s = time.perf_counter() - started
+        outcome = self._exchange("save", value, lambda values: self._commit(draft, ticket.step, values))
+        ticket.path = self.directory / outcome["name"]
+        ticket.size_bytes = outcome["size_bytes"]
+        if part is not None and self._history is not None:
+            self._history.append(writer.Source(folder=ticket.path, part=part))
+            del self._history[: -self.keep - 2]
+        return outcome["verify"]
+
+    def _commit(self, draft: Path, step: int, values: list[Any]) -> dict[str, Any]:
+        """In rank 0, when every rank has written: the manifest, the name, what is to be verified."""
+        try:
+            problems = [f"rank {rank}: {value['error']}" for rank, value in enumerate(values) if "error" in value]
+            if problems:
+                raise CheckpointError(problems[0].removeprefix("rank 0: ") if self.world == 1 else problems[0])
+            serial = max(folder.next_serial(place) for place in (self.directory, *self._tiers))
+            info = {
+                "step": step, "serial": serial, "saved_at_s": time.time(), "world": self.world,
+                "job": os.environ.get("SLURM_JOB_ID"), "identity": self._identity, "host": socket.gethostname(),
+                "versions": _versions(),
+            }  # fmt: skip
+            content = manifest.encode(info, [value["part"] for value in values])
+            write_small(draft / manifest.NAME, content)
+            saved = folder.publish(draft, step, serial)
+        except BaseException as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise write_error(self.directory, error) from error
+            raise
+        size = len(content) + sum(size for value in values for _, size in value["part"]["packs"])
+        verify = [item.path.name for item in retention.to_verify(self.directory, self.keep, self._bad)]
+        return {"name": saved.path.name, "size_bytes": size, "verify": verify}
+
+    def _verify(self, names: list[str]) -> None:
+        """Read back what must be good before older ones go, and remove those; put off while a snapshot waits."""
+        votes: dict[str, str | None] = {}
+        put_off = self._pool.waiting and not retention.too_many(self.directory, self.keep)
+        if not put_off:
+            for saved in folder.saved_in(self.directory):
+                if saved.path.name in names:
+                    votes[saved.path.name] = retention.verify(saved, self._writers, share=(self.rank, self.world))
+        self._exchange("verify", None if put_off else votes, lambda values: self._settle(names, values))
+
+    def _settle(self, names: list[str], values: list[dict[str, str | None] | None]) -> None:
+        told = [value for value in values if value is not None]
+        damage = {name: what for name in names for value in told if (what := value.get(name))}
+        done = len(told) == len(values)
+        good = [
+            s for s in folder.saved_in(self.directory) if done and s.path.name in names and s.path.name not in damage
+        ]
+        retention.settle(self.directory, self.keep, good, damage, self._bad)
+
+    def _source(self) -> writer.Source | None:
+        """The older checkpoint whose packs may be linked: one that shares no file with the newest, see `copies`."""
+        if self._history is None:
+            self._history = self._read_history()
+        there = [source for source in self._history if source.folder.name not in self._bad and source.folder.exists()]
+        if self._copies < 2 or not there:  # noqa: PLR2004
+            return there[-1] if there else None
+        newest = {name for name, _ in there[-1].part.packs}
+        apart = [source for source in there[:-1] if not newest & {name for name, _ in source.part.packs}]
+        return apart[-1] if apart else None
+
+    def _read_history(self) -> list[writer.Source]:
+        found: list[writer.Source] = []
+        for saved in folder.saved_in(self.directory)[: self.keep + 1]:
+            try:
+                read = saved.manifest()
+            except CheckpointError:
+                continue
+            if len(read.parts) == self.world and read.algorithm == best():
+                found.insert(0, writer.Source(folder=saved.path, part=read.parts[self.rank]))
+        return found
+
+    # Restoring
+
+    def _places(self) -> dict[str, list[Saved]]:
+        """Every checkpoint's name, newest first, with the folders that hold it, fastest first."""
+        found: dict[str, list[Saved]] = {}
+        for place in (*self._tiers, self.directory):
+            for saved in folder.saved_in(place):
+                found.setdefault(saved.path.name, []).append(saved)
+        return dict(sorted(found.items(), key=lambda item: -item[1][0].serial))
+
+    def _try(self, name: str, template: Any, *, careful: bool) -> tuple[dict[str, Any], tuple[int, Any] | None, bool]:
+        """What this rank says about a checkpoint, the restored state, and whether arrays were written to."""
+        why, touched = "it is not there", False
+        for saved in self._places().get(name, []):
+            try:
+                read = saved.manifest()
+                if self._identity and read.info["identity"] and read.info["identity"] != self._identity:
+                    raise MismatchError(
+                        f"{saved.path} was saved by code or configuration {read.info['identity']!r}, this is "
+                        f"{self._identity!r}; give this run its own directory with --ckpt-dir"
+                    )
+                work = Restore(saved.path, read, template, rank=self.rank, world=self.world)
+                if careful and not saved.verified:
+                    work.check(self._writers)
+                touched = True
+                return {"ok": True}, (saved.step, work.fill(self._writers)), True
+            except MismatchError as error:
+                return {"mismatch": True, "why": str(error)}, None, touched
+            except BadCheckpointError as error:
+                why = str(error)
+        return {"ok": False, "why": why}, None, touched
+
+    def _exchange(self, name: str, value: Any, decide: Any) -> Any:
+        assert self._session is not None  # noqa: S101 - opened by the caller
+        self._exchanges += 1
+        return self._session.exchange(f"{self._exchanges:06d}-{name}", value, decide)
+
+
+def _first_problem(votes: list[dict[str, Any]]) -> dict[str, Any] | None:
+    bad = [(rank, vote) for rank, vote in enumerate(votes) if not vote.get("ok")]
+    bad.sort(key=lambda item: not item[1].get("mismatch"))
+    if not bad:
+        return None
+    rank, vote = bad[0]
+    return {**vote, "why": vote["why"] if len(votes) == 1 else f"rank {rank}: {vote['why']}"}
+
+
+def _job() -> str:
+    if job := os.environ.get("SLURM_JOB_ID"):
+        return f"job {job}"
+    return f"run {os.environ.get('TORCHELASTIC_RUN_ID', '-')} of user {os.geteuid()}"
+
+
+def _versions() -> dict[str, str]:
+    import platform
+    import sys
+
+    modules = {name: sys.modules.get(name) for name in ("numpy", "torch", "jax")}
+    found = {name: str(getattr(module, "__version__", "")) for name, module in modules.items() if module is not None}
+    return {"python": platform.python_version(), **found}

@@ -1,0 +1,239 @@
+"""Packs into arrays: blocks read directly by several threads, checked, and copied to where they belong.
+
+Only the blocks that hold something wanted are read, each once. A target may be any box of an array, whatever boxes the
+ranks that saved had.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slurmext.checkpoint.engine.arrays import Leaf, itemsize, memory
+from slurmext.checkpoint.engine.buffers import memcpy
+from slurmext.checkpoint.engine.crew import Crew
+from slurmext.checkpoint.engine.digest import digester
+from slurmext.checkpoint.engine.errors import BadCheckpointError
+from slurmext.checkpoint.engine.files import OldFile
+from slurmext.checkpoint.engine.manifest import Block, Manifest, SavedPiece
+from slurmext.checkpoint.engine.stream import intersection, run_of
+
+ROOM = 1 << 30
+"""Bytes staged at a time for arrays that cannot be filled directly: strided ones, on a GPU, cut otherwise than saved."""
+SECTOR = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Want:
+    """A box of the array `name` in the checkpoint, to be put into `leaf`."""
+
+    name: Any
+    leaf: Leaf
+
+
+@dataclass(slots=True)
+class _Fill:
+    """What is to be copied out of each block, and what follows when all is."""
+
+    copies: dict[tuple[int, int], list[tuple[int, int, int]]] = field(default_factory=dict)
+    """(part, block) to [(offset in the block, bytes, address)]."""
+    then: list[Callable[[], None]] = field(default_factory=list)
+    keep: list[Any] = field(default_factory=list)
+
+
+def fill(folder: Path, manifest: Manifest, wants: Sequence[Want], crew: Crew, *, check_only: bool = False) -> None:
+    """Put what is wanted into its arrays. Raises BadCheckpointError: then some arrays may have been overwritten.
+
+    `check_only`: read and check the same blocks and change nothing.
+    """
+    index: dict[Any, list[tuple[int, SavedPiece]]] = {}
+    for number, part in enumerate(manifest.parts):
+        for piece in part.pieces:
+            index.setdefault(piece.name, []).append((number, piece))
+    with _Packs(folder, manifest) as packs:
+        for batch in _batches(wants):
+            todo = _Fill()
+            for want in batch:
+                _plan(manifest, index, want, todo, staged=not check_only)
+            if check_only:
+                todo = _Fill(copies={key: [] for key in todo.copies})
+            _read_blocks(packs, manifest, todo.copies, crew)
+            for step in todo.then:
+                step()
+
+
+def check(folder: Path, manifest: Manifest, crew: Crew, *, share: tuple[int, int] = (0, 1)) -> None:
+    """Read every block and compare its checksum. Raises BadCheckpointError.
+
+    `share`: (i, n): every n-th part from the i-th, for ranks that do it together.
+    """
+    with _Packs(folder, manifest) as packs:
+        copies = {
+            (number, block): []
+            for number, part in enumerate(manifest.parts)
+            if number % share[1] == share[0]
+            for block in range(len(part.blocks))
+        }
+        _read_blocks(packs, manifest, copies, crew)
+
+
+class _Packs:
+    """The open files of a checkpoint; all have their size, or opening fails."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._files: dict[str, OldFile] = {}
+        self._names = [[name for name, _ in part.packs] for part in manifest.parts]
+        try:
+            for part in manifest.parts:
+                for name, size in part.packs:
+                    if "/" in name or name.startswith("."):
+                        raise BadCheckpointError(f"its manifest names the file {name!r}")
+                    self._files[name] = OldFile(folder / name, size)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def of(self, part: int, block: Block) -> OldFile:
+        return self._files[self._names[part][block.pack]]
+
+    def __enter__(self) -> _Packs:  # noqa: PYI034
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+def _batches(wants: Iterable[Want]) -> Iterable[list[Want]]:
+    batch: list[Want] = []
+    room = ROOM
+    for want in wants:
+        staged = 0 if want.leaf.address is not None else want.leaf.nbytes
+        if batch and staged > room:
+            yield batch
+            batch, room = [], ROOM
+        batch.append(want)
+        room -= staged
+    if batch:
+        yield batch
+
+
+def _plan(
+    manifest: Manifest, index: dict[Any, list[tuple[int, SavedPiece]]], want: Want, todo: _Fill, *, staged: bool
+) -> None:
+    leaf = want.leaf
+    if not leaf.nbytes:
+        return
+    address = leaf.address
+    if address is None and staged:
+        address = _stage(leaf, todo)
+    found = 0
+    for number, piece in index.get(want.name, ()):
+        if piece.dtype != leaf.dtype or len(piece.whole) != len(leaf.whole):
+            raise BadCheckpointError(f"its manifest contradicts itself about {want.name}")
+        common = intersection(leaf.offset, leaf.shape, piece.offset, piece.shape)
+        if common is None:
+            continue
+        found += math.prod(common[1])
+        source = run_of(piece.offset, piece.shape, *common, leaf.dtype)
+        target = run_of(leaf.offset, leaf.shape, *common, leaf.dtype)
+        if not staged:
+            _take(manifest, number, piece.at, math.prod(piece.shape) * itemsize(leaf.dtype), 0, todo)
+        elif source and target:
+            _take(manifest, number, piece.at + source[0], source[1], (address or 0) + target[0], todo)
+        else:
+            _take_cut(manifest, number, piece, leaf, address or 0, common, todo)
+    if found < math.prod(leaf.shape):
+        raise BadCheckpointError(f"{want.name} is incomplete in it")
+
+
+def _stage(leaf: Leaf, todo: _Fill) -> int:
+    import numpy as np
+
+    staged = np.empty(leaf.nbytes, np.uint8)
+    put = leaf.put
+    if put is not None:
+        todo.then.append(lambda: put(staged))
+    todo.keep.append(staged)
+    return staged.ctypes.data
+
+
+def _take_cut(
+    manifest: Manifest, number: int, piece: SavedPiece, leaf: Leaf, address: int,
+    common: tuple[tuple[int, ...], tuple[int, ...]], todo: _Fill,
+) -> None:  # fmt: skip
+    """A box that is no single run of bytes on one of the sides: the piece is read whole and cut out of memory."""
+    import numpy as np
+
+    size = itemsize(leaf.dtype)
+    whole = np.empty((*piece.shape, size), np.uint8)
+    target = np.frombuffer(memory(address, leaf.nbytes), np.uint8).reshape(*leaf.shape, size)
+
+    def box(offset: Sequence[int]) -> tuple[slice, ...]:
+        starts = [low - base for low, base in zip(common[0], offset, strict=True)]
+        return tuple(slice(start, start + count) for start, count in zip(starts, common[1], strict=True))
+
+    def cut() -> None:
+        target[box(leaf.offset)] = whole[box(piece.offset)]
+
+    _take(manifest, number, piece.at, whole.nbytes, whole.ctypes.data, todo)
+    todo.then.insert(0, cut)
+    todo.keep.append(whole)
+
+
+def _take(manifest: Manifest, number: int, at: int, size: int, address: int, todo: _Fill) -> None:
+    """Bytes `at` of a part's stream to an address, block by block."""
+    part = manifest.parts[number]
+    block = bisect_right(part.starts, at) - 1
+    while size:
+        if not 0 <= block < len(part.blocks):
+            raise BadCheckpointError("its manifest names bytes that no file has")
+        within = at - part.starts[block]
+        count = min(size, part.blocks[block].size - within)
+        todo.copies.setdefault((number, block), []).append((within, count, address))
+        at, size, address, block = at + count, size - count, address + count, block + 1
+
+
+def _read_blocks(
+    packs: _Packs, manifest: Manifest, copies: dict[tuple[int, int], list[tuple[int, int, int]]], crew: Crew
+) -> None:
+    digest = digester(manifest.algorithm)
+    local = threading.local()
+    order = sorted(copies, key=lambda key: (manifest.parts[key[0]].blocks[key[1]].pack, key[0], _offset(manifest, key)))
+
+    def bounce(size: int) -> tuple[memoryview, int]:
+        """This thread's memory to read into, aligned; where the target is aligned itself it is not used."""
+        import ctypes
+
+        if getattr(local, "size", 0) < size:
+            local.map = mmap.mmap(-1, size)
+            local.size, local.view = size, memoryview(local.map)
+            local.address = ctypes.addressof(ctypes.c_char.from_buffer(local.map))
+        return local.view[:size], local.address
+
+    def work(key: tuple[int, int]) -> None:
+        block = manifest.parts[key[0]].blocks[key[1]]
+        file = packs.of(key[0], block)
+        wanted = copies[key]
+        straight = len(wanted) == 1 and wanted[0][:2] == (0, block.size) and wanted[0][2] % SECTOR == 0
+        view, address = (memory(wanted[0][2], block.size), 0) if straight else bounce(block.size)
+        file.read(view, block.offset)
+        if digest(view) != block.digest:
+            raise BadCheckpointError(
+                f"{file.path.name} does not match its checksum between bytes {block.offset} and {block.offset + block.size}"
+            )
+        if not straight:
+            for within, count, target in wanted:
+                memcpy(target, address + within, count)
+
+    crew.each(work, order)
+
+
+def _offset(manifest: Manifest, key: tuple[int, int]) -> int:
+    return manifest.parts[key[0]].blocks[key[1]].offset
