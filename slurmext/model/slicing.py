@@ -254,8 +254,6 @@ class TakeGpu:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
     node: str
     gpu_type: str
     use: GpuUse
