@@ -106,6 +106,9 @@ static nvmlReturn_t find_profile(nvmlDevice_t device, unsigned int number, bool 
 		return NOT_SUPPORTED;
 	if (!by_id && number >= GPU_PROFILES)
 		return INVALID_ARGUMENT;
+	/* Newer cards tell in whatever mode they are (NVML_FI_DEV_IS_MIG_MODE_INDEPENDENT_MIG_QUERY_CAPABLE). */
+	if (target.gpu->mig_needs_reset && !target.gpu->mig_current)
+		return NOT_SUPPORTED;
 	*found = NULL;
 	for (unsigned int i = 0; i < target.gpu->profiles; i++) {
 		const struct profile *profile = &target.gpu->profile[i];
