@@ -10,6 +10,7 @@ from slurmext.model.gpu import GpuDevice, GpuSample
 from slurmext.model.mig import GpuCard, GpuProcess, MigInstance, SliceUse
 from slurmext.model.queue import Queue
 from slurmext.model.slice_state import OPEN_SLICES, GpuHold, GpuRecord, SliceRecord, SliceSample, SliceState
+from slurmext.model.slicing import GpuUse
 from slurmext.model.state import (
     ActionRecord,
     ActionState,
@@ -94,6 +95,46 @@ class Actuator(Protocol):
         ...
 
 
+class Placeholders(Protocol):
+    """Jobs that hold GPUs in Slurm's books. Raises SlurmUnavailable or SlurmRefused."""
+
+    def hold_gpu(self, name: str, node: str, gpu_type: str, partitions: Sequence[str]) -> str:
+        """Submit a job that has one GPU of the node and does nothing; returns its id."""
+        ...
+
+    def unlimit(self, job_id: str) -> None:
+        """Let a job run without a time limit."""
+        ...
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job."""
+        ...
+
+
+class SliceAgents(Protocol):
+    """Orders to the agents of nodes. False: the agent is away, and is not told later."""
+
+    def connected(self) -> Collection[str]:
+        """Nodes whose agents are connected."""
+        ...
+
+    def reserve(self, slices: Sequence[SliceRecord], *, raw_id: str, uid: int, restarts: int) -> bool:
+        """Have slices of one job on one node made when it starts; answered by the event `slice_reserved`."""
+        ...
+
+    def withdraw(self, node: str, reservation: str) -> bool:
+        """Forget a reservation, and free what was made for it; answered by `slice_freed`."""
+        ...
+
+    def free_warm(self, node: str, gpu: str, profile: str, start: int) -> bool:
+        """Destroy an instance that nobody has."""
+        ...
+
+    def set_use(self, node: str, gpu: str, use: GpuUse) -> bool:
+        """Make a GPU that nobody uses ready for this use."""
+        ...
+
+
 class GpuDriver(Protocol):
     """Reads a node's GPUs. What cannot be read is left out: it is unknown, and nothing is done about it."""
 
@@ -163,6 +204,14 @@ class DeviceAccess(Protocol):
 
     def take_back(self, card: GpuCard, instance: MigInstance | None, *, job_id: int) -> None:
         """Nobody but root may open the instance any more. Nothing happens when it is gone."""
+        ...
+
+    def admit(self, pid: int, devices: Sequence[tuple[GpuCard, MigInstance | None]], *, job_id: int) -> str:
+        """Let the job of a process (a task's, before it starts) open these GPUs and instances and no others.
+
+        Where Slurm constrains devices, a slice job could otherwise not open its GPU. Returns the kinds of cgroup it
+        was done with; nothing where the process is in none of its job's.
+        """
         ...
 
 
@@ -369,6 +418,7 @@ class Store(Protocol):
         *,
         active: bool = True,
         job_ids: Collection[str] | None = None,
+        states: Collection[SliceState] | None = None,
         user: str | None = None,
         since_s: float | None = None,
         limit: int | None = None,
