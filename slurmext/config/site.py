@@ -106,6 +106,9 @@ class AgentSite(_Strict):
     sample_s: PositiveSeconds = Field(
         10, description="Seconds between two looks at the GPUs of jobs; an idle job is reported after six."
     )
+    criu: AbsolutePath | None = Field(
+        None, description="CRIU 4 or later, for jobs of --ckpt=transparent; null = the node's own."
+    )
     busy_percent: Annotated[float, Field(gt=0, le=100)] = Field(
         1, description="Utilisation from which a GPU counts as working; below it is idle."
     )

@@ -58,9 +58,11 @@ def open_links(record: Record) -> None:
 
 
 def close_links(record: Record) -> None:
-    """Remove the bridge; the links vanished with the namespaces they led into."""
+    """Remove the bridge and the links; the kernel may keep a namespace, and its link, after its last process."""
     if record.subnet and bridge_exists(record):
         _checked("ip", "link", "del", bridge(record))
+        for index in range(record.spec.nodes):
+            _run("ip", "link", "del", f"{bridge(record)}n{index + 1}")  # mostly gone already
 
 
 def _limit(rate: str) -> list[str]:

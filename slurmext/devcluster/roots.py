@@ -61,7 +61,7 @@ def ensure_root(release: str, say: Say) -> Path:
     packages.ensure([packages.ROOTS], say)
     cache = cache_dir()
     cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / f".{release}.lock"):
+    with locked(cache / f".{release}.lock"):
         if (root := ready_root(release)) is not None:
             return root
         say(f"building the {release} root with Slurm {RELEASES[release]} (once, about two minutes)")
@@ -78,8 +78,8 @@ def ensure_root(release: str, say: Say) -> Path:
 
 def _debootstrap(release: str, root: Path, log: Path) -> None:
     # The script is named because an older debootstrap does not know the newer releases by name; all use sid's.
-    mirror = os.environ.get("SLURMEXT_DEBIAN_MIRROR") or _host_mirror()
-    _logged(
+    mirror = os.environ.get("SLURMEXT_DEBIAN_MIRROR") or host_mirror()
+    logged(
         [packages.required_program("debootstrap"), "--variant=minbase", release, str(root), mirror, _SCRIPT],
         log,
         "wb",
@@ -91,11 +91,11 @@ def _install(root: Path, log: Path) -> None:
     policy.write_text("#!/bin/sh\nexit 101\n")  # packages start no service inside the root
     policy.chmod(0o755)
     chroot = [packages.required_program("chroot"), str(root)]
-    _logged([*chroot, "apt-get", "install", "-y", "-q", "--no-install-recommends", *_PACKAGES], log, "ab")
-    _logged([*chroot, "apt-get", "clean"], log, "ab")
+    logged([*chroot, "apt-get", "install", "-y", "-q", "--no-install-recommends", *_PACKAGES], log, "ab")
+    logged([*chroot, "apt-get", "clean"], log, "ab")
 
 
-def _host_mirror() -> str:
+def host_mirror() -> str:
     """The Debian mirror this host already uses, else empty: debootstrap then takes its own default."""
     listed = subprocess.run(
         [
@@ -117,7 +117,8 @@ def _host_mirror() -> str:
     return ""
 
 
-def _logged(command: list[str], log: Path, mode: str) -> None:
+def logged(command: list[str], log: Path, mode: str) -> None:
+    """Run a command, its output into `log` (opened as `mode`). Raises DevclusterError with its last line."""
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     with log.open(mode) as out:
         code = subprocess.run(
@@ -137,7 +138,8 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock that other processes of this host respect."""
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from slurmext.config.site import SiteConfig, load_site
 from slurmext.errors import SlurmextError
-from slurmext.install import conf_edit, hooks, manifest, units
+from slurmext.install import conf_edit, hooks, library, manifest, units
 from slurmext.install.changes import Directory, File, InstallPlan, Link
 from slurmext.options import PREFIX_RE
 from slurmext.share import SHARE
@@ -210,6 +210,7 @@ def _plan_job_submit(draft: _Draft, site: SiteConfig, prefix: str) -> None:
             prefix=prefix,
             trusted_uids=tuple(sorted({0, slurm_uid})),
             former=str(former_path) if former is not None else None,
+            transparent=str(draft.spec.prefix_dir / library.TRANSPARENT),
         )
     )
     draft.add(path, script.encode())
@@ -226,6 +227,8 @@ def _plan_hooks(draft: _Draft, site: SiteConfig) -> None:
     with_files = draft.spec.role is not Role.LOGIN
     if client.exists() and with_files:
         draft.add(draft.spec.prefix_dir / "hooks" / "client.py", client.read_bytes())
+    if with_files:
+        _plan_library(draft, site)
     for key, relative in hooks.SOURCES.items():
         source = draft.spec.source_dir / relative
         if not source.exists():
@@ -242,6 +245,14 @@ def _plan_hooks(draft: _Draft, site: SiteConfig) -> None:
                 draft.links.append(Link(path=path, target=target))
         if draft.has_conf and there.value is not None:
             draft.set_key(key, there.value)
+
+
+def _plan_library(draft: _Draft, site: SiteConfig) -> None:
+    prefix_dir = draft.spec.prefix_dir
+    for path, content in library.files(prefix_dir):
+        draft.add(path, content)
+    program = library.transparent_program(prefix_dir, draft.spec.hook_python, site.agent.criu)
+    draft.add(prefix_dir / library.TRANSPARENT, program.encode(), mode=0o755)
 
 
 def _plan_slurm_conf(draft: _Draft) -> None:

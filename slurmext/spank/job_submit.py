@@ -9,7 +9,9 @@ from slurmext.spank.generate import HERE, environment
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LuaSite:
-    """What job_submit.lua knows of the site. `former` is the path of the site's own script, called first."""
+    """What job_submit.lua knows of the site. `former` is the path of the site's own script, called first; `transparent`
+    the program that runs the script of a job of --ckpt=transparent.
+    """
 
     run_dir: str
     stale_s: float
@@ -18,6 +20,7 @@ class LuaSite:
     prefix: str = ""
     trusted_uids: tuple[int, ...] = (0,)
     former: str | None = None
+    transparent: str | None = None
 
 
 def render(site: LuaSite) -> str:

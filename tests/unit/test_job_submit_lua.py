@@ -61,7 +61,7 @@ local job = setmetatable({}, {
     if broken.write == k then error("cannot write " .. k) end
     fields[k] = v
     if k == "gres" then fields.tres_per_node = "gres/" .. v end
-    print("set\\t" .. k .. "\\t" .. tostring(v))
+    print("set\\t" .. k .. "\\t" .. (tostring(v):gsub("\\n", "\\\\n")))
   end,
 })
 dofile(SCRIPT)
@@ -107,7 +107,9 @@ class Controller:
     def __init__(self, folder: Path, interpreter: str) -> None:
         self.folder = folder
         self.interpreter = interpreter
-        self.site = LuaSite(run_dir=str(folder), stale_s=30, trusted_uids=(0, 64030))
+        self.site = LuaSite(
+            run_dir=str(folder), stale_s=30, trusted_uids=(0, 64030), transparent="/opt/slurmext/run it"
+        )
         self.beat(0)
         self.queues(QUEUES)
         (folder / "submit-wake").write_text("0")
@@ -807,3 +809,24 @@ def test_a_placeholder_of_slurmextd_is_left_alone(controller: Controller) -> Non
     """It asks for a GPU and must start; nobody else may call a job so and pass."""
     assert controller.submit(uid=0, name="slurmext-slices-7").set == {}
     assert controller.submit(uid=1000, name="slurmext-slices-7").set["priority"] == "0"
+
+
+def test_a_job_saved_from_outside_runs_under_what_saves_it(controller: Controller) -> None:
+    """--ckpt=transparent: Slurm runs the keeper, which finds the job's own script behind a line of its own."""
+    outcome = controller.submit(options={"SLURMEXT_CKPT": "transparent"}, script="#!/bin/bash\ntrain 'a b'\n")
+    assert outcome.code == 0
+    head, _, own = outcome.set["script"].partition("#slurmext: the job's own script\\n")
+    assert "exec '/opt/slurmext/run it' \"$0\" \"$@\"" in head
+    assert own.startswith("#!/bin/bash")
+    assert outcome.set["requeue"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("job", "why"), [({"script": None}, "only a batch job"), ({"min_nodes": 2}, "only what runs on one node")]
+)
+def test_what_cannot_be_saved_from_outside_is_refused(controller: Controller, job: dict[str, object], why: str) -> None:
+    """An interactive job and one of several nodes are told at submit, with what to use instead."""
+    outcome = controller.submit(options={"SLURMEXT_CKPT": "transparent,chain"}, **job)
+    assert outcome.code != 0
+    assert why in outcome.user[0]
+    assert "--ckpt=auto" in outcome.user[0]

@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from slurmext.checkpoint.errors import CheckpointError
+from slurmext.checkpoint.engine.errors import CheckpointError
 from slurmext.checkpoint.transparent import namespaces
 
 LEAST = 4

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import re
 import shutil
@@ -22,15 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slurmext.checkpoint.digest import BEST, digest, hasher
-from slurmext.checkpoint.errors import BadCheckpointError, write_error
+from slurmext.checkpoint.engine.digest import best, digester
+from slurmext.checkpoint.engine.errors import BadCheckpointError, write_error
 
 FORMAT = "slurmext-dump/1"
 FOLDER = "transparent"
 MANIFEST = "manifest.json"
 NAME = re.compile(r"dump-(\d{8,})")
 KEEP = 2
-CHUNK = 4 << 20
 _LOGS = ("dump.log", "restore.log", "stats-dump", "stats-restore")
 """Not checked: a restore writes there."""
 _EXTRA = "after-dump-"
@@ -47,9 +47,12 @@ class Dump:
 
 def home(environment: Mapping[str, str]) -> Path:
     """Where a job's dumps are: `transparent` in --ckpt-dir, else in slurmext-ckpt/<job id> where it was submitted."""
-    given = environment.get("SLURMEXT_CKPT_DIR")
-    base = Path(given) if given else Path(environment.get("SLURM_SUBMIT_DIR") or ".", "slurmext-ckpt",
-                                          environment.get("SLURM_JOB_ID") or "local")  # fmt: skip
+    job, task = environment.get("SLURM_JOB_ID") or "local", environment.get("SLURM_ARRAY_TASK_ID")
+    if given := environment.get("SLURMEXT_CKPT_DIR"):
+        base = Path(given)
+        base = base / f"task-{task}" if task is not None and base.name != job else base
+    else:
+        base = Path(environment.get("SLURM_SUBMIT_DIR") or ".", "slurmext-ckpt", job)
     return base.absolute() / FOLDER
 
 
@@ -65,7 +68,7 @@ def draft(directory: Path) -> Path:
 
 def finish(path: Path, about: Mapping[str, Any]) -> Dump:
     """Make a draft a dump: every byte on disk, with its checksum. Raises CheckpointError."""
-    directory, serial = path.parent, _next(path.parent)
+    directory, serial, algorithm = path.parent, _next(path.parent), best()
     final = directory / f"dump-{serial:08d}"
     try:
         names = sorted(entry.name for entry in path.iterdir() if entry.name not in _LOGS)
@@ -74,7 +77,7 @@ def finish(path: Path, about: Mapping[str, Any]) -> Dump:
         document = {**about, "serial": serial, "made_s": time.time(), "files": files}
         body = json.dumps(document).encode()
         with (path / MANIFEST).open("xb") as file:
-            file.write(f"{FORMAT} {BEST} {digest(body)}\n".encode() + body)
+            file.write(f"{FORMAT} {algorithm} {digester(algorithm)(body)}\n".encode() + body)
             file.flush()
             os.fsync(file.fileno())
         _sync(path)
@@ -158,13 +161,13 @@ def _manifest(path: Path) -> tuple[dict[str, Any], str]:
     words = head.decode("ascii", "replace").split(" ")
     if len(words) != 3 or words[0] != FORMAT:  # noqa: PLR2004
         raise BadCheckpointError(f"{path}: {MANIFEST} does not begin with {FORMAT!r}")
-    if digest(body, words[1]) != words[2]:
+    if digester(words[1])(body) != words[2]:
         raise BadCheckpointError(f"{path}: {MANIFEST} does not match its checksum")
     return json.loads(body), words[1]
 
 
 def _sealed(path: Path) -> dict[str, Any]:
-    size, checksum = _read(path, BEST)
+    size, checksum = _read(path, best())
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -174,12 +177,12 @@ def _sealed(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path, algorithm: str) -> tuple[int, str]:
-    checksum, size = hasher(algorithm), 0
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(CHUNK):
-            checksum.update(chunk)
-            size += len(chunk)
-    return size, str(checksum.hexdigest())
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            return 0, digester(algorithm)(b"")
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
+            return size, digester(algorithm)(content)
 
 
 def _sync(path: Path) -> None:

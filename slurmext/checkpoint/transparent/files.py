@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from slurmext.checkpoint.errors import CheckpointError
+from slurmext.checkpoint.engine.errors import CheckpointError
 
 _ACCESS = os.O_ACCMODE
 
@@ -27,8 +27,8 @@ def open_files(pids: Iterable[int], proc: str = "/proc") -> list[dict[str, Any]]
             continue
         for name in names:
             try:
-                path = os.readlink(f"{proc}/{pid}/fd/{name}")
-                info = os.stat(f"{proc}/{pid}/fd/{name}")
+                path = str(Path(f"{proc}/{pid}/fd/{name}").readlink())
+                info = Path(f"{proc}/{pid}/fd/{name}").stat()
                 about = Path(f"{proc}/{pid}/fdinfo/{name}").read_text(encoding="ascii")
             except OSError:
                 continue
@@ -44,7 +44,7 @@ def sizes_now(entries: list[dict[str, Any]]) -> None:
     """Once the program stands still: note how long the files it writes are."""
     for entry in entries:
         try:
-            entry["size"] = os.stat(entry["path"]).st_size
+            entry["size"] = Path(entry["path"]).stat().st_size
         except OSError:
             continue
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
-from slurmext.checkpoint.errors import CheckpointError
+from slurmext.checkpoint.engine.errors import CheckpointError
 
 LOCK_TIMEOUT_MS = 20_000
 _CALLS = ("Lock", "Checkpoint", "Restore", "Unlock")
@@ -89,6 +90,6 @@ class Driver:
 
 def _link(path: str) -> str:
     try:
-        return os.readlink(path)
+        return str(Path(path).readlink())
     except OSError:
         return ""

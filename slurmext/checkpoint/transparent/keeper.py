@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slurmext.checkpoint.errors import CheckpointError
+from slurmext.checkpoint.engine.errors import CheckpointError
 from slurmext.checkpoint.transparent import criu, files, gpu, namespaces, obstacles
 
 FIRST_ID = 300
@@ -83,7 +83,7 @@ class Keeper:
 
         process = subprocess.Popen(
             self._task.command, stdin=null, stdout=self._task.out, stderr=self._task.err, start_new_session=True,
-            preexec_fn=ready, cwd=os.getcwd(),  # noqa: PLW1509 - one thread. The cwd anew, on this namespace's mount
+            preexec_fn=ready, cwd=Path.cwd(),  # noqa: PLW1509 - one thread. The cwd anew, on this namespace's mount
         )  # fmt: skip
         process.returncode = 0  # it is waited for below
         os.close(null)
@@ -129,7 +129,7 @@ class Keeper:
         try:
             pids = obstacles.below(self._pid)
             if found := obstacles.of_processes(pids):
-                raise CheckpointError("; ".join(found[:5]))
+                raise CheckpointError("; ".join(found[:5]))  # noqa: TRY301
             opened = files.open_files(pids)
             users = gpu.users(pids)
             if users:

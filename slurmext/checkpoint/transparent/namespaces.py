@@ -21,7 +21,7 @@ _SUBREAPER, _DEATH_SIGNAL = 36, 1
 
 
 class NoNamespacesError(OSError):
-    """This kernel gives users no namespaces of their own."""
+    """The kernel gives users no namespaces of their own."""
 
 
 class _Head(ctypes.Structure):

@@ -13,7 +13,15 @@ from pathlib import Path
 _KINDS = ("mnt", "net", "pid", "user")
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _ESTABLISHED = "01"
-_ALLOWED_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/shm/", "/dev/nvidia")
+_ALLOWED_DEVICES = (
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/shm/",  # noqa: S108 - a prefix to compare with
+    "/dev/nvidia",
+)
 
 
 def of_job(environment: Mapping[str, str]) -> str | None:
@@ -105,7 +113,7 @@ def _name(pid: int, proc: str) -> str:
 
 def _link(path: str) -> str:
     try:
-        return os.readlink(path)
+        return str(Path(path).readlink())
     except OSError:
         return ""
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from slurmext.checkpoint.confirm import confirm
-from slurmext.checkpoint.errors import BadCheckpointError, CheckpointError, write_error
-from slurmext.checkpoint.lock import DirectoryLock
+from slurmext.checkpoint.engine.errors import BadCheckpointError, CheckpointError, write_error
+from slurmext.checkpoint.engine.lock import DirectoryLock
 from slurmext.checkpoint.transparent import criu, dumps, files, namespaces, obstacles
 from slurmext.checkpoint.transparent.keeper import Keeper, Task
 
@@ -300,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         directory = dumps.home(os.environ)
         directory.mkdir(parents=True, exist_ok=True)
-        found, _, own = Path(words[0]).read_bytes().partition(MARK) if Path(words[0]).is_file() else (b"", b"", b"")
+        _, _, own = Path(words[0]).read_bytes().partition(MARK) if Path(words[0]).is_file() else (b"", b"", b"")
         lock = DirectoryLock(directory)
     except (OSError, CheckpointError) as error:
         say(str(error if isinstance(error, CheckpointError) else write_error(dumps.home(os.environ), error)))
@@ -315,7 +315,7 @@ def _keep(words: list[str], directory: Path, given: str | None) -> int:
     waiting = bool(dumps.newest_first(directory))
     try:
         if why := obstacles.of_job(os.environ):
-            raise CheckpointError(f"--ckpt=transparent cannot save this job: {why}")
+            raise CheckpointError(f"--ckpt=transparent cannot save this job: {why}")  # noqa: TRY301
         every_s = float(os.environ.get("SLURMEXT_CKPT_EVERY_S") or 0)
         status = Wrapper(words, directory, criu.find(given), every_s=every_s).run()
     except CheckpointError as error:
