@@ -19,6 +19,7 @@ OWNER, HOSTILE = 61_234, 61_235
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="device nodes are made and given away by root")
 
+
 def as_user(uid: int, do: Callable[[], str], *, stay_s: float = 0) -> tuple[int, str]:
     """Run it in a child that has become that user for good; its pid and what it said. It stays for so long."""
     read, write = os.pipe()
@@ -58,7 +59,7 @@ def opened(uid: int, *paths: Path) -> list[str]:
 
 
 @pytest.fixture
-def node(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedGpus]:
+def node(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> SimulatedGpus:
     """Two H100 in MIG mode, under a directory that everybody may enter."""
     ctypes.CDLL(str(build(tmp_path_factory.getbasetemp() / "nvml")))
     folder = tmp_path_factory.mktemp("node")
@@ -68,7 +69,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     gpus = SimulatedGpus.create(folder / "gpus", ("h100", "h100"), root=folder / "root")
     monkeypatch.setenv(ENVIRONMENT, str(gpus.path))
     gpus.set_mig(True)
-    yield gpus
+    return gpus
 
 
 @pytest.fixture
