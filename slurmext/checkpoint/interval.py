@@ -25,7 +25,8 @@ H100 on 2,048 nodes are one in 6,300 node hours (The Llama 3 Herd of Models, 202
 PRIOR_FAILURES = 1.0
 """The assumption weighs as much as so many failures seen."""
 FIRST_COST_S = 5.0
-LEAST_S, MOST_S = 10.0, 6 * 3600.0
+LEAST_S, MOST_S = 10.0, 3600.0
+"""Never longer than people would forgive, though on few nodes it would be worth it."""
 KEEP_COSTS = 7
 """The median of the last costs counts: one save on a crowded disk must not move the interval, a disk that stays slow
 does so within four."""
