@@ -26,12 +26,13 @@ PARALLEL_FROM = 4 << 20
 
 
 class Buffer:
-    """`capacity` bytes of zeros at `address`, a multiple of 4096; `view` for reading and writing."""
+    """`capacity` bytes of zeros at `address`, a multiple of HUGE; `view` for reading and writing."""
 
-    def __init__(self, capacity: int, crew: Crew) -> None:
+    def __init__(self, capacity: int, crew: Crew | None = None) -> None:
         self.capacity = max(-(-capacity // HUGE) * HUGE, HUGE)
         try:
-            self._map = mmap.mmap(-1, self.capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            # Private: shared memory gets no huge pages. One more, to begin at the start of one.
+            self._map = mmap.mmap(-1, self.capacity + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, MemoryError) as error:
             raise CheckpointError(
                 f"no memory for a snapshot of {bytes_text(self.capacity)}: ask for more with --mem (the state's size "
@@ -42,11 +43,14 @@ class Buffer:
                 self._map.madvise(mmap.MADV_HUGEPAGE)
             except OSError:
                 pass  # a kernel without huge pages
-        self.view = memoryview(self._map)
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self._skip = -start % HUGE
+        self.view = memoryview(self._map)[self._skip : self._skip + self.capacity]
+        self.address = start + self._skip
         self.gaps: tuple[tuple[int, int], ...] = ()
         self._pinned = False
-        crew.each(self._populate, range(0, self.capacity, 64 * HUGE))
+        if crew is not None:
+            crew.each(self._populate, range(0, self.capacity, 64 * HUGE))
 
     def pin(self) -> None:
         """Make copies from a GPU fast."""
@@ -72,7 +76,7 @@ class Buffer:
     def _populate(self, start: int) -> None:
         size = min(64 * HUGE, self.capacity - start)
         try:
-            self._map.madvise(_POPULATE_WRITE, start, size)
+            self._map.madvise(_POPULATE_WRITE, self._skip + start, size)
         except (OSError, ValueError):
             _memset(self.address + start, 0, size)
 

@@ -1,13 +1,14 @@
 """Packs into arrays: blocks read directly by several threads, checked, and copied to where they belong.
 
-Only the blocks that hold something wanted are read, each once. A target may be any box of an array, whatever boxes the
+They are read into a few megabytes of huge pages and copied out of the processor's cache, not read straight into the
+arrays: these lie in small pages, which direct reads of a virtual disk take twice as long to fill, and seldom where
+direct I/O wants them. Only the blocks that hold something wanted are read, each once. A target may be any box of an array, whatever boxes the
 ranks that saved had.
 """
 
 from __future__ import annotations
 
 import math
-import mmap
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from slurmext.checkpoint.engine.arrays import Leaf, itemsize, memory
-from slurmext.checkpoint.engine.buffers import memcpy
+from slurmext.checkpoint.engine.buffers import Buffer, memcpy
 from slurmext.checkpoint.engine.crew import Crew
 from slurmext.checkpoint.engine.digest import digester
 from slurmext.checkpoint.engine.errors import BadCheckpointError
@@ -26,7 +27,6 @@ from slurmext.checkpoint.engine.stream import intersection, run_of
 
 ROOM = 1 << 30
 """Bytes staged at a time for arrays that cannot be filled directly: strided ones, on a GPU, cut otherwise than saved."""
-SECTOR = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,30 +207,24 @@ def _read_blocks(
     local = threading.local()
     order = sorted(copies, key=lambda key: (manifest.parts[key[0]].blocks[key[1]].pack, key[0], _offset(manifest, key)))
 
-    def bounce(size: int) -> tuple[memoryview, int]:
-        """This thread's memory to read into, aligned; where the target is aligned itself it is not used."""
-        import ctypes
-
-        if getattr(local, "size", 0) < size:
-            local.map = mmap.mmap(-1, size)
-            local.size, local.view = size, memoryview(local.map)
-            local.address = ctypes.addressof(ctypes.c_char.from_buffer(local.map))
-        return local.view[:size], local.address
+    def bounce(size: int) -> Buffer:
+        """This thread's memory to read into."""
+        if getattr(local, "buffer", None) is None or local.buffer.capacity < size:
+            local.buffer = Buffer(size)
+        return local.buffer
 
     def work(key: tuple[int, int]) -> None:
         block = manifest.parts[key[0]].blocks[key[1]]
-        file = packs.of(key[0], block)
-        wanted = copies[key]
-        straight = len(wanted) == 1 and wanted[0][:2] == (0, block.size) and wanted[0][2] % SECTOR == 0
-        view, address = (memory(wanted[0][2], block.size), 0) if straight else bounce(block.size)
-        file.read(view, block.offset)
-        if digest(view) != block.digest:
+        file, buffer = packs.of(key[0], block), bounce(block.size)
+        content = buffer.view[: block.size]
+        file.read(content, block.offset)
+        if digest(content) != block.digest:
             raise BadCheckpointError(
-                f"{file.path.name} does not match its checksum between bytes {block.offset} and {block.offset + block.size}"
+                f"{file.path.name} does not match its checksum between bytes {block.offset} and "
+                f"{block.offset + block.size}"
             )
-        if not straight:
-            for within, count, target in wanted:
-                memcpy(target, address + within, count)
+        for within, count, target in copies[key]:
+            memcpy(target, buffer.address + within, count)
 
     crew.each(work, order)
 

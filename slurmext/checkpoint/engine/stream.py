@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from slurmext.checkpoint.engine.arrays import Leaf, itemsize
 
-BLOCK = 8 << 20
+BLOCK = 4 << 20
 PAGE = 4096
 """Direct I/O wants offsets, sizes and memory in multiples of this at most."""
 LARGE = 1 << 20

@@ -1,0 +1,1 @@
+"""Parts of bench_ckpt: the state, the ways to save it, the loop that trains meanwhile."""
