@@ -1,0 +1,90 @@
+"""What passes over a link after the handshake.
+
+The receiver sends lines of JSON: {"open": fingerprint, "cap_bps": …} or {"manifest": fingerprint}, then
+{"want": [[0, 8], …]} and {"drop": [[4, 8], …]}. The sender sends frames: a head of 16 bytes, and what belongs to it.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from slurmext.staging.manifest import Manifest
+from slurmext.staging.transport import LinkLost, Request, Run
+
+HEAD: Final = struct.Struct("<4sIQ")
+DATA: Final = b"DATA"
+"""Number: the first chunk; length: how many chunks. Their bytes follow."""
+BEAT: Final = b"BEAT"
+"""Number: how many chunks the sender has."""
+TEXT: Final = b"TEXT"
+"""Length: bytes of JSON or of a manifest that follow."""
+MOST_RUN: Final = 8
+MOST_TEXT: Final = 1 << 28
+MOST_RANGES: Final = 4096
+SILENCE_S: Final = 3.0
+"""A sender that says nothing for so long is taken for dead; it beats three times in that."""
+STUCK_S: Final = 15.0
+"""A receiver that takes nothing for so long is taken for dead."""
+
+
+def ranges_of(chunks: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Ascending chunks as ranges [begin, end)."""
+    begin = end = -1
+    for index in chunks:
+        if index != end:
+            if end > begin:
+                yield begin, end
+            begin = index
+        end = index + 1
+    if end > begin:
+        yield begin, end
+
+
+def requests_for(chunks: Sequence[int], *, drop: bool) -> Iterator[Mapping[str, Any]]:
+    """The lines that ask for chunks, each short enough."""
+    ranges = list(ranges_of(sorted(chunks)))
+    for at in range(0, len(ranges), MOST_RANGES):
+        yield {"drop" if drop else "want": ranges[at : at + MOST_RANGES]}
+
+
+def parse_request(said: Mapping[str, Any], count: int) -> Request:
+    """What a receiver asks for of a model of `count` chunks. Raises LinkLost."""
+    drop = "drop" in said
+    ranges = said.get("drop" if drop else "want")
+    if not isinstance(ranges, list) or len(ranges) > MOST_RANGES:
+        raise LinkLost(f"no request: {str(dict(said))[:100]}")
+    pairs = tuple((pair[0], pair[1]) for pair in ranges if isinstance(pair, list) and len(pair) == 2)  # noqa: PLR2004
+    good = all(isinstance(begin, int) and isinstance(end, int) and 0 <= begin < end <= count for begin, end in pairs)
+    if len(pairs) != len(ranges) or not good:
+        raise LinkLost(f"a request beyond the model's {count} chunks")
+    return Request(pairs, drop)
+
+
+def checked_run(number: int, length: int, manifest: Manifest) -> Run:
+    """The run of a head, if it is one of this model's. Raises LinkLost."""
+    if not 0 < length <= MOST_RUN or number + length > manifest.chunk_count:
+        raise LinkLost(f"a run of {length} chunks from {number} is not of this model")
+    return Run(number, length)
+
+
+def set_timeouts(connection: socket.socket, *, receive_s: float, send_s: float) -> None:
+    """Blocking calls that end: sendfile(2) works on a blocking socket only, which Python's own timeouts take away."""
+    connection.settimeout(None)
+    for option, limit_s in ((socket.SO_RCVTIMEO, receive_s), (socket.SO_SNDTIMEO, send_s)):
+        connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(limit_s), int(limit_s % 1 * 1e6)))
+
+
+def fill_exactly(connection: socket.socket, place: memoryview) -> None:
+    """Receive exactly as much as fits. Raises LinkLost."""
+    done, size = 0, len(place)
+    while done < size:
+        try:
+            count = connection.recv_into(place[done:], size - done, socket.MSG_WAITALL)
+        except OSError as error:
+            raise LinkLost("it fell silent" if isinstance(error, BlockingIOError) else str(error)) from error
+        if not count:
+            raise LinkLost("it closed the connection")
+        done += count
