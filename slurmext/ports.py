@@ -29,6 +29,7 @@ from slurmext.model.state import (
     PreemptionRecord,
     StoredFence,
 )
+from slurmext.model.upkeep import CheckpointCopy, CheckpointCost, FailureRate, FailureRecord
 
 
 class Clock(Protocol):
@@ -420,6 +421,7 @@ class Store(Protocol):
         job_ids: Collection[str] | None = None,
         states: Collection[SliceState] | None = None,
         user: str | None = None,
+        why: str | None = None,
         since_s: float | None = None,
         limit: int | None = None,
     ) -> list[SliceRecord]:
@@ -447,6 +449,39 @@ class Store(Protocol):
 
     def slice_samples(self, *, job_ids: Collection[str] | None = None) -> list[SliceSample]:
         """What agents measured last, by job and node."""
+        ...
+
+    # what checkpoints cost, where copies are, how often jobs fail
+    def record_checkpoint_cost(self, record: CheckpointCost) -> None:
+        """Replace what is known of the job, unless something newer is."""
+        ...
+
+    def checkpoint_costs(self, job_ids: Collection[str]) -> Mapping[str, CheckpointCost]:
+        """Of each of these jobs that has said so."""
+        ...
+
+    def record_copy(self, record: CheckpointCopy) -> None:
+        """Replace what is known of this copy; one of no bytes at all is gone."""
+        ...
+
+    def copies(self, *, job_id: str | None = None, node: str | None = None) -> list[CheckpointCopy]:
+        """Newest first."""
+        ...
+
+    def record_failure(self, token: int, record: FailureRecord) -> None:
+        """Add a run that ended unannounced."""
+        ...
+
+    def failures(self, *, since_s: float | None = None, limit: int = 100) -> list[FailureRecord]:
+        """Newest first."""
+        ...
+
+    def save_failure_rate(self, token: int, rate: FailureRate) -> None:
+        """Make this the rate that is known."""
+        ...
+
+    def failure_rate(self) -> FailureRate:
+        """What is known; nothing at first."""
         ...
 
     # events

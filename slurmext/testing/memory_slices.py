@@ -23,6 +23,7 @@ class MemorySlices:
     _last_id: Counter[str]
 
     def __init__(self) -> None:
+        super().__init__()
         self._gpus: dict[str, tuple[float, list[GpuRecord]]] = {}
         self._slices: dict[int, SliceRecord] = {}
         self._holds: dict[int, GpuHold] = {}
@@ -83,7 +84,9 @@ class MemorySlices:
         *,
         active: bool = True,
         job_ids: Collection[str] | None = None,
+        states: Collection[SliceState] | None = None,
         user: str | None = None,
+        why: str | None = None,
         since_s: float | None = None,
         limit: int | None = None,
     ) -> list[SliceRecord]:
@@ -94,7 +97,9 @@ class MemorySlices:
                 for record in self._slices.values()
                 if (not active or record.state in OPEN_SLICES)
                 and (job_ids is None or record.job.job_id in job_ids)
+                and (states is None or record.state in states)
                 and user in {None, record.user}
+                and why in {None, record.why}
                 and (since_s is None or record.ended_s is None or record.ended_s >= since_s)
             ]
         return found if limit is None else found[max(0, len(found) - limit) :]

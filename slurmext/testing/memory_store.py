@@ -29,6 +29,7 @@ from slurmext.model.state import (
     StoredFence,
 )
 from slurmext.testing.memory_slices import MemorySlices
+from slurmext.testing.memory_upkeep import MemoryUpkeep
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 _NOT_CARRIED_OUT = {ActionState.INTENT, ActionState.REFUSED, ActionState.FAILED, ActionState.ABANDONED}
 
 
-class MemoryStore(MemorySlices):
+class MemoryStore(MemorySlices, MemoryUpkeep):
     """Implements `ports.Store`. Set `down` to make every call raise StoreUnavailable, as a lost database would."""
 
     def __init__(self) -> None:

@@ -19,6 +19,7 @@ from slurmext.adapters.sql.models import Action, Checkpoint, Event, Extension, G
 from slurmext.adapters.sql.past_use import PastUseStore
 from slurmext.adapters.sql.policies import PolicyStore
 from slurmext.adapters.sql.slices import SliceStore
+from slurmext.adapters.sql.upkeep import UpkeepStore
 
 PRUNE_BATCH = 1000
 """Rows deleted in one transaction: short enough that a cycle never waits for pruning."""
@@ -35,6 +36,7 @@ class SqlStore(
     IdleStore,
     PastUseStore,
     SliceStore,
+    UpkeepStore,
     EventStore,
 ):
     """State of one cluster in a migrated database. Safe to share between threads.
