@@ -2,43 +2,66 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
-import sys
+import signal
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from slurmext.checkpoint import directory as disk
-from slurmext.checkpoint import tree
+from slurmext.checkpoint.board import Board
 from slurmext.checkpoint.confirm import confirm
-from slurmext.checkpoint.errors import BadCheckpointError, CheckpointError
-from slurmext.checkpoint.lock import DirectoryLock
-from slurmext.checkpoint.signals import SignalFlag, wanted_signal
+from slurmext.checkpoint.engine import Engine, Ticket
+from slurmext.checkpoint.engine.arrays import Sharded, is_array, replicated
+from slurmext.checkpoint.engine.folder import saved_in
+from slurmext.checkpoint.engine.tree import put
+from slurmext.checkpoint.errors import CheckpointError
+from slurmext.checkpoint.gate import Gate
+from slurmext.checkpoint.interval import Interval
+from slurmext.checkpoint.pilot import URGENT, Pilot, Reason
+from slurmext.checkpoint.ranks import Place, here
+from slurmext.checkpoint.signals import Listener, wanted_signal
 
-EVERY_S = 600.0
+AUTO = "auto"
+_MEET_S = 300.0
+_AUTO_S = -1.0
 
 
 def default_directory() -> Path:
     """SLURMEXT_CKPT_DIR (`--ckpt-dir`), else slurmext-ckpt/<job id> where the job was submitted.
 
-    The job id stays the same when Slurm requeues the job, so that the next run finds what this one saved.
+    The job id stays the same when Slurm requeues the job, so that the next run finds what this one saved. Tasks of an
+    array that were given one directory have a folder each in it.
     """
+    job = os.environ.get("SLURM_JOB_ID")
     if given := os.environ.get("SLURMEXT_CKPT_DIR"):
-        return Path(given)
-    return Path(os.environ.get("SLURM_SUBMIT_DIR") or ".", "slurmext-ckpt", os.environ.get("SLURM_JOB_ID") or "local")
+        folder, task = Path(given), os.environ.get("SLURM_ARRAY_TASK_ID")
+        return folder / f"task-{task}" if task is not None and folder.name != job else folder
+    return Path(os.environ.get("SLURM_SUBMIT_DIR") or ".", "slurmext-ckpt", job or "local")
+
+
+def _seconds(every_s: float | str | None) -> float | None:
+    if every_s is None:
+        return None
+    if every_s == AUTO:
+        return _AUTO_S
+    if isinstance(every_s, str) or not 0 <= every_s < float("inf"):
+        raise CheckpointError(f"every_s={every_s!r}: give seconds, 'auto', or None for saves on signals only")
+    return float(every_s)
 
 
 class Checkpointer:
-    """Saves and restores `state`, a dict of names to NumPy arrays, Generators and plain values (see `tree.pack`).
+    """Saves and restores `state`: a dict of names to arrays (NumPy, PyTorch, JAX), generators and plain values.
 
-    `dir`: where (see `default_directory`); one process at a time may write there. `every_s`: seconds between saves
-    without a signal, None for none. `keep`: checkpoints kept, the newest and older ones that were read back and found
-    good (at least 2). `signals`: take the job's checkpoint signal.
+    `dir`: where (see `default_directory`); shared by all ranks. `every_s`: seconds between saves that nobody asked for,
+    `auto` for what the measured cost and the site's failures suggest, None for none. `keep`: checkpoints kept (at least 2). `signals`: take USR1, USR2, the signal of `--ckpt` and TERM.
+    `replicated`: every rank holds the same arrays, and they are written once; else each rank's are its own, and what
+    is a part of something larger is given as `Sharded`. `rank`, `world`: else as torch.distributed, the launcher or
+    srun says. `wait`: `save` returns when the checkpoint is on disk, else when the snapshot is taken.
 
-    One process saves. In a step of several tasks that all hold the same state pass `replicated=True`: task 0 saves,
-    the others restore and their `due` is always False. State that differs between tasks cannot be saved yet.
-    Raises CheckpointError with what to do about it.
+    All ranks call `due` with the same steps. Raises CheckpointError with what to do about it.
     """
 
     def __init__(
@@ -46,74 +69,137 @@ class Checkpointer:
         state: MutableMapping[str, Any],
         dir: str | os.PathLike[str] | None = None,  # noqa: A002 - the word users expect
         *,
-        every_s: float | None = EVERY_S,
+        every_s: float | str | None = AUTO,
         keep: int = 2,
         signals: bool = True,
         replicated: bool = False,
+        rank: int | None = None,
+        world: int | None = None,
+        wait: bool = True,
     ) -> None:
         self.state = state
         self.directory = Path(dir if dir is not None else default_directory()).absolute()
-        self._every_s = every_s
+        self.interval = Interval.of_job()
+        """How often `auto` saves, and why."""
+        self._every_s = _seconds(every_s)
+        self.place: Place = here(rank, world)
+        self._replicated = replicated and self.place.world > 1
+        self._wait = wait
         self._keep = max(keep, 2)
-        self._writes = _is_writer(replicated=replicated)
-        self._lock: DirectoryLock | None = None
-        self._verified: set[str] = set()
-        self._last_save_s = time.monotonic()
-        self._flag = SignalFlag(wanted_signal())
+        self._engine: Engine | None = None
+        self._owed = False
+        self._last: tuple[Path, int] | None = None
+        self.gate = Gate()
+        self.capture: Callable[[], Mapping[str, Any]] = lambda: self.state
+        """The tree to save, when the state is quiet."""
+        self.stalled: Callable[[float], None] = lambda _seconds: None
+        """Told for how long training stood still for a snapshot."""
+        self.around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        """What the checkpoint thread takes a snapshot in."""
+        self.saved_step: int | None = None
+        """The newest step on disk, as far as this process knows."""
+        wanted = wanted_signal()
+        self._listener = Listener({signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, wanted} if signals else ())
         if signals:
-            self.install()
+            self._listener.install()
+        self._pilot: Pilot | None = None
+        self._closed = False
+        self._signals = signals
+        atexit.register(self.close)
+        if self.place.world == 1:
+            self.begin()
 
     def install(self) -> None:
         """Take the checkpoint signal from now on; the constructor does this already."""
-        self._flag.install()
+        self._listener.install()
 
-    def due(self, step: int | None = None) -> bool:  # noqa: ARG002 - ranks will agree on a step
-        """Whether to save now: the signal came, or `every_s` seconds passed since the last save. Ask each step."""
-        if not self._writes:
+    def every_s(self) -> float | None:
+        """Seconds between saves that nobody asked for, as of now."""
+        return self.interval.every_s if self._every_s == _AUTO_S else self._every_s
+
+    def due(self, step: int | None = None) -> bool:
+        """Whether to save now: told to, or `every_s` passed; the same answer in all ranks. Ask after each step."""
+        gate = self.gate
+        if step is None:
+            step = gate.step + 1
+        gate.step = step
+        if step < gate.stop_at:
             return False
-        if self._flag.received_s is not None:
-            return True
-        return self._every_s is not None and time.monotonic() - self._last_save_s >= self._every_s
+        return self._meet(step)
 
-    def save(self, step: int) -> Path | None:
-        """Save the state after `step` finished steps; on disk when this returns. None in a task that does not save."""
-        if not self._writes:
-            return None
-        self._hold()
-        signalled = self._flag.received_s is not None
-        saved, size_bytes = disk.write(self.directory, step, self.state)
-        self._last_save_s = time.monotonic()
-        if signalled:
-            self._flag.clear()
-        confirm(step=step, path=str(saved.path), size_bytes=size_bytes, on_signal=signalled)
-        self._prune(saved)
-        return saved.path
+    def save(self, step: int, *, wait: bool | None = None) -> Path | None:
+        """Save the state after `step` finished steps, in all ranks. Returns where, once it is on disk.
+
+        With `wait=False` it returns None when the snapshot is taken; the state may change from then on.
+        """
+        began_s = time.monotonic()
+        try:
+            finish = self._take(step)
+            self.stalled(time.monotonic() - began_s)
+        except BaseException:
+            self._settled(None)
+            raise
+        if self._wait if wait is None else wait:
+            try:
+                return finish()
+            finally:
+                self.interval.cost(time.monotonic() - began_s)
+                self._settled(None)
+        self._settled(finish)
+        return None
 
     def restore(self) -> int | None:
         """Load the newest good checkpoint into the state; returns its step, None when there is none.
 
         Arrays are filled in place. A damaged checkpoint is named on stderr and passed over, whatever is wrong with it.
         """
-        if self._writes:
-            self._hold()
-        for saved in disk.saved_in(self.directory):
-            try:
-                value = disk.read(saved)
-            except BadCheckpointError as error:
-                _say(f"{saved.path} is damaged and not used: {error}")
-                continue
-            tree.check(self.state, value)
-            tree.put(self.state, value)
-            self._verified.add(saved.path.name)
-            return saved.step
-        return None
+        found = self.load(self._tree(self.state))
+        if found is None:
+            return None
+        step, value = found
+        put(self.state, self._locals(value))
+        return step
+
+    def load(self, template: Any) -> tuple[int, Any] | None:
+        """For adapters: (step, tree) of the newest good checkpoint, with the arrays of `template` filled in place."""
+        found = self._hold().restore(template)
+        if found is not None:
+            self.gate.step = self.saved_step = found[0]
+        return found
+
+    def has_saved(self) -> bool:
+        """Whether there is something to restore, good or not."""
+        return bool(saved_in(self.directory))
+
+    def ask(self) -> None:
+        """Have all ranks save at their next step, as if a signal had come."""
+        self.begin().ask()
+
+    @contextlib.contextmanager
+    def quiet(self, step: int) -> Iterator[None]:
+        """`step` steps are finished and the state does not change within: a signal is answered at once.
+
+        For what takes long between steps: evaluation, waiting for data, compiling.
+        """
+        self.begin()
+        self.gate.boundary(step)
+        try:
+            yield
+        finally:
+            self.gate.enter()
 
     def close(self) -> None:
-        """Give up the directory and the signal."""
-        self._flag.remove()
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        """Finish what is under way, give up the directory and the signals."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        if self._pilot is not None:
+            self._pilot.close()
+        self._listener.remove()
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
     def __enter__(self) -> Checkpointer:  # noqa: PYI034  Self would need typing at run time
         return self
@@ -121,56 +207,75 @@ class Checkpointer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _hold(self) -> None:
-        if self._lock is None:
-            disk.make_directory(self.directory)
-            self._lock = DirectoryLock(self.directory)
-            disk.remove_leftovers(self.directory)
+    def begin(self) -> Pilot:
+        """The checkpoint thread, started when it is not there yet."""
+        if self._pilot is None:
+            place, board = self.place, None
+            if place.world > 1:
+                board = Board(self.directory, run=place.run, rank=place.rank)
+                if place.leads:
+                    board.remove_others()
+            self._pilot = Pilot(self.gate, place, board, self._listener, take=self._take_quiet, every_s=self.every_s)
+            self._pilot.start()
+        return self._pilot
 
-    def _prune(self, newest: disk.Saved) -> None:
-        """Keep the newest and the newest older ones that can be read back; remove the rest only when those exist."""
-        wanted = self._keep - 1
-        older = [saved for saved in disk.saved_in(self.directory) if saved.serial < newest.serial]
-        kept: list[disk.Saved] = []
-        for saved in older:
-            if len(kept) == wanted:
-                break
-            if self._is_good(saved):
-                kept.append(saved)
-        if len(kept) == wanted:
-            names = {saved.path.name for saved in kept}
-            for saved in older:
-                if saved.path.name not in names:
-                    disk.remove(saved)
-                    self._verified.discard(saved.path.name)
+    def _meet(self, step: int) -> bool:
+        if self._owed:
+            self._settled(None)  # told to save and did not
+        self._owed = self.gate.meet(step, _MEET_S)
+        return self._owed
 
-    def _is_good(self, saved: disk.Saved) -> bool:
-        if saved.path.name not in self._verified:
-            try:
-                disk.verify(saved)
-            except CheckpointError as error:
-                _say(f"{saved.path} is damaged: {error}")
-                return False
-            self._verified.add(saved.path.name)
-        return True
+    def _hold(self) -> Engine:
+        if self._engine is None:
+            self._engine = Engine(self.directory, rank=self.place.rank, world=self.place.world, keep=self._keep)
+            self.begin()
+        return self._engine
 
+    def _tree(self, state: Any) -> Any:
+        """The state with its arrays marked as those that every rank holds."""
+        if not self._replicated:
+            return state
+        if isinstance(state, Mapping):
+            return {name: self._tree(value) for name, value in state.items()}
+        if type(state) in (list, tuple):
+            return type(state)(self._tree(value) for value in state)
+        if is_array(state) and not isinstance(state, Sharded):
+            return replicated(state, self.place.world)
+        return state
 
-def _is_writer(*, replicated: bool) -> bool:
-    tasks = max(_number("WORLD_SIZE"), _number("SLURM_STEP_NUM_TASKS"))
-    if tasks <= 1:
-        return True
-    if not replicated:
-        raise CheckpointError(
-            f"this step has {tasks} tasks and one Checkpointer saves for all: if every task holds the same state "
-            "pass replicated=True, else gather the state in one task and use the Checkpointer in a step of one task"
-        )
-    return (_number("RANK") if "RANK" in os.environ else _number("SLURM_PROCID")) == 0
+    def _locals(self, value: Any) -> Any:
+        """Undoes `_tree`."""
+        if isinstance(value, Sharded) and self._replicated:
+            return value.local
+        if isinstance(value, Mapping):
+            return {name: self._locals(item) for name, item in value.items()}
+        return type(value)(self._locals(item) for item in value) if type(value) in (list, tuple) else value
 
+    def _take(self, step: int) -> Callable[[], Path]:
+        reason = self._pilot.reason if self._pilot is not None and self._owed else None
+        ticket = self._hold().save(step, self._tree(self.capture()))
+        return lambda: self._finish(ticket, reason)
 
-def _number(name: str) -> int:
-    value = os.environ.get(name, "")
-    return int(value) if value.isdecimal() else 0
+    def _take_quiet(self, step: int, reason: Reason) -> Callable[[], object]:
+        """In the checkpoint thread, while the state is quiet."""
+        if step == self.saved_step and self._last is not None:
+            return lambda: self._confirm(reason)  # nothing was done since
+        with self.around():
+            ticket = self._hold().save(step, self._tree(self.capture()))
+        return lambda: self._finish(ticket, reason)
 
+    def _finish(self, ticket: Ticket, reason: Reason | None) -> Path:
+        path = ticket.result()
+        self.saved_step, self._last = ticket.step, (path, ticket.size_bytes)
+        self._confirm(reason)
+        return path
 
-def _say(text: str) -> None:
-    sys.stderr.write(f"slurmext.checkpoint: {text}\n")
+    def _confirm(self, reason: Reason | None) -> None:
+        if self.place.leads and self._last is not None and self.saved_step is not None:
+            path, size_bytes = self._last
+            confirm(step=self.saved_step, path=str(path), size_bytes=size_bytes, on_signal=reason in URGENT)
+
+    def _settled(self, finish: Callable[[], object] | None) -> None:
+        self._owed = False
+        if self._pilot is not None:
+            self._pilot.saved(finish)

@@ -1,0 +1,265 @@
+"""Where a DataLoader is in its data, and how to go on from there: the same batches in the same order.
+
+`Position.track` makes the loader count what it hands out. After a restore its first pass draws the epoch's order from
+the random state that the epoch began with, passes over the batches that were trained on without loading them, and then
+puts the random state back. Workers are seeded anew for each batch, so that what they draw at random (augmentation)
+depends on the batch and not on which worker had it or when that worker was started.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
+
+from slurmext.checkpoint.pilot import say
+from slurmext.checkpoint.signals import shield_child
+
+_SPREAD = 0x9E3779B97F4A7C15
+
+
+class Numbered(list[Any]):
+    """The indices of a batch with its number in the epoch."""
+
+    number = 0
+
+
+class Position:
+    """How far the program is: in pass `epoch` of its loader, with `taken` batches handed out."""
+
+    def __init__(self, get_random: Callable[[], Any], set_random: Callable[[Any], None]) -> None:
+        self.epoch = 0
+        self.taken = 0
+        self.ended = False
+        self.before_fetch: Callable[[], None] = lambda: None
+        self.before_pass: Callable[[], None] = lambda: None
+        self._get_random, self._set_random = get_random, set_random
+        self._start: Any = None
+        self._consumed = 0
+        """Samples of this epoch, over all ranks, that runs with other numbers of ranks have used."""
+        self._skip = 0
+        self._resume: Mapping[str, Any] | None = None
+        self._chosen = True
+        self._loader: Any = None
+
+    def track(self, loader: Any) -> None:
+        """Make this loader count. Raises TypeError for what is not a DataLoader."""
+        if not isinstance(loader, DataLoader):
+            raise TypeError(f"loader is a {type(loader).__name__}; give the torch.utils.data.DataLoader")
+        self._loader = loader
+        kind = type(loader)
+        loader._slurmext = self  # type: ignore[attr-defined]  # noqa: SLF001
+        loader.__class__ = _tracked(kind)
+        if loader.num_workers:
+            loader.worker_init_fn = _Worker(loader.worker_init_fn)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` takes. `ended`: the pass is over, but what the program does after it may not be."""
+        sampler = getattr(self._loader, "sampler", None)
+        return {
+            "epoch": self.epoch, "taken": self.taken, "ended": self.ended, "start": self._start,
+            "consumed": self._consumed, "per_batch": self._samples_per_batch(),
+            "sampler_epoch": getattr(sampler, "epoch", None),
+        }  # fmt: skip
+
+    def restore(self, saved: Mapping[str, Any], rng: Any) -> None:
+        """Go on from there with the next pass; `rng` is the random state to go on with."""
+        self.epoch = saved["epoch"]
+        self._resume = {**saved, "rng": rng}
+        self._chosen = True
+
+    def choose(self, epoch: int) -> None:
+        """The program begins this epoch; samplers that shuffle by epoch are told."""
+        if epoch != self.epoch or self._resume is None:
+            self.epoch, self._resume = epoch, None
+        self._chosen = True
+        for sampler in (getattr(self._loader, "sampler", None), getattr(self._loader, "batch_sampler", None)):
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(epoch)
+
+    def begin(self, make: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """A new pass: its iterator."""
+        if not self._chosen:
+            self.epoch += 1
+        self._chosen = False
+        saved, self._resume = self._resume, None
+        if saved is None:
+            self.taken = self._skip = self._consumed = 0
+            self.ended, self._start = False, None
+            self.before_pass()
+            self._start = self._get_random()
+            return make()
+        if saved["start"] is None:
+            self._set_random(saved["rng"])
+            self.taken = self._skip = self._consumed = 0
+            self.ended, self._start = saved["ended"], self._get_random()
+            return iter(()) if self.ended else make()
+        return self._again(saved, make)
+
+    def _again(self, saved: Mapping[str, Any], make: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        self.ended, self._start = saved["ended"], saved["start"]
+        same_world = saved["per_batch"] == self._samples_per_batch()
+        self.taken = self._skip = saved["taken"]
+        self._consumed = saved["consumed"]
+        if self._is_distributed() and (self._consumed or not same_world):
+            self._consumed += saved["taken"] * saved["per_batch"]
+            self.taken = self._skip = 0
+        if self._is_distributed() and saved["sampler_epoch"] is not None:
+            self._loader.sampler.set_epoch(saved["sampler_epoch"])
+        if self.ended:
+            self._set_random(saved["rng"])
+            return iter(())
+        self._set_random(saved["start"])
+        try:
+            inner = make()
+            if _is_iterable(self._loader):
+                say(f"the data set cannot be entered in the middle: {self._skip} batches are read and passed over")
+                for _ in range(self._skip):
+                    next(inner)
+        finally:
+            self._skip_done = True
+            self._set_random(saved["rng"])
+        return inner
+
+    def indices(self, base: Any) -> Iterator[Any]:
+        """The batches of indices of a pass, without those that were trained on before."""
+        skip, self._skip = self._skip, 0
+        stream = self._rest(base) if self._consumed else iter(base)
+        for number, batch in enumerate(stream):
+            if number < skip:
+                continue
+            if isinstance(batch, list):
+                numbered = Numbered(batch)
+                numbered.number = number + self._consumed
+                yield numbered
+            else:
+                yield batch
+
+    def _is_distributed(self) -> bool:
+        batches = getattr(self._loader, "batch_sampler", None)
+        return type(batches) is BatchSampler and isinstance(self._loader.sampler, DistributedSampler)
+
+    def _samples_per_batch(self) -> int:
+        """Over all ranks."""
+        ranks = self._loader.sampler.num_replicas if self._is_distributed() else 1
+        return int(getattr(self._loader, "batch_size", None) or 1) * ranks
+
+    def _rest(self, base: BatchSampler) -> Iterator[list[int]]:
+        """What is left of a DistributedSampler's epoch after `_consumed` samples, dealt to the ranks there are now."""
+        sampler: Any = base.sampler
+        order = list(range(len(sampler.dataset)))
+        if sampler.shuffle:
+            generator = torch.Generator()
+            generator.manual_seed(sampler.seed + sampler.epoch)
+            order = torch.randperm(len(order), generator=generator).tolist()
+        rest = order[self._consumed :]
+        ranks = sampler.num_replicas
+        if sampler.drop_last:
+            rest = rest[: len(rest) // ranks * ranks]
+        elif len(rest) % ranks:
+            missing = ranks - len(rest) % ranks
+            rest += (order * (missing // len(order) + 1))[:missing]
+        mine = rest[sampler.rank :: ranks]
+        size = base.batch_size
+        for start in range(0, len(mine), size):
+            batch = mine[start : start + size]
+            if len(batch) == size or not base.drop_last:
+                yield batch
+
+
+def _tracked(kind: type) -> type:
+    """A loader's class, counting. With a second base Python would not let a loader change to it."""
+
+    def passes(loader: Any) -> Iterator[Any]:
+        return _Pass(loader._slurmext, lambda: kind.__iter__(loader))  # type: ignore[attr-defined]  # noqa: SLF001
+
+    def index_sampler(loader: Any) -> Any:
+        base = kind._index_sampler.fget(loader)  # type: ignore[attr-defined]  # noqa: SLF001
+        return base if _is_iterable(loader) else _Indices(base, loader._slurmext)  # noqa: SLF001
+
+    members = {"__iter__": passes, "_index_sampler": property(index_sampler), "__module__": kind.__module__}
+    return type(kind.__name__, (kind,), members)
+
+
+class _Pass:
+    """One pass over a tracked loader."""
+
+    def __init__(self, position: Position, make: Callable[[], Iterator[Any]]) -> None:
+        self._position = position
+        self._inner = position.begin(make)
+        self._epoch = position.epoch
+
+    def __iter__(self) -> _Pass:
+        return self
+
+    def __next__(self) -> Any:
+        self._position.before_fetch()
+        try:
+            batch = next(self._inner)
+        except StopIteration:
+            self._end()
+            raise
+        self._position.taken += 1
+        return batch
+
+    def __del__(self) -> None:
+        self._end()  # the program left its loop early
+
+    def _end(self) -> None:
+        if self._position.epoch == self._epoch:
+            self._position.ended = True
+
+
+class _Indices:
+    """A sampler that passes over what was trained on."""
+
+    def __init__(self, base: Any, position: Position) -> None:
+        self._base, self._position = base, position
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._position.indices(self._base)
+
+    def __len__(self) -> int:
+        return len(self._base)
+
+
+class _Worker:
+    """worker_init_fn: this worker outlives a TERM to the whole job, and seeds its generators for each batch."""
+
+    def __init__(self, former: Callable[[int], None] | None) -> None:
+        self._former = former
+
+    def __call__(self, worker: int) -> None:
+        from torch.utils.data import get_worker_info
+        from torch.utils.data._utils import fetch
+
+        shield_child()
+        if self._former is not None:
+            self._former(worker)
+        info = get_worker_info()
+        base = info.seed - info.id
+        plain = fetch._MapDatasetFetcher.fetch  # noqa: SLF001
+
+        def seeded(fetcher: Any, batch: Any) -> Any:
+            if isinstance(batch, Numbered):
+                _seed(base + (batch.number + 1) * _SPREAD)
+            return plain(fetcher, batch)
+
+        fetch._MapDatasetFetcher.fetch = seeded  # noqa: SLF001  # in this worker process only
+
+
+def _seed(value: int) -> None:
+    value &= (1 << 63) - 1
+    torch.manual_seed(value)
+    random.seed(value)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(value & 0xFFFFFFFF)
+
+
+def _is_iterable(loader: Any) -> bool:
+    return isinstance(getattr(loader, "dataset", None), IterableDataset)

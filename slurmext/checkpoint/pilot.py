@@ -1,0 +1,345 @@
+"""The checkpoint thread: hears signals, keeps time, agrees with the other ranks on a step, and sees the save through."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+
+from slurmext.checkpoint import deadline
+from slurmext.checkpoint.board import ABANDONED, GONE, Board
+from slurmext.checkpoint.gate import Gate
+from slurmext.checkpoint.ranks import Place
+from slurmext.checkpoint.signals import Listener
+
+Reason = str
+SIGNAL, TERM, DEADLINE, TIME, REQUEST = "signal", "term", "deadline", "time", "request"
+URGENT = frozenset({SIGNAL, TERM, DEADLINE})
+
+_AGREE_S = 60.0
+"""A rank that says nothing for so long is stuck or dead; the others go on."""
+_PATIENCE_PART = 0.25
+"""Of the grace: how long a rank may go on to finish the step it is in, rather than save the last finished one."""
+_STORM_S = 1.0
+_TERM_AFTER_SAVE_S = 60.0
+_LINGER_S = 120.0
+_TERM_WAIT_S = 10.0
+_AGAIN_S = 30.0
+_BEFORE_END_S = 5.0
+
+Take = Callable[[int, Reason], Callable[[], None]]
+"""Takes the snapshot of a step; what it returns waits until that is on disk and confirmed. Raises CheckpointError."""
+_pilots: weakref.WeakSet[Pilot] = weakref.WeakSet()
+
+
+class Pilot:
+    """One thread. `take` saves when the state is quiet; a program that polls the gate saves by itself and calls `saved`.
+
+    `board` None: this rank is alone. `every_s`: between saves that nobody asked for, None for none; rank 0 keeps time.
+    """
+
+    def __init__(
+        self, gate: Gate, place: Place, board: Board | None, listener: Listener, *, take: Take,
+        every_s: Callable[[], float | None], watch_deadline: bool = True,
+    ) -> None:  # fmt: skip
+        self._gate, self._place, self._board, self._listener, self._take = gate, place, board, listener, take
+        self._every_s = every_s
+        self._grace_s = deadline.grace_s()
+        self._watches = watch_deadline and place.leads and "SLURM_JOB_ID" in os.environ
+        self._end_s: float | None = None
+        self._deadline_done_s = 0.0
+        self._number = 0
+        self._reason: Reason | None = None
+        self._heard: set[signal.Signals] = set()
+        self._last_save_s = time.monotonic()
+        self._last_urgent_s = -_TERM_AFTER_SAVE_S
+        self._not_before_s = 0.0
+        self.save_s = 5.0
+        """How long a save took lately, from its decision until it was on disk."""
+        self.patience_s: Callable[[float], float] = lambda _most_s: 0.0
+        """How long to let the program finish the step it is in, given the most it may take."""
+        self.reason: Reason = REQUEST
+        """Why the save that is under way was asked for."""
+        self._finished = threading.Event()
+        self._unfinished: deque[Callable[[], None]] = deque()
+        self._closing = threading.Event()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._thread = threading.Thread(target=self._run, name="slurmext-ckpt", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen."""
+        if self._board is not None:
+            decided, requested = self._board.decided()[0], self._board.requested()[0]
+            self._number = min(decided, requested)
+        _pilots.add(self)
+        self._thread.start()
+
+    def ask(self) -> None:
+        """Save at the next step."""
+        self._reason = self._reason or REQUEST
+        self._listener.wake()
+
+    def saved(self, finish: Callable[[], None] | None = None) -> None:
+        """The training thread has saved by itself; `finish` waits until that is on disk and confirms it."""
+        self._last_save_s = time.monotonic()
+        if finish is not None:
+            self._unfinished.append(finish)
+        self._finished.set()
+        self._listener.wake()
+
+    def close(self, timeout_s: float = 300.0) -> None:
+        """Finish what is under way and stop. The other ranks are told not to wait for this one."""
+        if self._closing.is_set() or not self._thread.is_alive():
+            return
+        if self._gate.quiet and self.reason in URGENT:
+            self._idle.wait(self._grace_s)  # the program fails or ends in the midst of its last save
+        self._closing.set()
+        self._gate.thaw()
+        self._listener.wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout_s)
+        if self._board is not None:
+            with contextlib.suppress(OSError):
+                self._board.promise(GONE, 0)
+
+    def settle(self, timeout_s: float) -> bool:
+        """Wait for a save that is under way."""
+        return self._idle.wait(timeout_s)
+
+    # the thread
+
+    def _run(self) -> None:
+        self._listener.open_here()
+        if self._watches:
+            self._end_s = deadline.known_end_s()
+            if self._end_s is None and (found := deadline.ask_slurm()):
+                self._end_s = found[1]
+        while not self._closing.is_set():
+            try:
+                self._turn(self._pause_s())
+            except OSError as error:  # the board's file system
+                say(f"no checkpoint this time: {error}")
+                time.sleep(1)
+            finally:
+                self._idle.set()
+
+    def _pause_s(self) -> float:
+        pause_s, now = 60.0, time.monotonic()
+        if self._board is not None:
+            pause_s = min(5.0, max(0.25, self._place.world / 500))
+        if self._place.leads and (every_s := self._every_s()) is not None:
+            pause_s = min(pause_s, self._last_save_s + every_s - now)
+        if self._end_s is not None:
+            pause_s = min(pause_s, max(1.0, deadline.seconds_left(self._save_by_s())))
+        if self._reason:
+            pause_s = min(pause_s, self._not_before_s - now)
+        return max(0.0, pause_s)
+
+    def _save_by_s(self) -> float:
+        return (self._end_s or 0.0) - self._grace_s - 2 * self.save_s - _BEFORE_END_S
+
+    def _listen(self, timeout_s: float) -> None:
+        came = self._listener.wait(timeout_s)
+        self._heard |= came
+        if came:
+            self._reason = TERM if signal.SIGTERM in self._heard else SIGNAL
+
+    def _turn(self, pause_s: float) -> None:
+        self._listen(pause_s)
+        self._finish_all()
+        now = time.monotonic()
+        if self._reason is None and self._place.leads:
+            every_s = self._every_s()
+            if every_s is not None and now - self._last_save_s >= every_s:
+                self._reason = TIME
+            elif self._at_deadline():
+                self._reason = DEADLINE
+        pending = False
+        if self._board is not None:
+            number, reason = self._board.requested()
+            if number > self._number:
+                pending = True
+                self._reason = self._reason or reason or REQUEST
+        if self._reason is None or self._closing.is_set():
+            return
+        if now < self._not_before_s and not pending and self._reason != TERM:
+            return
+        if self._reason == TERM and now - self._last_urgent_s < _TERM_AFTER_SAVE_S:
+            self._leave()  # saved a moment ago for the same end
+            return
+        self._idle.clear()
+        self._round(self._reason, pending=pending)
+
+    def _at_deadline(self) -> bool:
+        if self._end_s is None or self._deadline_done_s == self._end_s:
+            return False
+        if time.time() < self._save_by_s():
+            return False
+        found = deadline.ask_slurm()  # the limit may have been raised
+        if found and found[1] and found[1] != self._end_s:
+            self._end_s = found[1]
+            return self._at_deadline()
+        self._deadline_done_s = self._end_s
+        return True
+
+    def _round(self, reason: Reason, *, pending: bool) -> None:
+        """One save: promise, decide, reach, save."""
+        began_s = time.monotonic()
+        if self._board is not None:
+            if pending:
+                self._number = self._board.requested()[0]
+            else:
+                self._number += 1
+                self._board.request(self._number, reason)
+        self.reason = reason
+        try:
+            step = self._agree(reason)
+            leaves = reason == TERM or signal.SIGTERM in self._heard
+            if step is not None:
+                self._forget()  # what came until here is answered by this save
+                self._save(step, reason)
+                self._done(reason, began_s)
+        except Exception as error:  # noqa: BLE001 - training goes on without a checkpoint rather than not at all
+            self._not_before_s = time.monotonic() + _AGAIN_S
+            say(f"no checkpoint this time: {error}")
+            leaves = reason == TERM
+        finally:
+            self._gate.thaw()
+        if leaves or signal.SIGTERM in self._heard:
+            self._leave()
+        elif step is None:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._reason = None
+        self._heard.clear()
+
+    def _done(self, reason: Reason, began_s: float) -> None:
+        now = self._last_save_s = time.monotonic()
+        self.save_s = max(0.05, now - began_s)
+        if reason in URGENT:
+            self._last_urgent_s = now
+            self._not_before_s = now + max(_STORM_S, 3 * self.save_s)
+
+    def _agree(self, reason: Reason) -> int | None:
+        """The step that all ranks save at, with this one held there; None when there is no agreement."""
+        began_s = time.monotonic()
+        patience_s = self.patience_s(self._grace_s * _PATIENCE_PART) if reason in URGENT else 0.0
+        target = self._gate.freeze(patience_s, alone=self._board is None)
+        if self._board is not None:
+            self._board.promise(self._number, target)
+            decision = self._decision()
+            if decision is None:
+                return None
+            target = decision
+        in_job = "SLURM_JOB_ID" in os.environ
+        while (step := self._gate.reach(target, 0.25)) is None:
+            self._listen(0)
+            terminated = signal.SIGTERM in self._heard or reason == TERM
+            limit_s = (self._grace_s if in_job else _TERM_WAIT_S) if terminated else float("inf")
+            if self._closing.is_set() or time.monotonic() - began_s > limit_s:
+                return None
+        return step
+
+    def _decision(self) -> int | None:
+        board, number = self._board, self._number
+        assert board is not None
+        if self._place.leads:
+            board.decide(number, target := self._largest_promise())
+        else:
+            found = self._until(lambda: board.decided()[0] >= number)
+            decided, target = board.decided()
+            if not found or decided != number:
+                target = ABANDONED
+        if target == ABANDONED:
+            say("the ranks did not agree on a step to save at: one of them has ended or does not answer")
+            return None
+        return target
+
+    def _largest_promise(self) -> int:
+        board, steps, missing = self._board, list[int](), set(range(self._place.world))
+        assert board is not None
+
+        def all_there() -> bool:
+            for rank in sorted(missing):
+                number, step = board.promised(rank)
+                if number < self._number:
+                    return False
+                missing.discard(rank)
+                steps.append(ABANDONED if number >= GONE else step)
+            return True
+
+        if not self._until(all_there) or ABANDONED in steps:
+            return ABANDONED
+        return max(steps)
+
+    def _until(self, condition: Callable[[], bool]) -> bool:
+        """Poll the board: often at first, less so later."""
+        pause_s, end_s = 0.001, time.monotonic() + max(_AGREE_S, self._grace_s)
+        while not condition():
+            if time.monotonic() > end_s or self._closing.is_set():
+                return False
+            self._listen(pause_s)
+            pause_s = min(pause_s * 1.3, 0.05)
+        return True
+
+    def _save(self, step: int, reason: Reason) -> None:
+        self._finished.clear()
+        if self._gate.hand_over():
+            while not self._finished.wait(0.25) and not self._closing.is_set():
+                self._listen(0)
+            self._finish_all()
+            return
+        finish = self._take(step, reason)
+        self._gate.thaw()
+        finish()
+
+    def _finish_all(self) -> None:
+        while self._unfinished:
+            try:
+                self._unfinished.popleft()()
+            except Exception as error:  # noqa: BLE001 - the same
+                say(f"a checkpoint is lost: {error}")
+
+    def _leave(self) -> None:
+        """After a TERM: end as the program would have, but not while Slurm still takes the job for a running one.
+
+        A job that leaves within the grace of a preemption counts as completed on some releases and never comes back;
+        one that waits for the KILL is requeued. Rank 0 asks Slurm, the others watch the board.
+        """
+        deadline_s = time.monotonic() + _LINGER_S
+        while "SLURM_JOB_ID" in os.environ and time.monotonic() < deadline_s:
+            if self._place.leads:
+                found = deadline.ask_slurm()
+                if found is not None and found[0] != deadline.RUNNING:
+                    break
+            elif self._board is not None and self._board.decided()[0] >= GONE:
+                break
+            time.sleep(2.0 if self._place.leads else 0.2)
+        if self._board is not None and self._place.leads:
+            self._board.decide(GONE, ABANDONED)
+        self._forget()
+        self._listener.end_by(signal.SIGTERM)
+
+
+def say(text: str) -> None:
+    """A line for the job's output."""
+    sys.stderr.write(f"slurmext.checkpoint: {text}\n")
+
+
+def _after_fork() -> None:
+    """A forked helper has no checkpoint thread: nothing there may wait for it."""
+    for pilot in list(_pilots):
+        Gate.__init__(pilot._gate)  # noqa: SLF001
+        pilot._closing = threading.Event()  # noqa: SLF001
+        pilot._closing.set()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_after_fork)
