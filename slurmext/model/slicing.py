@@ -244,6 +244,7 @@ class SliceSettings:
     prefer: GpuUse = GpuUse.MIG
     preemption_budget: int | None = None
     near_end_s: Seconds = 0
+    past_factor: float = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,12 +278,15 @@ class SliceDemand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldPlaces:
-    """Places, free or not yet, that nobody else gets because `job` waits for them."""
+    """Places, free or not yet, that nobody else gets because `job` waits for them. `promised`: others left for it, so
+    it is asked before everybody else until it starts.
+    """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     job: str
     places: tuple[SlicePlace, ...]
+    promised: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,7 +297,7 @@ class SliceSnapshot:
     they wait for because none is free; `idle_gpus` of the nodes are those left after whole-GPU jobs were planned.
     `taking` are takes under way that no GPU shows yet; `holds` those of the last plan: who has one is asked first.
     `mix` is what came lately (empty: the jobs at hand): what is left free is judged by what it could take of that.
-    A GPU that is not listed, or whose `use` is UNKNOWN, is not planned on.
+    `past_gpus` is as in Snapshot. A GPU that is not listed, or whose `use` is UNKNOWN, is not planned on.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -310,6 +314,7 @@ class SliceSnapshot:
     taking: tuple[TakeGpu, ...] = ()
     holds: tuple[HoldPlaces, ...] = ()
     mix: tuple[SliceDemand, ...] = ()
+    past_gpus: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from slurmext.model.node import NodeState
 from slurmext.model.slicing import (
-    Geometry,
     GpuUse,
     Instance,
     InstanceState,
@@ -33,14 +32,18 @@ class SharedState:
     memory_mib: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Tenant:
-    """A job's part of a card: a spot of it, or a share."""
+    """A job's part of a card: a spot of it, or a share. `hold`: kept for it, others may still be there, and those are
+    `leaving`: what they have is spoken for.
+    """
 
     job: str
     spot: Spot | None
     percent: int = 0
     memory_mib: int = 0
+    hold: bool = False
+    leaving: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +68,8 @@ class Card:
     gpu: SlicedGpu | None = None
     strange: bool = False
     """It has an instance that its geometry does not know: no MIG on it."""
+    closing: bool = False
+    """The pool shrinks: nothing new goes there."""
 
     @property
     def kind(self) -> Kind | None:
@@ -78,22 +83,49 @@ class Card:
 
     def signature(self) -> tuple[object, ...]:
         """Cards with the same one are worth the same."""
+        kind = self.card_type.number, self.stage, self.use, self.closing, not self.tenants
         if self.use is GpuUse.SHARED:
-            return self.card_type.number, self.stage, self.use, self.shared
-        return self.card_type.number, self.stage, self.use, self.mig, self.warm and tuple(s for s, _ in self.warm)
+            return *kind, self.shared
+        return *kind, self.mig, self.strange, tuple(spot for spot, _ in self.warm)
 
     def put(self, tenant: Tenant) -> None:
         """A job gets a part of the card."""
         self.tenants.append(tenant)
-        self._count(tenant)
+        self.recount()
 
-    def _count(self, tenant: Tenant) -> None:
-        if tenant.spot is not None:
-            if self.kind is not None:
-                self.mig = self.kind.put(self.mig, tenant.spot)
-        else:
-            before = self.shared
-            self.shared = SharedState(before.percent + tenant.percent, before.memory_mib + tenant.memory_mib)
+    def remove(self, tenant: Tenant, *, warm: bool = False) -> None:
+        """A job leaves the card; with `warm` its instance stays for the next."""
+        self.tenants.remove(tenant)
+        if warm and tenant.spot is not None:
+            self.warm = (*self.warm, (tenant.spot, ""))
+        self.recount()
+
+    def recount(self) -> None:
+        """What is taken, from who is there."""
+        self.mig, self.shared = self.taken_by(self.tenants)
+
+    def taken_by(self, tenants: Iterable[Tenant]) -> tuple[CardState, SharedState]:
+        """What is taken when these are there. What is left for a hold is counted once, as the larger of both."""
+        listed = list(tenants)
+        here = [tenant for tenant in listed if not tenant.hold]
+        if len(here) == len(listed):
+            return self._sum(here)
+        now, then = self._sum(here), self._sum([t for t in listed if not t.leaving])
+        special = tuple(max(pair) for pair in zip(now[0].special, then[0].special, strict=True))
+        mig = CardState(now[0].mask | then[0].mask, max(now[0].compute, then[0].compute), special)
+        shared = SharedState(max(now[1].percent, then[1].percent), max(now[1].memory_mib, then[1].memory_mib))
+        return mig, shared
+
+    def _sum(self, tenants: Iterable[Tenant]) -> tuple[CardState, SharedState]:
+        kind = self.kind
+        mig = CardState(0, 0, ()) if kind is None else kind.empty
+        percent = memory_mib = 0
+        for tenant in tenants:
+            if tenant.spot is None:
+                percent, memory_mib = percent + tenant.percent, memory_mib + tenant.memory_mib
+            elif kind is not None:
+                mig = kind.put(mig, tenant.spot)
+        return mig, SharedState(percent, memory_mib)
 
 
 @dataclass(slots=True, eq=False)
@@ -120,10 +152,14 @@ class Yard:
 
     def __init__(self, snapshot: SliceSnapshot) -> None:
         self.card_types: list[CardType] = []
-        self._types: dict[tuple[str, int, int, Geometry | None], CardType] = {}
-        self._kinds: dict[int, Kind] = {}
+        self._types: dict[tuple[str, int, int, Kind | None], CardType] = {}
+        self._kinds: dict[int, Kind] = {}  # by id: to hash a geometry for every GPU would take longer than to plan
         self.hosts: list[Host] = []
         self.cards: dict[str, Card] = {}
+        self.type_of: dict[str, CardType] = {}
+        """Of every GPU, by UUID."""
+        self.all_types: dict[str, tuple[CardType, ...]] = {}
+        """Of every node, whatever is done with its GPUs."""
         self.unknown = False
         """Some GPU's use is not known."""
         gpus: dict[str, list[SlicedGpu]] = {}
@@ -136,15 +172,20 @@ class Yard:
             else:
                 for gpu in there:
                     self._type_of(gpu)
+            self.all_types[node.name] = tuple(self._type_of(gpu) for gpu in there)
         self.number = {host.name: n for n, host in enumerate(self.hosts)}
 
     def _type_of(self, gpu: SlicedGpu) -> CardType:
-        key = gpu.gpu_type, gpu.memory_mib, gpu.sm, gpu.geometry
+        geometry = gpu.geometry
+        kind = None if geometry is None else self._kinds.get(id(geometry))
+        if geometry is not None and kind is None:
+            kind = self._kinds[id(geometry)] = kind_of(geometry)
+        key = gpu.gpu_type, gpu.memory_mib, gpu.sm, kind
         found = self._types.get(key)
         if found is None:
-            kind = None if gpu.geometry is None else kind_of(gpu.geometry)
             found = self._types[key] = CardType(len(self.card_types), gpu.gpu_type, gpu.memory_mib, gpu.sm, kind)
             self.card_types.append(found)
+        self.type_of[gpu.uuid] = found
         return found
 
     def _host(self, node: SliceNode, gpus: Iterable[SlicedGpu], snapshot: SliceSnapshot) -> Host:

@@ -21,6 +21,9 @@ WARM_WORTH = 20.0
 WARM_COST = 1.0
 """The same for a warm one that is destroyed."""
 
+TURN = 2
+"""The stage at which GPUs change their use."""
+
 Score = tuple[int, int, float, float]
 """(how late the job names the card's type, stage, thousandths of GPUs lost, thousandths left on the node)."""
 
@@ -152,14 +155,14 @@ class Site:
                     continue
                 numbers[at] = self.mix.number(card, *state)
                 lost = self.mix.host(host, numbers, request.cpus, request.memory_mib) - worth
-                key = late, card.stage, round(lost, 6)
+                key = late, _stage(card, request), round(lost, 6)
                 if best is None or key < best[0]:
                     best = key, worth, pick, state
             numbers[at] = kept
         return None if best is None else ((*best[0], best[1]), best[2], best[3])
 
     def _usable(self, card: Card, request: Request, stage: int) -> bool:
-        if card.stage > stage:
+        if card.stage > stage or card.closing:
             return False
         number = card.card_type.number
         known = request.wish.profiles if request.use is GpuUse.MIG else request.wish.shares
@@ -167,7 +170,12 @@ class Site:
             return False
         if card.use is None:
             return number not in self.closed
-        return card.use is request.use or (stage > 1 and card.empty and card.stage == 0)
+        return card.use is request.use or (stage >= TURN and card.empty and card.stage == 0)
+
+
+def _stage(card: Card, request: Request) -> int:
+    """An empty card in another use is as far from use as an idle GPU."""
+    return card.stage if card.use is None or card.use is request.use else TURN
 
 
 def _ways(

@@ -75,7 +75,7 @@ class Mix:
 
     def now(self, card: Card) -> int:
         """The number of what the card is worth as it is."""
-        return self.number(card, card.use, card.mig, card.shared)
+        return self.number(card, None if card.closing else card.use, card.mig, card.shared)
 
     def host(self, host: Host, numbers: Iterable[int], cpus: int = 0, memory_mib: int = 0) -> float:
         """Thousandths of GPUs that are lost on a node with cards of these worths, and so much less beside them."""

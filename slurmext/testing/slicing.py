@@ -1,0 +1,49 @@
+"""GPUs of real kinds for slice planning, without any driver: `gpus("n1", "h100", 4)`."""
+
+from __future__ import annotations
+
+from slurmext.model.slicing import Geometry, GpuUse, Profile, SlicedGpu
+from slurmext.testing.nvml.cards import card_of
+
+
+def geometry(gpu_type: str) -> Geometry | None:
+    """What cards of that type can be cut into, as NVML would report it; None for those that cannot."""
+    card = card_of(gpu_type)
+    if not card.mig:
+        return None
+    return Geometry(
+        memory_units=card.memory_units,
+        compute_slices=card.compute_slices,
+        profiles=tuple(
+            Profile(
+                name=row.name,
+                profile_id=row.id,
+                memory_units=row.units,
+                compute_slices=row.slices,
+                memory_mib=row.memory_mib,
+                sm=row.sm,
+                starts=row.starts,
+                most=row.most,
+                automatic="+" not in row.name and not row.name.endswith("-me"),
+            )
+            for row in card.profiles
+        ),
+    )
+
+
+def gpus(node: str, gpu_type: str, count: int, use: GpuUse = GpuUse.MIG) -> tuple[SlicedGpu, ...]:
+    """`count` empty GPUs of a node, with UUIDs such as `n1-0`."""
+    card, cut = card_of(gpu_type), geometry(gpu_type)
+    return tuple(
+        SlicedGpu(
+            node=node,
+            uuid=f"{node}-{minor}",
+            minor=minor,
+            gpu_type=gpu_type,
+            use=use,
+            memory_mib=card.memory_mib,
+            sm=card.sm,
+            geometry=cut,
+        )
+        for minor in range(count)
+    )
