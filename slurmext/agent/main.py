@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slurmext import __version__
+from slurmext.adapters.devices import NvidiaDevices
 from slurmext.adapters.munge import MungeAuth
-from slurmext.adapters.nvml import NvmlDriver
+from slurmext.adapters.nvml import NvmlDriver, NvmlSliceDriver
+from slurmext.adapters.slurm_cli.runner import SlurmRunner
 from slurmext.adapters.tcp.orders import EndJob
 from slurmext.agent import handlers
 from slurmext.agent.ending import end_job
@@ -28,6 +30,8 @@ from slurmext.agent.jobs import JobTable, jobs_with_processes
 from slurmext.agent.node import Node
 from slurmext.agent.notes import Notes
 from slurmext.agent.server import Peer, UnixServer
+from slurmext.agent.slices.service import Slices
+from slurmext.agent.slurm import SlurmHere
 from slurmext.agent.spool import EventSpool
 from slurmext.config.site import SiteConfig, load_site
 from slurmext.errors import SlurmextError
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from slurmext.adapters.tcp.orders import Order
-    from slurmext.ports import GpuDriver
+    from slurmext.ports import DeviceAccess, GpuDriver, SliceDriver
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,8 @@ class Agent:
         munge: MungeAuth | None = None,
         trusted_uids: Iterable[int] | None = None,
         driver: GpuDriver | None = None,
+        slice_driver: SliceDriver | None = None,
+        access: DeviceAccess | None = None,
     ) -> None:
         run_dir = own_directory(site.run_dir, 0o755)
         spool_dir = own_directory(own_directory(site.agent.spool_dir, 0o700) / node, 0o700)
@@ -74,6 +80,20 @@ class Agent:
             sample_s=site.agent.sample_s,
             busy_percent=site.agent.busy_percent,
         )
+        here = SlurmHere(SlurmRunner(site.slurm.bin_dir, site.slurm.conf, timeout_s=10), node)
+        self.slices = Slices(
+            site.agent.slices,
+            node=node,
+            run_dir=run_dir,
+            spool_dir=spool_dir,
+            events=events,
+            driver=slice_driver or NvmlSliceDriver(),
+            access=access or NvidiaDevices(),
+            with_processes=jobs_with_processes,
+            in_slurm=here.jobs,
+            name_of=here.name_of,
+            sample_s=site.agent.sample_s,
+        )
         self.node = Node(
             name=node,
             jobs=jobs,
@@ -82,6 +102,8 @@ class Agent:
             socket_path=str(public),
             trusted_uids=frozenset(uids if trusted_uids is None else trusted_uids),
             controller_since_s=lambda: self.forwarder.connected_since_s,
+            slices=self.slices,
+            take_notes=lambda: self._notes.take_all(),  # noqa: PLW0108  made below
         )
         self.forwarder = Forwarder(
             events,
@@ -104,9 +126,11 @@ class Agent:
         for job in self.node.jobs.retain(jobs_with_processes(), started_before_s=time.time() - SETTLE_S):
             log.info("job %d ended while no agent ran", job.job_id)
             self.node.events.add("job_end", job_id=job.job_id, uid=job.uid, inferred=True)
+        self.slices.begin()
         for server in self._servers:
             server.start()
         self._notes.start()
+        self.slices.start()
         self.gpus.start()
         self.forwarder.start()
         # From now on hooks leave notes instead of asking.
@@ -118,6 +142,7 @@ class Agent:
         for server in self._servers:
             server.stop()
         self._notes.stop()
+        self.slices.stop()
         self.gpus.stop()
         self.forwarder.stop()
         if self._lock >= 0:
@@ -130,9 +155,12 @@ class Agent:
     def _obey(self, order: Order) -> None:
         if isinstance(order, EndJob):
             end_job(order.job_id, started_before_s=order.started_before_s, cluster=self._cluster)
+        else:
+            self.slices.obey(order)
 
     def _hello(self) -> dict[str, object]:
         jobs = [job.job_id for job in self.node.jobs.all()]
+        self.slices.announce()
         return {"version": __version__, "jobs": jobs[:4000], "started_s": self.node.started_s}
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from slurmext.agent.jobs import JobTable
     from slurmext.agent.server import Peer
+    from slurmext.agent.slices.service import Slices
     from slurmext.agent.spool import EventSpool
 
 
@@ -32,6 +33,8 @@ class Node:
     started_s: float = field(default_factory=time.time)
     controller_since_s: Callable[[], float | None] = lambda: None
     gpu_states: Callable[[], Mapping[int, str]] = dict
+    slices: Slices | None = None
+    take_notes: Callable[[], object] = lambda: None
 
 
 def only_trusted(node: Node, peer: Peer) -> None:

@@ -38,6 +38,7 @@ class Notes:
         self._folder = folder
         self._node = node
         self._take = take
+        self._taking = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="notes", daemon=True)
 
@@ -55,6 +56,10 @@ class Notes:
 
     def take_all(self) -> bool:
         """Take in every finished note; True when an unfinished one is left for later."""
+        with self._taking:
+            return self._take_all()
+
+    def _take_all(self) -> bool:
         unfinished = False
         for path, written_s, (job_id, restarts, op) in self._waiting():
             request = _read(path)

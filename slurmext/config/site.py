@@ -94,6 +94,26 @@ class DaemonSite(_Strict):
     )
 
 
+class SlicesSite(_Strict):
+    """Slices of GPUs on each node."""
+
+    warm_s: Annotated[float, Field(ge=0)] = Field(
+        600, description="Seconds a freed MIG instance is kept for the next job with its profile and place; 0 = never."
+    )
+    warm_most: Annotated[int, Field(ge=0)] = Field(4, description="How many of them are kept on one GPU.")
+    mps_control: AbsolutePath = Field(
+        Path("/usr/bin/nvidia-cuda-mps-control"), description="The program that MPS shares are made with."
+    )
+    mps_protocol: Literal["auto", "classic", "v3"] = Field(
+        "auto", description="How it is spoken to: auto = MPS v3 where the driver has it."
+    )
+    share_over_memory: Literal["end", "warn"] = Field(
+        "end",
+        description="What happens to a job whose processes together use more memory than its share: end = its largest "
+        "process is killed; warn = it is only told to the controller.",
+    )
+
+
 class AgentSite(_Strict):
     """The agent on each node."""
 
@@ -112,6 +132,7 @@ class AgentSite(_Strict):
     busy_percent: Annotated[float, Field(gt=0, le=100)] = Field(
         1, description="Utilisation from which a GPU counts as working; below it is idle."
     )
+    slices: SlicesSite = SlicesSite()  # pyright: ignore[reportCallIssue]
 
 
 class ManagedSite(_Strict):

@@ -1,4 +1,4 @@
-"""The hook client: `python3 -I -S client.py prolog|epilog SOCKET DEADLINE_S LOG`.
+"""The hook client: `python3 -I -S client.py prolog|epilog|task SOCKET DEADLINE_S LOG`.
 
 Asks the node's agent over its unix socket. Whatever goes wrong (no agent, a slow one, garbage, a fault here) ends in
 exit status 0 and one log line, because a prolog that fails drains the node. Status FINDING, which only the wrapper

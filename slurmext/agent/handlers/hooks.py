@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from slurmext.agent.server import Peer
 
 MAX_UID = (1 << 32) - 2
+SLICE_OPTIONS = ("SPANK_SLURMEXT_GPU_SLICE", "SPANK_SLURMEXT_GPU_SHARE", "SPANK_SLURMEXT_GPU_MEM",
+                 "SPANK_SLURMEXT_GPU_COMPUTE")  # fmt: skip
+"""A job that has one of these must not start without its slices, whether or not they were reserved here."""
 
 
 def prolog(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,9 +34,14 @@ def prolog(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]
         ckpt=text(env, "SPANK_SLURMEXT_CKPT"),
         ckpt_dir=text(env, "SPANK_SLURMEXT_CKPT_DIR"),
     )
+    if "at_s" not in request:
+        node.take_notes()  # among them may be the epilog of this job's run before
     node.jobs.start(job)
     node.events.add("job_start", job_id=job_id, uid=uid, restarts=job.restarts, gpus=job.gpus,
                     at_s=job.started_s)  # fmt: skip
+    if node.slices is not None:
+        wanted = any(text(env, name) for name in SLICE_OPTIONS)
+        node.slices.prolog(job_id, uid, restarts=job.restarts if restarts.isdecimal() else None, wanted=wanted)
     return {}
 
 
@@ -42,6 +50,8 @@ def epilog(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]
     only_trusted(node, peer)
     job_id, uid, env = _hook(node, request)
     node.jobs.end(job_id)
+    if node.slices is not None:
+        node.slices.epilog(job_id)
     exit_code = text(env, "SLURM_JOB_EXIT_CODE2", longest=20)
     node.events.add("job_end", job_id=job_id, uid=uid, exit_code=exit_code, at_s=_at_s(request))
     return {}
