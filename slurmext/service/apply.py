@@ -17,9 +17,11 @@ from slurmext.model.state import (
     ActionRecord,
     ActionState,
     CheckpointRecord,
+    Intent,
     JobKey,
 )
 from slurmext.ports import Actuator, Clock, ClusterReader, Store
+from slurmext.service import chain
 from slurmext.service.budget import requeues_left
 from slurmext.service.deadlines import Deadlines, ledger_line, number
 from slurmext.service.handover import handovers
@@ -83,6 +85,8 @@ class Applier:
         self._robbed = set[str]()
         self._first = set[int]()
         self._firsts_left = 0
+        self.linked = set[chain.Told]()
+        """Runs near their time limit that were told to save (`--ckpt=…,chain`)."""
         self._left_s = dict[str, float]()  # beneficiary -> when its victims were last seen leaving
 
     # what a plan asks for
@@ -95,6 +99,7 @@ class Applier:
         intents = intents_of(
             plan, observation, policy, open_actions, now=now, guard_s=self._guard_s, requeues_left=left
         )
+        intents += self._links(observation, open_actions, now, float(policy.settings.grace_s))
         fences = fences_of(plan, observation, open_actions, now)
         if {(f.beneficiary, tuple(sorted(f.placement.items()))) for f in fences} != {
             (f.beneficiary, tuple(sorted(f.placement.items()))) for f in self._store.fences()
@@ -113,6 +118,16 @@ class Applier:
         self._crash("intents recorded")
         self._begin(token, actions, observation)
         return len(actions)
+
+    def _links(
+        self, observation: Observation, open_actions: Sequence[ActionRecord], now: float, grace_s: float
+    ) -> list[Intent]:
+        """Jobs whose time limit is near and who asked to go on in another run."""
+        runs = {(known.key, known.record.start_s) for known in observation.known.values()}
+        self.linked &= runs
+        intents = chain.links(observation, open_actions, self.linked, now=now, grace_s=grace_s)
+        self.linked |= {run for run in runs if run[0] in {intent.job for intent in intents}}
+        return intents
 
     def _begin(self, token: int, actions: Sequence[ActionRecord], observation: Observation) -> None:
         """Do what was just written down, gentle first."""
@@ -291,6 +306,10 @@ class Applier:
             ):
                 return [(action, {"confirmed_s": checkpoint.confirmed_s, "step": checkpoint.step})]
             if now >= number(action, "deadline_s"):
+                if chain.is_link(action) and not chain.saved_in_run(action, checkpoint):
+                    why = "it saved nothing in this run, and another would only repeat it: its time limit ends it"
+                    self._advance(token, action, ActionState.ABANDONED, why)
+                    return []
                 return [(action, {})]
         elif record.state is JobState.PENDING and record.held:
             self._finish(token, action, "requeued and held", now)
@@ -361,7 +380,7 @@ class Applier:
         """Close an eviction and write the victim's ledger."""
         self.deadlines.forget(action)
         written = any(line.ended_s >= action.created_s for line in self._store.preemptions(job_id=action.job.job_id))
-        if message != "ended by itself" and not written:
+        if message != "ended by itself" and not written and not chain.is_link(action):
             self._store.record_preemption(token, ledger_line(action, now))
             self._crash("ledger written")
         self._advance(token, action, ActionState.DONE, message)

@@ -18,7 +18,9 @@ from slurmext.policy.invariants.over_time import Look
 from slurmext.policy.past_use import borrowed, faded
 from slurmext.policy.planner import Planner
 from slurmext.ports import Clock, ClusterReader, Store
+from slurmext.service import chain
 from slurmext.service.apply import Applier
+from slurmext.service.failures import FailureWatch
 from slurmext.service.idleness import remembered
 from slurmext.service.look import look_of
 from slurmext.service.notices import first_told, notices_of, over
@@ -80,6 +82,7 @@ class Controller:
         self._seen = frozenset[JobKey]()
         self._use_saved_s = 0.0
         self.tidying = Tidying()
+        self.failures = FailureWatch(store)
         self.last: tuple[Observation, Plan] | None = None
 
     def run(self, token: int) -> CycleResult:
@@ -103,6 +106,8 @@ class Controller:
         if before and not self._shadow:
             self._applier.hold_requeued()
         self._store.save_jobs(token, job_rows(observation, decided.reasons, said, view.read_s))
+        if policy.version and not self._shadow:
+            self.failures.see(token, observation, view.read_s)
         self.last = observation, decided
         keys = frozenset(known.key for known in observation.known.values())
         new, self._seen = len(keys - self._seen), keys
@@ -125,6 +130,9 @@ class Controller:
                 _next_time(observation.snapshot, decided),
                 self.tidying.next_s(policy, self._clock.now()),
                 self._applier.deadlines.next_s(still_open, began_at),
+                chain.next_s(
+                    observation, self._applier.linked, now=self._clock.now(), grace_s=float(policy.settings.grace_s)
+                ),
             ),
             rpcs=view.rpcs,
             new_jobs=new,
