@@ -18,6 +18,7 @@ from apscheduler.triggers.cron import CronTrigger
 
 if TYPE_CHECKING:
     from slurmext.config.policy_document import QueueDocument, WindowDocument
+    from slurmext.config.slices import PoolWindowDocument
     from slurmext.config.yaml_errors import Loc
 
 HOUR_S, DAY_S = 3600, 86400
@@ -116,7 +117,7 @@ class Window:
     path: str
     position: int
     loc: Loc
-    document: WindowDocument
+    document: WindowDocument | PoolWindowDocument
     zone: ZoneInfo
 
     def spans(self, from_s: float, until_s: float) -> Iterator[tuple[float, float]]:

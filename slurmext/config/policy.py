@@ -11,6 +11,7 @@ from slurmext.config.names import is_template
 from slurmext.config.policy_document import OverMax, PolicyDocument, QueueDocument, SettingsDocument
 from slurmext.config.quota import ANY_NAME, resolve_queues
 from slurmext.config.schedule import Schedule
+from slurmext.config.slices import slice_settings
 from slurmext.config.yaml_errors import ConfigError, Document, Loc, Problem, check, load_yaml, nearest
 from slurmext.errors import SlurmextError
 from slurmext.model.policy import Policy, QueueRule, child_of
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slurmext.model.queue import Queue
+    from slurmext.model.slicing import SliceSettings
     from slurmext.model.state import PolicyVersion
 
 _MOST_DEPTH = 8
@@ -82,6 +84,8 @@ class SitePolicy:
             timezone=knobs.timezone,
             defragment=Defragment(worth_s=knobs.defragment.worth_s, most_moves=knobs.defragment.most_moves),
             defragment_schedule=knobs.defragment.schedule,
+            slices=self.slices_at(time.time()),
+            slice_oom_retry=self.document.slices.oom_retry,
             queues=self.queues,
             paths=frozenset(self.by_path),
             leaves=frozenset(self.leaves),
@@ -99,6 +103,16 @@ class SitePolicy:
             ),
             max_requeues_per_cycle=knobs.max_requeues_per_cycle,
             max_requeues_per_hour=knobs.max_requeues_per_hour,
+        )
+
+    def slices_at(self, now_s: float) -> SliceSettings:
+        """What is in force of the slices section at that time."""
+        return slice_settings(
+            self.document.slices,
+            self.schedule.zone,
+            now_s,
+            preemption_budget=self.settings.preemption_budget,
+            near_end_s=self.settings.near_end_s,
         )
 
     def queues_at(self, now_s: float) -> tuple[Queue, ...]:

@@ -12,6 +12,7 @@ from slurmext.config.calendar import cron, zone_of
 from slurmext.config.names import Name, QueueName, Template, TypeName
 from slurmext.config.quota import Amount
 from slurmext.config.sizes import SizeDocument
+from slurmext.config.slices import SlicesDocument
 from slurmext.config.yaml_errors import nearest
 from slurmext.model.queue import FenceMode, PreDrain
 
@@ -351,6 +352,9 @@ class PolicyDocument(_Strict):
     queues: dict[QueueName, QueueNode] = Field(description="The queue tree.", min_length=1)
     sizes: dict[QueueName, SizeDocument] = Field(
         default={}, description="Request templates that users name with --size."
+    )
+    slices: Annotated[SlicesDocument, BeforeValidator(_nothing_is_empty)] = Field(
+        default=SlicesDocument(), description="Parts of GPUs: how many GPUs may be cut or shared, and when."
     )
 
 

@@ -19,15 +19,19 @@ from watchfiles import watch
 from slurmext.adapters.munge import MungeAuth
 from slurmext.adapters.tcp.agent_server import AgentServer
 from slurmext.adapters.tcp.orders import EndJob
+from slurmext.adapters.tcp.slice_orders import SliceOrders
 from slurmext.adapters.tcp.wire import AgentEvent
 from slurmext.config.policy import SitePolicy
 from slurmext.config.site import SiteConfig
+from slurmext.config.slice_table import slices_tsv
 from slurmext.config.submit_table import NameService, queues_tsv
 from slurmext.daemon.gpu_events import GPU_ACTIVITY, store_activity
 from slurmext.daemon.monitor import Monitor
 from slurmext.daemon.query_server import SOCKET_NAME, QueryServer
+from slurmext.daemon.slice_events import take_in
 from slurmext.errors import SlurmextError, SlurmUnavailable, StoreConflict, StoreUnavailable
 from slurmext.model.plan import Plan
+from slurmext.model.slicing import SlicedGpu
 from slurmext.model.snapshot import Snapshot
 from slurmext.model.state import CheckpointRecord, Event, Lease
 from slurmext.service import bootstrap
@@ -74,6 +78,8 @@ class Daemon:
             on_policy=self._write_queues,
             on_look=self._monitor and self._monitor.see,
             end_left=self._end_left,
+            slice_agents=SliceOrders(lambda: self._agents),
+            on_cards=self._write_slices,
         )
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -284,6 +290,10 @@ class Daemon:
         if not self._site.daemon.shadow:
             _write(self._site.run_dir / "queues.tsv", queues_tsv(policy, _NAMES))
 
+    def _write_slices(self, cards: Collection[SlicedGpu]) -> None:
+        if cards and not self._site.daemon.shadow:
+            _write(self._site.run_dir / "slices.tsv", slices_tsv(cards))
+
     def _refresh_queues(self) -> None:
         """Groups get new members without anybody applying a policy."""
         if self._lease is not None and self._site_policy is not None:
@@ -295,6 +305,11 @@ class Daemon:
         job_id = None if event.job_id is None else self._controller.slurm_id(str(event.job_id))
         if event.event == GPU_ACTIVITY:
             if job_id is not None and store_activity(self._store, event, job_id, time.time()):
+                self._wake.set()
+            return
+        known = take_in(self._store, event, job_id, time.time())
+        if known is not None:
+            if known:
                 self._wake.set()
             return
         stored = Event(

@@ -23,6 +23,7 @@ from slurmext.config.policy_document import (
 from slurmext.config.quota import Share
 from slurmext.config.site import AgentSite, DaemonSite, ManagedSite, OptionsSite, SiteConfig, SlurmSite
 from slurmext.config.sizes import SizeDocument
+from slurmext.config.slices import PoolDocument, PoolWindowDocument, SlicesDocument
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,6 +85,9 @@ def policy_page() -> str:
         ("queues.NAME.users.USER, queues.NAME.groups.GROUP, queues.NAME.each_user", UserDocument),
         ("queues.NAME.acl", AclDocument),
         ("sizes.NAME", SizeDocument),
+        ("slices", SlicesDocument),
+        ("slices.pools.TYPE", PoolDocument),
+        ("slices.pools.TYPE.calendar", PoolWindowDocument),
     )
     return POLICY_HEAD.replace("{example}", example) + "".join(_tables(parts))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from slurmext.model.job import JobState, Placement
 from slurmext.model.node import Node
@@ -13,7 +14,9 @@ class Annotation:
     """What the user asked of slurmext, as job_submit wrote it into the job's admin comment.
 
     `held` is False for a job that was let through unheld because the daemon was not there; `user_hold` is True for
-    one submitted with --hold, which waits for its user to release it.
+    one submitted with --hold, which waits for its user to release it. A part of a GPU is `slice_count` (None: one for
+    each task of a node) times `slice_profile`, or a share of `share_pct` with `gpu_mem_mib`, or whatever has
+    `gpu_mem_mib` and `gpu_compute_pct`.
     """
 
     queue: str | None = None
@@ -21,9 +24,21 @@ class Annotation:
     ckpt_dir: str | None = None
     types: tuple[str, ...] = ()
     gang_min: int | None = None
+    slice_profile: str | None = None
+    slice_count: int | None = None
+    gpu_mem_mib: int | None = None
+    gpu_compute_pct: int | None = None
+    share_pct: int | None = None
+    oom_retry: bool = False
     preemptible: bool = True
     held: bool = True
     user_hold: bool = False
+
+    @property
+    def sliced(self) -> bool:
+        """Whether the job runs on parts of GPUs."""
+        asked = (self.slice_profile, self.gpu_mem_mib, self.gpu_compute_pct, self.share_pct)
+        return any(part is not None for part in asked)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +47,8 @@ class JobRecord:
 
     `slurm_id` is what Slurm's commands take (`12`, `12_4`); `raw_id` is SLURM_JOB_ID inside the job;
     `reason` is Slurm's own pending reason; `batch` is False
-    for srun and salloc, which cannot be requeued; `het` marks a component of a heterogeneous job.
+    for srun and salloc, which cannot be requeued; `het` marks a component of a heterogeneous job. `nodes`, `cpus` and
+    `memory_mib` are what it asks for or has in all, `all_tasks` its tasks as its user counts them.
     """
 
     slurm_id: str
@@ -50,6 +66,10 @@ class JobRecord:
     tasks: int = 1
     tasks_per_node: int | None = None
     types: tuple[str, ...] = ()
+    nodes: int = 1
+    all_tasks: int = 1
+    cpus: int = 0
+    memory_mib: int = 0
     submit_s: int = 0
     eligible_s: int | None = None
     start_s: int | None = None
@@ -71,13 +91,23 @@ class JobRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRoom:
+    """What of a node no job has, besides GPUs; None: not known or not limited. `partitions` are those it is in."""
+
+    cpus: int | None = None
+    memory_mib: int | None = None
+    partitions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterView:
     """One batched read. `read_s` is when it was asked for (Unix seconds); `ended` are jobs Slurm still remembers;
-    `rpcs` counts Slurm commands spent on it.
+    `rpcs` counts Slurm commands spent on it, `room` is what nodes have left.
     """
 
     read_s: float
     nodes: tuple[Node, ...] = ()
     jobs: tuple[JobRecord, ...] = ()
     ended: tuple[JobRecord, ...] = ()
+    room: Mapping[str, NodeRoom] = field(default_factory=dict[str, NodeRoom])
     rpcs: int = 0

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from slurmext.model.queue import Queue
+from slurmext.model.slicing import SliceSettings
 from slurmext.model.snapshot import Defragment, Settings
 
 PLACEHOLDERS = ("user", "account", "group", "partition")
@@ -50,6 +51,8 @@ class Policy:
     timezone: str = "UTC"
     defragment: Defragment = Defragment()
     defragment_schedule: str | None = None
+    slices: SliceSettings = SliceSettings()
+    slice_oom_retry: bool = False
     queues: tuple[Queue, ...] = ()
     paths: frozenset[str] = frozenset()
     leaves: frozenset[str] = frozenset()

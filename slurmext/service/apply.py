@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import cast
 
@@ -115,6 +116,14 @@ class Applier:
             "policy": policy.version,
         }
         actions = self._store.record_plan(token, now, summary, intents)
+        self._crash("intents recorded")
+        self._begin(token, actions, observation)
+        return len(actions)
+
+    def carry_out(self, token: int, intents: Sequence[Intent], observation: Observation) -> int:
+        """Write intents that another plan asks for and begin each. Returns how many."""
+        counts = Counter(intent.kind.value for intent in intents)
+        actions = self._store.record_plan(token, self._clock.now(), dict(counts), intents)
         self._crash("intents recorded")
         self._begin(token, actions, observation)
         return len(actions)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from slurmext.adapters.slurm_cli.actuator import SlurmActuator
 from slurmext.adapters.slurm_cli.reader import SlurmReader
@@ -11,11 +13,14 @@ from slurmext.adapters.slurm_cli.runner import SlurmRunner
 from slurmext.adapters.unix_groups import UnixGroups
 from slurmext.config.policy import SitePolicy
 from slurmext.config.site import SiteConfig
+from slurmext.model.slicing import SlicedGpu
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.invariants.over_time import Look
-from slurmext.ports import Store
+from slurmext.ports import SliceAgents, Store
 from slurmext.service.apply import Applier, EndLeft
 from slurmext.service.cycle import Controller
+from slurmext.service.slices.desk import SliceDesk
+from slurmext.service.slices.nobody import NoAgents
 
 
 class SystemClock:
@@ -45,17 +50,30 @@ def controller(
     on_policy: Callable[[SitePolicy], None] = lambda _policy: None,
     on_look: Callable[[Look], None] | None = None,
     end_left: EndLeft = lambda _nodes, _raw_id, _before_s: None,
+    slice_agents: SliceAgents | None = None,
+    on_cards: Callable[[Collection[SlicedGpu]], None] = lambda _cards: None,
 ) -> Controller:
     """The cycle over the site's real Slurm."""
     runner, clock = slurm_runner(site), SystemClock()
-    reader = SlurmReader(runner, clock)
+    reader, actuator = SlurmReader(runner, clock), SlurmActuator(runner, holder=_holder(site))
     applier = Applier(
         store=store,
         reader=reader,
-        actuator=SlurmActuator(runner),
+        actuator=actuator,
         clock=clock,
         guard_s=site.daemon.heartbeat_stale_s,
         end_left=end_left,
+    )
+    desk = SliceDesk(
+        store=store,
+        applier=applier,
+        actuator=actuator,
+        reader=reader,
+        placeholders=actuator,
+        agents=NoAgents() if slice_agents is None else slice_agents,
+        clock=clock,
+        owners={0, *_uids(site.slurm.user)},
+        on_cards=on_cards,
     )
     return Controller(
         store=store,
@@ -66,7 +84,20 @@ def controller(
         on_policy=on_policy,
         groups_of=UnixGroups(),
         on_look=on_look,
+        slices=desk,
     )
+
+
+def _uids(user: str) -> set[int]:
+    try:
+        return {pwd.getpwnam(user).pw_uid}
+    except KeyError:
+        return set()
+
+
+def _holder(site: SiteConfig) -> str | None:
+    """Who placeholder jobs run as: SlurmUser, where we may choose."""
+    return site.slurm.user if os.geteuid() == 0 and _uids(site.slurm.user) else None
 
 
 def current_snapshot(site: SiteConfig) -> Snapshot:

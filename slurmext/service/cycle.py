@@ -26,6 +26,8 @@ from slurmext.service.look import look_of
 from slurmext.service.notices import first_told, notices_of, over
 from slurmext.service.observe import Memory, Observation, job_rows, observe
 from slurmext.service.policies import Policies
+from slurmext.service.slices.desk import SliceDesk, SliceResult
+from slurmext.service.slices.memory import SliceMemory
 from slurmext.service.tidying import Tidying
 
 log = logging.getLogger(__name__)
@@ -73,10 +75,12 @@ class Controller:
         on_policy: Callable[[SitePolicy], None] = lambda _policy: None,
         groups_of: Callable[[str], Sequence[str]] = lambda _user: (),
         on_look: Callable[[Look], None] | None = None,
+        slices: SliceDesk | None = None,
     ) -> None:
         self._store, self._reader, self._applier, self._clock = store, reader, applier, clock
         self._shadow, self._groups_of = shadow, groups_of
         self._on_look = on_look
+        self.slices = slices
         self._policies = Policies(store, on_policy)
         self._planner = Planner()
         self._seen = frozenset[JobKey]()
@@ -103,9 +107,14 @@ class Controller:
             self._remember_use(token, observation.snapshot, policy)
             began = self._applier.start(token, decided, observation, policy)
             self._tell(token, decided, observation)
+        sliced = SliceResult()
+        if self.slices is not None and policy.version and not self._shadow:
+            sliced = self.slices.run(token, policy, view, observation, decided)
+            began += sliced.began
         if before and not self._shadow:
             self._applier.hold_requeued()
-        self._store.save_jobs(token, job_rows(observation, decided.reasons, said, view.read_s))
+        reasons = {**decided.reasons, **sliced.reasons}
+        self._store.save_jobs(token, job_rows(observation, reasons, {**said, **sliced.messages}, view.read_s))
         if policy.version and not self._shadow:
             self.failures.see(token, observation, view.read_s)
         self.last = observation, decided
@@ -122,7 +131,7 @@ class Controller:
             took_s=self._clock.now() - began_at,
             jobs=len(keys),
             began=began,
-            open_actions=len(still_open),
+            open_actions=len(still_open) + sliced.busy,
             evicting=sum(bool(action.detail.get("beneficiary")) for action in victims) - leaving,
             leaving=leaving,
             ending=sum(job.state is JobState.COMPLETING for job in view.jobs),
@@ -193,6 +202,7 @@ class Controller:
             past_gpus={use.queue: use.gpus for use in self._store.past_use()} if policy.settings.past_factor else {},
             idleness=remembered(self._store, queues, preempted, now_s),
             fences=self._store.fences(),
+            slices=SliceMemory() if self.slices is None else self.slices.memory(now_s),
             not_before=_penalties(self._store.actions(since_s=now_s - _PENALTY_MEMORY_S, limit=1000), now_s),
         )
 

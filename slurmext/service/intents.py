@@ -152,7 +152,8 @@ def _releases(plan: Plan, observation: Observation, open_actions: Sequence[Actio
     ones where only the large one fits.
     """
     fenced = bool(plan.fence or observation.snapshot.fences) or any(
-        action.kind is ActionKind.RELEASE and action.detail.get("nodes") for action in open_actions
+        action.kind is ActionKind.RELEASE and action.detail.get("nodes") and action.detail.get("placement")
+        for action in open_actions
     )
     jobs = {job.id: job for job in observation.snapshot.jobs}
     mixed = _are_mixed(plan, open_actions)

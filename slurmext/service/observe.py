@@ -13,10 +13,14 @@ from slurmext.model.job import Job, JobState, NodeGpus, Placement
 from slurmext.model.plan import Reason
 from slurmext.model.policy import Policy
 from slurmext.model.queue import Queue
+from slurmext.model.slicing import SliceJob
 from slurmext.model.snapshot import Fence, Snapshot
 from slurmext.model.state import ActionKind, ActionRecord, ActionState, CheckpointRecord, JobKey, JobRow, StoredFence
 from slurmext.service.idleness import Idleness, about, with_idleness
 from slurmext.service.reason_history import with_reason
+from slurmext.service.slices.hosts import hosts
+from slurmext.service.slices.memory import SliceMemory, placeholder_jobs, usage_jobs
+from slurmext.service.slices.world import slice_job
 
 _CKPT = re.compile(r"^(?:SIG)?(?P<signal>[A-Z][A-Z0-9+\-]*)@(?P<seconds>\d+)$")
 _AUTO_SIGNAL = "USR1"
@@ -37,6 +41,7 @@ class Memory:
     not_before: Mapping[JobKey, tuple[float, str]]
     idleness: Idleness = Idleness()
     past_gpus: Mapping[str, float] = field(default_factory=dict[str, float])
+    slices: SliceMemory = field(default_factory=SliceMemory)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +62,16 @@ class Known:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """A snapshot and the way back from its job ids to Slurm. `rivals`: jobs outside all queues wait in Slurm, too."""
+    """A snapshot and the way back from its job ids to Slurm. `rivals`: jobs outside all queues wait in Slurm, too.
+
+    `slices` are the jobs of slices. They are `known`, but in the snapshot only as what their queues use.
+    """
 
     snapshot: Snapshot
     known: Mapping[str, Known]
     ended: tuple[JobRow, ...] = ()
     rivals: bool = False
+    slices: tuple[SliceJob, ...] = ()
 
 
 def checkpoint_signal(ckpt: str | None, grace_s: float) -> tuple[str, float] | None:
@@ -94,8 +103,13 @@ def observe(
     evictions = {a.job: a for a in memory.open_actions if a.kind is ActionKind.EVICT}
     known = dict[str, Known]()
     jobs = list[Job]()
+    slices = list[SliceJob]()
     unmanaged = Counter[str]()
+    placeholders = dict[str, bool]()
     for record in view.jobs:
+        if record.slurm_id in memory.slices.placeholders:
+            placeholders[record.slurm_id] = record.state is not JobState.PENDING
+            continue
         if not _managed(record):
             for part in record.placement:
                 unmanaged[part.node] += part.gpus
@@ -116,7 +130,12 @@ def observe(
         )
         job = _job(record, key, queue, release, evictions.get(key), memory, now_s)
         named = everybody.named(record.user, limited) if limited else ()
-        jobs.append(replace(job, groups=named) if named else job)
+        job = replace(job, groups=named) if named else job
+        if record.annotation is not None and record.annotation.sliced:
+            required = hosts(known[record.slurm_id].first_nodes)
+            slices.append(slice_job(job, record, memory.slices.by_job.get(key, ()), nodes=required))
+        else:
+            jobs.append(job)
     nodes = tuple(replace(node, gpus=max(0, node.gpus - unmanaged[node.name])) for node in view.nodes)
     pending = {job.id for job in jobs if job.state is JobState.PENDING}
     fences = tuple(
@@ -124,7 +143,8 @@ def observe(
         for fence in memory.fences
         if fence.beneficiary.job_id in pending
     )
-    queues = (*policy.queues, *_dynamic_queues(jobs, policy))
+    jobs += [*usage_jobs(memory.slices), *placeholder_jobs(memory.slices, placeholders)]
+    queues = (*policy.queues, *_dynamic_queues((*jobs, *slices), policy))
     rules = {queue.path: queue.idle for queue in queues if queue.idle is not None}
     told = about(memory.idleness, evictions.values()) if rules else frozenset[str]()
     if told:
@@ -153,7 +173,8 @@ def observe(
         past_gpus=memory.past_gpus,
     )
     rivals = any(_rival(record) for record in view.jobs)
-    return Observation(snapshot=snapshot, known=known, ended=_ended(view, known, memory.rows, now_s), rivals=rivals)
+    ended = _ended(view, known, memory.rows, now_s)
+    return Observation(snapshot=snapshot, known=known, ended=ended, rivals=rivals, slices=tuple(slices))
 
 
 def _rival(record: JobRecord) -> bool:
@@ -162,7 +183,8 @@ def _rival(record: JobRecord) -> bool:
 
 
 def _managed(record: JobRecord) -> bool:
-    return record.annotation is not None and not record.het and record.gpus_per_task > 0
+    note = record.annotation
+    return note is not None and not record.het and (record.gpus_per_task > 0 or note.sliced)
 
 
 def _key(record: JobRecord, row: JobRow | None) -> JobKey:
@@ -208,7 +230,7 @@ def _removed(jobs: Sequence[Job], queues: Sequence[Queue], policy: Policy) -> di
     return found
 
 
-def _dynamic_queues(jobs: Sequence[Job], policy: Policy) -> list[Queue]:
+def _dynamic_queues(jobs: Sequence[Job | SliceJob], policy: Policy) -> list[Queue]:
     """Queues that exist because a job is in them."""
     paths = {job.queue for job in jobs} - policy.paths if policy.dynamic else ()
     found = (policy.dynamic_queue(path) for path in sorted(paths))
@@ -317,13 +339,21 @@ def _ended(
     return tuple(gone)
 
 
+def _nodes_of(job: Job | SliceJob) -> list[str]:
+    if isinstance(job, Job):
+        return [part.node for part in job.placement]
+    return sorted({place.node for place in job.places}) if job.state is not JobState.PENDING else []
+
+
 def job_rows(
     observation: Observation, reasons: Mapping[str, Reason], messages: Mapping[str, str], now_s: float
 ) -> list[JobRow]:
     """What the store shall know of the managed jobs after this cycle."""
     rows = list(observation.ended)
-    for job in observation.snapshot.jobs:
-        known = observation.known[job.id]
+    for job in (*observation.snapshot.jobs, *observation.slices):
+        known = observation.known.get(job.id)
+        if known is None:
+            continue  # stands for what slices use
         record = known.record
         rows.append(
             JobRow(
@@ -335,8 +365,8 @@ def job_rows(
                 state="released"
                 if record.state is JobState.PENDING and job.state is JobState.RUNNING
                 else record.state.value,
-                gpus=job.gpus,
-                nodes=",".join(part.node for part in job.placement),
+                gpus=job.gpus if isinstance(job, Job) else 0,
+                nodes=",".join(_nodes_of(job)),
                 reason=reasons[job.id].value if job.id in reasons else "",
                 message=messages.get(job.id, ""),
                 reasons=with_reason(known.reasons, reasons[job.id].value if job.id in reasons else "", now_s),

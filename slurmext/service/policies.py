@@ -44,7 +44,11 @@ class Policies:
             self._found = stored.version, in_force, _policy(stored, site, in_force, history, now_s)
         if new:
             self._on_policy(site)
-        return self._found[2]
+        policy, slices = self._found[2], site.slices_at(now_s)
+        if slices != policy.slices:
+            policy = replace(policy, slices=slices)
+            self._found = stored.version, in_force, policy
+        return policy
 
     def would_be(self, site: SitePolicy, now_s: float) -> Policy:
         """The policy as it would be if `site` were applied now."""

@@ -10,6 +10,7 @@ from slurmext.model.cluster import Annotation, ClusterView, JobRecord
 from slurmext.model.job import JobState, NodeGpus
 from slurmext.model.node import Node
 
+_ENDED = frozenset({"COMPLETED", "CANCELLED", "FAILED"})
 _HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING})
 
 
@@ -48,8 +49,13 @@ class FakeCluster:
         self._next += 1
         given = dict(more)
         noted = {
-            key: given.pop(key) for key in ("ckpt", "preemptible", "held", "user_hold", "gang_min") if key in given
-        }
+            key: given.pop(key)
+            for key in (
+                "ckpt", "preemptible", "held", "user_hold", "gang_min", "slice_profile", "slice_count", "gpu_mem_mib",
+                "gpu_compute_pct", "share_pct", "oom_retry", "types",
+            )
+            if managed and key in given
+        }  # fmt: skip
         annotation = Annotation(queue=queue, **noted) if managed else None  # type: ignore[arg-type]
         held = annotation is not None and annotation.held
         record = JobRecord(
@@ -92,7 +98,8 @@ class FakeCluster:
                 return
             free[node] -= record.gpus_per_task
             taken[node] += record.gpus_per_task
-        placement = tuple(NodeGpus(node=node, gpus=gpus) for node, gpus in taken.items() if gpus)
+        kept = (gpus for gpus in taken.items() if gpus[1] or (not record.gpus_per_task and gpus[0] in wanted))
+        placement = tuple(NodeGpus(node=node, gpus=gpus) for node, gpus in kept)
         self.records[job_id] = replace(
             record, state=JobState.RUNNING, slurm_state="RUNNING", start_s=int(self.now_s), placement=placement
         )
@@ -102,7 +109,7 @@ class FakeCluster:
     def read(self) -> ClusterView:
         """Everything."""
         self._require_up()
-        ended = [record for record in self.records.values() if record.slurm_state in {"COMPLETED", "CANCELLED"}]
+        ended = [record for record in self.records.values() if record.slurm_state in _ENDED]
         active = [record for record in self.records.values() if record not in ended]
         return ClusterView(read_s=self.now_s, nodes=self.nodes, jobs=tuple(active), ended=tuple(ended), rpcs=2)
 
@@ -158,7 +165,8 @@ class FakeCluster:
     def requeue(self, job_ids: Sequence[str]) -> Mapping[str, str]:
         """Completing, then pending; Slurm gives it a new submit time and its priority back."""
         self._require_up()
-        refused = {job_id: "job is not running" for job_id in job_ids if self._state(job_id) is not JobState.RUNNING}
+        states = (JobState.RUNNING,)
+        refused = {job_id: "job is not running" for job_id in job_ids if self._state(job_id) not in states}
         refused |= {job_id: "Requested operation is disabled" for job_id in job_ids if job_id in self.refuse_requeue}
         done = [job_id for job_id in job_ids if job_id not in refused]
         for job_id in done:
@@ -183,6 +191,20 @@ class FakeCluster:
         """Ends it."""
         self._require_up()
         self.end(job_id, "CANCELLED")
+
+    # Placeholders
+
+    def hold_gpu(self, name: str, node: str, gpu_type: str, partitions: Sequence[str]) -> str:
+        """A job of SlurmUser's that takes one GPU of the node."""
+        self._require_up()
+        del gpu_type, partitions
+        job_id = self.submit(None, gpus=1, managed=False, name=name, uid=0, user="slurm", required_nodes=node)
+        self.log.append(("hold_gpu", job_id))
+        return job_id
+
+    def unlimit(self, job_id: str) -> None:
+        """Only noted."""
+        self.log.append(("unlimit", job_id))
 
     def _act(self, what: str, job_id: str, **changes: object) -> None:
         self.log.append((what, job_id))

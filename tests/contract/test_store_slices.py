@@ -52,6 +52,7 @@ def test_a_slice_goes_on_only_from_where_it_is(store: Any, token: int) -> None:
     assert store.slices() == [other]
     ended = replace(live, state=SliceState.FREED, changed_s=1010, ended_s=1010)
     assert store.slices(active=False) == [ended, other]
+    assert store.slices(active=False, states=[SliceState.FREED]) == [ended]
     assert store.slices(active=False, since_s=1010.5) == [other]
 
 

@@ -723,8 +723,9 @@ def test_suggestions_name_the_users_own_dynamic_queue(controller: Controller) ->
 
 SLICES = (
     "card\th100\t81559\ncard\ta30\t24576\ncard\tl40\t46068\n"
-    "profile\t1g.10gb\th100\t9984\t56\nprofile\t3g.40gb\th100\t40448\t16\nprofile\t1g.6gb\ta30\t5952\t8\n"
-    "profile\t1g.23gb\tb200\t22528\t14\nprofile\t1g.23gb\tb200x\t20992\t14\ncard\tb200\t183359\n"
+    "profile\t1g.10gb\th100\t9984\t1\t56\nprofile\t3g.40gb\th100\t40448\t3\t16\n"
+    "profile\t1g.6gb\ta30\t5952\t1\t8\nprofile\t1g.23gb\tb200\t22528\t1\t14\n"
+    "profile\t1g.23gb\tb200x\t20992\t1\t14\ncard\tb200\t183359\n"
 )
 
 
@@ -816,7 +817,7 @@ def test_a_job_saved_from_outside_runs_under_what_saves_it(controller: Controlle
     outcome = controller.submit(options={"SLURMEXT_CKPT": "transparent"}, script="#!/bin/bash\ntrain 'a b'\n")
     assert outcome.code == 0
     head, _, own = outcome.set["script"].partition("#slurmext: the job's own script\\n")
-    assert "exec '/opt/slurmext/run it' \"$0\" \"$@\"" in head
+    assert 'exec \'/opt/slurmext/run it\' "$0" "$@"' in head
     assert own.startswith("#!/bin/bash")
     assert outcome.set["requeue"] == "1"
 

@@ -20,8 +20,10 @@ _REFUSED = re.compile(r"^(?P<why>.+?) for job (?P<job>\S+)$")
 class SlurmActuator:
     """Implements Actuator over Slurm's commands."""
 
-    def __init__(self, runner: SlurmRunner) -> None:
+    def __init__(self, runner: SlurmRunner, *, holder: str | None = None) -> None:
+        """`holder` is the user placeholder jobs run as (None: whoever we are)."""
         self._runner = runner
+        self._as_user = [] if holder is None else [f"--uid={holder}"]
         self._holding: list[tuple[frozenset[str], subprocess.Popen[bytes]]] = []
 
     def release(self, job_ids: Sequence[str]) -> Mapping[str, str]:
@@ -107,3 +109,22 @@ class SlurmActuator:
     def cancel(self, job_id: str) -> None:
         """Cancel."""
         self._runner.must("scancel", [job_id])
+
+    def hold_gpu(self, name: str, node: str, gpu_type: str, partitions: Sequence[str]) -> str:
+        """Submit a job that has one GPU of the node in Slurm's books and does nothing; returns its id.
+
+        One CPU and 1 MiB go with it. It is SlurmUser's, so that no user may end it, and never requeued.
+        """
+        gres = "gpu:1" if gpu_type == "gpu" else f"gpu:{gpu_type}:1"
+        words = [
+            "--parsable", f"--job-name={name}", f"--nodelist={node}", "--nodes=1", "--ntasks=1", "--cpus-per-task=1",
+            "--mem=1", f"--gres={gres}", "--no-requeue", f"--priority={_FIRST}", "--output=/dev/null",
+            "--error=/dev/null", "--input=/dev/null", "--chdir=/", "--export=NONE",
+            *([f"--partition={','.join(partitions)}"] if partitions else []),
+            *self._as_user, "--wrap=exec sleep infinity",
+        ]  # fmt: skip
+        return self._runner.must("sbatch", words).strip().partition(";")[0]
+
+    def unlimit(self, job_id: str) -> None:
+        """Let a job run without a time limit, beyond its partition's."""
+        self._runner.must("scontrol", ["update", f"JobId={job_id}", "TimeLimit=UNLIMITED"])

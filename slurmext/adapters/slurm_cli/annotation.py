@@ -20,13 +20,25 @@ def parse(comment: str) -> Annotation | None:
         if found:
             values.setdefault(key, unquote(value))
     gang_min = values.get("gang_min", "")
+    profile, _, count = values.get("slice", "").partition(":")
+    percent, _, memory = values.get("share", "").partition(",")
     return Annotation(
         queue=values.get("queue") or None,
         ckpt=values.get("ckpt") or None,
         ckpt_dir=values.get("ckpt_dir") or None,
         types=tuple(kind for kind in values.get("types", "").split(",") if kind),
         gang_min=int(gang_min) if gang_min.isdigit() else None,
+        slice_profile=profile or None,
+        slice_count=_number(count),
+        gpu_mem_mib=_number(memory or values.get("gpu_mem", "")),
+        gpu_compute_pct=_number(values.get("gpu_compute", "")),
+        share_pct=_number(percent),
+        oom_retry=values.get("oom") == "retry",
         preemptible=values.get("preempt") != "no",
         held=values.get("held") != "0",
         user_hold=values.get("user_hold") == "1",
     )
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None

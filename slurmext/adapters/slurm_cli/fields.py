@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -151,6 +152,18 @@ def gpus(text: str) -> tuple[int, tuple[str, ...]]:
             untyped += count
     # An allocation may name the total and its types side by side (gres/gpu=4,gres/gpu:h100=4).
     return max(untyped, typed), tuple(types)
+
+
+_TRES = re.compile(r"(?:^|,)(cpu|mem|node)=([0-9.]+)([KMGTP]?)")
+_UNIT_MIB = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2, "P": 1024**3}
+
+
+def tres(text: str, kind: str) -> int:
+    """The `cpu`, `node` (a number) or `mem` (MiB) of `cpu=4,mem=8G,node=2`; 0 where it is not said."""
+    for found in _TRES.finditer(text):
+        if found[1] == kind:
+            return math.ceil(float(found[2]) * (_UNIT_MIB[found[3] or "M"] if kind == "mem" else 1))
+    return 0
 
 
 def _split(text: str) -> Iterable[str]:

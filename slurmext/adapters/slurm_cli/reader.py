@@ -11,7 +11,7 @@ from dataclasses import replace
 from slurmext.adapters.slurm_cli import annotation, dependency, fields
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
 from slurmext.errors import SlurmRefused, SlurmUnavailable
-from slurmext.model.cluster import ClusterView, JobRecord
+from slurmext.model.cluster import ClusterView, JobRecord, NodeRoom
 from slurmext.model.job import HOLDING, JobState, NodeGpus, Placement
 from slurmext.model.node import Node
 from slurmext.ports import Clock
@@ -34,6 +34,7 @@ _FIELDS = (
     "tres-per-task",
     "NumTasks",
     "NumNodes",
+    "tres-alloc",
     "ReqNodes",
     "NodeList",
     "SubmitTime",
@@ -66,7 +67,7 @@ class SlurmReader:
         before = self._runner.calls
         read_s = self._clock.now()
         try:
-            nodes = self._nodes()
+            nodes, room = self._nodes()
             records = list(self._jobs())
         except SlurmRefused as refused:
             raise SlurmUnavailable(f"Slurm's answer could not be used: {refused}") from refused
@@ -80,17 +81,19 @@ class SlurmReader:
             nodes=nodes,
             jobs=tuple(active),
             ended=ended,
+            room=room,
             rpcs=self._runner.calls - before,
         )
 
-    def _nodes(self) -> tuple[Node, ...]:
+    def _nodes(self) -> tuple[tuple[Node, ...], dict[str, NodeRoom]]:
         text = self._runner.must("scontrol", ["--oneliner", "show", "node"])
-        nodes = list[Node]()
+        nodes, room = list[Node](), dict[str, NodeRoom]()
         for line in text.splitlines():
             values: dict[str, str] = dict(_KEY_VALUE.findall(line))
             if "NodeName" not in values:
                 continue
             count, types = fields.gpus(values.get("Gres", ""))
+            room[values["NodeName"]] = _room(values)
             nodes.append(
                 Node(
                     name=values["NodeName"],
@@ -101,7 +104,7 @@ class SlurmReader:
                     memory_mib=_number(values.get("RealMemory", "")),
                 )
             )
-        return tuple(nodes)
+        return tuple(nodes), room
 
     def find(self, job_ids: Collection[str]) -> Mapping[str, JobRecord]:
         """These jobs as Slurm has them now; jobs it no longer knows are left out."""
@@ -189,6 +192,10 @@ def _job(row: Mapping[str, str]) -> JobRecord:
         tasks=request[0],
         tasks_per_node=request[2],
         types=request[3],
+        nodes=_number(row["NumNodes"].split("-", 1)[0]) or 1,
+        all_tasks=_number(row["NumTasks"]) or 1,
+        cpus=fields.tres(row["tres-alloc"], "cpu"),
+        memory_mib=fields.tres(row["tres-alloc"], "mem"),
         submit_s=fields.unix_time(row["SubmitTime"]) or 0,
         eligible_s=fields.unix_time(row["EligibleTime"]),
         start_s=fields.unix_time(row["StartTime"]),
@@ -221,6 +228,18 @@ def _request(row: Mapping[str, str]) -> tuple[int, int, int | None, tuple[str, .
         return (nodes, count // nodes, 1, types) if count % nodes == 0 else (count, 1, None, types)
     count, types = fields.gpus(row["tres-per-socket"])
     return (nodes, count, 1, types) if count else (1, 0, None, ())
+
+
+def _room(values: Mapping[str, str]) -> NodeRoom:
+    def left(all_of: str, used: str) -> int | None:
+        total, taken = _number(values.get(all_of, "")), _number(values.get(used, ""))
+        return None if total is None or taken is None else max(0, total - taken)
+
+    return NodeRoom(
+        cpus=left("CPUEfctv" if "CPUEfctv" in values else "CPUTot", "CPUAlloc"),
+        memory_mib=left("RealMemory", "AllocMem"),
+        partitions=tuple(filter(None, values.get("Partitions", "").strip().split(","))),
+    )
 
 
 def _even(nodes: list[str], total: int) -> Placement:

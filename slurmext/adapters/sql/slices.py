@@ -91,7 +91,9 @@ class SliceStore:
         *,
         active: bool = True,
         job_ids: Collection[str] | None = None,
+        states: Collection[SliceState] | None = None,
         user: str | None = None,
+        why: str | None = None,
         since_s: float | None = None,
         limit: int | None = None,
     ) -> list[SliceRecord]:
@@ -102,7 +104,9 @@ class SliceStore:
         table = models.Slice
         where: list[Any] = [table.state.in_(OPEN_SLICES)] if active else []
         where += [table.job_id.in_(job_ids)] if job_ids is not None else []
+        where += [table.state.in_(states)] if states is not None else []
         where += [table.user_name == user] if user is not None else []
+        where += [table.why == why] if why is not None else []
         where += [(table.ended_s.is_(None)) | (table.ended_s >= since_s)] if since_s is not None else []
         query = select(*(getattr(table, name) for name in _columns(SliceRecord)))
         query = query.where(table.cluster == self._db.cluster, *where).order_by(table.id.desc())

@@ -83,8 +83,8 @@ def test_sizes_are_listed_with_what_they_ask_for(run: Run) -> None:
     """What a size does not say is Slurm's default."""
     done = run("size", "list", "-nP")
     assert done.output.splitlines() == [
-        "small|1|1|1|h100,a100|8|64G|4:00:00|try",
-        "large|16|2|8|any|default|default|default|",
+        "small|1|1|1|whole|h100,a100|8|64G|4:00:00|try",
+        "large|16|2|8|whole|any|default|default|default|",
     ]
 
 

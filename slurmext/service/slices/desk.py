@@ -1,0 +1,266 @@
+"""One cycle's work on slices: follow what is under way, plan, carry out. Runs after whole-GPU jobs were planned."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from slurmext.errors import SlurmRefused
+from slurmext.model.cluster import ClusterView, JobRecord
+from slurmext.model.job import JobState
+from slurmext.model.plan import Plan, Reason
+from slurmext.model.policy import Policy
+from slurmext.model.slice_state import HoldState, SliceState
+from slurmext.model.slicing import HoldPlaces, SlicedGpu, SliceJob, SlicePlace, SlicePlan, SliceSnapshot
+from slurmext.model.state import ActionKind, Intent, JobKey
+from slurmext.policy.explain.slices import SLICE_SENTENCES
+from slurmext.policy.slicing import SlicePlanner
+from slurmext.ports import Actuator, Clock, ClusterReader, Placeholders, SliceAgents, Store
+from slurmext.service.apply import Applier
+from slurmext.service.observe import Observation
+from slurmext.service.slices.books import Books
+from slurmext.service.slices.cards import place_of
+from slurmext.service.slices.memory import SliceMemory, remembered
+from slurmext.service.slices.outgrown import Outgrown
+from slurmext.service.slices.reservations import Reservations
+from slurmext.service.slices.world import slice_snapshot
+
+log = logging.getLogger(__name__)
+
+_MOST_RESERVED = 64
+"""So many reservations are made in one cycle: the next one comes at once, and sees what came of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceResult:
+    """What a cycle decided about slices. `busy`: something is under way that nobody tells us the end of."""
+
+    reasons: Mapping[str, Reason] = field(default_factory=dict[str, Reason])
+    messages: Mapping[str, str] = field(default_factory=dict[str, str])
+    began: int = 0
+    busy: int = 0
+
+
+class SliceDesk:
+    """Works for the holder of the controller lease. `last` is what the last cycle saw and decided.
+
+    `on_cards` is called with the cards whenever what they can be cut into has changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        applier: Applier,
+        actuator: Actuator,
+        reader: ClusterReader,
+        placeholders: Placeholders,
+        agents: SliceAgents,
+        clock: Clock,
+        owners: Collection[int],
+        on_cards: Callable[[Collection[SlicedGpu]], None] = lambda _cards: None,
+    ) -> None:
+        self._store, self._applier, self._actuator, self._agents = store, applier, actuator, agents
+        self._clock = clock
+        self._books = Books(store, placeholders, agents, clock, owners=owners)
+        self._reader = reader
+        self._reservations = Reservations(store, agents, clock, number_of=self._number_of)
+        self._outgrown = Outgrown(store, actuator, clock)
+        self._planner = SlicePlanner()
+        self._empty_since = dict[str, float]()
+        self._holds: tuple[HoldPlaces, ...] = ()
+        self._on_cards = on_cards
+        self._catalogue: frozenset[object] | None = None
+        self._held_s = dict[str, float]()
+        self.last: tuple[SliceSnapshot, SlicePlan] | None = None
+
+    def memory(self, now_s: float) -> SliceMemory:
+        """What is known of slices now."""
+        return remembered(self._store, frozenset(self._agents.connected()), now_s)
+
+    def run(
+        self, token: int, policy: Policy, view: ClusterView, observation: Observation, decided: Plan
+    ) -> SliceResult:
+        """Follow, plan and act under the lease's token."""
+        now_s = self._clock.now()
+        memory = self.memory(now_s)
+        if not (observation.slices or memory.records or memory.holds or memory.gpus):
+            return SliceResult()
+        releasing = {
+            action.job
+            for action in self._store.open_actions()
+            if action.kind in {ActionKind.RELEASE, ActionKind.EVICT, ActionKind.HOLD}
+        }
+        self._books.follow(token, view, memory)
+        followed = self._reservations.follow(token, observation, memory, releasing)
+        if followed.release:
+            self._applier.carry_out(token, followed.release, observation)
+        self._requeue(followed.requeue)
+        self._hold_missed(observation, memory)
+        self._outgrown.follow(view, memory, policy)
+        memory = self.memory(now_s)
+        snapshot = self._snapshot(policy, view, observation, memory, decided)
+        plan = self._planner.plan(snapshot)
+        began = self._apply(token, plan, snapshot, view, observation, memory, policy)
+        self._holds = plan.hold
+        self.last = snapshot, plan
+        return self._result(plan, snapshot, memory, began + len(followed.release))
+
+    def _snapshot(
+        self, policy: Policy, view: ClusterView, observation: Observation, memory: SliceMemory, decided: Plan
+    ) -> SliceSnapshot:
+        by_id = {known.record.slurm_id: known.key for known in observation.known.values()}
+        # what was released, given up or freed a moment ago is in the store, not in what was observed
+        jobs = [_updated(job, by_id, memory) for job in observation.slices]
+        here = {record.gpu for record in memory.records}
+        held = {hold.gpu for hold in memory.holds if hold.gpu}
+        now_s = observation.snapshot.now_s
+        self._empty_since = {gpu: self._empty_since.get(gpu, now_s) for gpu in held - here}
+        snapshot = slice_snapshot(
+            view, observation.snapshot, jobs, decided, memory, policy.slices,
+            empty_since=self._empty_since, holds=self._holds,
+        )  # fmt: skip
+        self._tell_cards(snapshot)
+        return snapshot
+
+    def _tell_cards(self, snapshot: SliceSnapshot) -> None:
+        catalogue = frozenset((card.node, card.gpu_type, card.memory_mib, card.geometry) for card in snapshot.gpus)
+        if catalogue != self._catalogue:
+            self._catalogue = catalogue
+            self._on_cards(snapshot.gpus)
+
+    def _apply(
+        self,
+        token: int,
+        plan: SlicePlan,
+        snapshot: SliceSnapshot,
+        view: ClusterView,
+        observation: Observation,
+        memory: SliceMemory,
+        policy: Policy,
+    ) -> int:
+        """Give way first, then take places, then GPUs. Returns how many things were begun."""
+        for warm in plan.free_warm:
+            self._agents.free_warm(warm.node, warm.gpu, warm.profile, warm.start)
+        cards = {card.uuid: card for card in snapshot.gpus}
+        began = 0
+        for order in plan.reserve[:_MOST_RESERVED]:
+            known = observation.known[order.job]
+            log.info("job %s: %s", order.job, ", ".join(_shown(place) for place in order.places))
+            began += self._reservations.reserve(token, order, known, cards, name=secrets.token_hex(8))
+        leaving = self._leaving(plan, observation, policy)
+        if leaving:
+            began += self._applier.carry_out(token, leaving, observation)
+        for take in plan.take_gpu:
+            began += self._books.take(token, take, view, memory)
+        for back in plan.return_gpu:
+            began += self._books.give_back(token, back, memory)
+        return began
+
+    def _leaving(self, plan: SlicePlan, observation: Observation, policy: Policy) -> list[Intent]:
+        """Jobs that are moved, or whose slices a queue takes back: saved and requeued, each once."""
+        going = {action.job for action in self._store.open_actions() if action.kind is ActionKind.EVICT}
+        intents = list[Intent]()
+        moves = [(move.job, move.beneficiary, Reason.DEFRAGMENT, move.cost_gpu_s) for move in plan.move]
+        for job, beneficiary, reason, lost in [
+            *((evict.job, evict.beneficiary, evict.reason, evict.lost_gpu_s) for evict in plan.evict),
+            *moves,
+        ]:
+            known = observation.known.get(job)
+            if known is None or known.key in going:
+                continue
+            going.add(known.key)
+            to = observation.known.get(beneficiary)
+            why = "moved so that a larger slice fits" if reason is Reason.DEFRAGMENT else "its queue borrowed the slice"
+            detail: dict[str, object] = {
+                "beneficiary": beneficiary,
+                "from_queue": known.queue or "",
+                "to_queue": (to.queue or "") if to is not None else "",
+                "gpus": 0,
+                "lost_gpu_s": float(lost),
+                "user": known.record.user,
+                "start_s": known.record.start_s,
+                "ckpt": known.record.annotation.ckpt if known.record.annotation else None,
+                "grace_s": float(policy.settings.grace_s),
+            }
+            message = f"{why} (job {beneficiary})" if beneficiary else why
+            intents.append(
+                Intent(kind=ActionKind.EVICT, job=known.key, reason=reason.value, message=message, detail=detail)
+            )
+        return intents
+
+    def _number_of(self, record: JobRecord, nodes: Sequence[str]) -> str:
+        """SLURM_JOB_ID of the job. A task that waits in its array has no number of its own before it is changed."""
+        base, task, _ = record.slurm_id.partition("_")
+        if not task or record.raw_id != base:
+            return record.raw_id or record.slurm_id
+        try:
+            self._actuator.set_nodes(record.slurm_id, nodes)
+        except SlurmRefused as refused:
+            log.warning("job %s: %s", record.slurm_id, refused)
+        found = self._reader.find([record.slurm_id]).get(record.slurm_id)
+        return record.raw_id if found is None else found.raw_id
+
+    def _requeue(self, job_ids: Collection[str]) -> None:
+        """Jobs that could not run without their slices go back to waiting."""
+        if not job_ids:
+            return
+        refused = self._actuator.requeue(sorted(job_ids))
+        for job_id, why in refused.items():
+            log.warning("job %s missed its slices and cannot be requeued: %s", job_id, why)
+
+    def _hold_missed(self, observation: Observation, memory: SliceMemory) -> None:
+        """A requeued job is to wait for its next place, held, and not longer than that takes."""
+        now_s = self._clock.now()
+        due = list[str]()
+        for key in memory.missed:
+            known = observation.known.get(key.job_id)
+            if known is None or known.key != key or known.record.state is not JobState.PENDING:
+                continue
+            late = not known.record.held or (known.record.eligible_s or 0) > now_s + 1
+            if late and now_s - self._held_s.get(key.job_id, 0) > 2:  # noqa: PLR2004
+                self._held_s[key.job_id] = now_s
+                due.append(key.job_id)
+        if due:
+            try:
+                self._actuator.hold_requeued(due)
+            except SlurmRefused as refused:
+                log.warning("jobs %s: %s", ",".join(due), refused)
+
+    def _result(self, plan: SlicePlan, snapshot: SliceSnapshot, memory: SliceMemory, began: int) -> SliceResult:
+        reasons, messages = dict(plan.reasons), dict[str, str]()
+        for job in snapshot.jobs:
+            if job.state is not JobState.PENDING:
+                continue
+            if job.places:
+                messages[job.id] = (
+                    f"its slices are being made ready on {', '.join(sorted({p.node for p in job.places}))}"
+                )
+                continue
+            miss = next((why for key, (_, why) in memory.missed.items() if key.job_id == job.id), None)
+            if miss is not None:
+                reasons[job.id] = Reason.SLICE_MISSED
+                messages[job.id] = f"{SLICE_SENTENCES[Reason.SLICE_MISSED]}: {miss}"
+            elif job.id in plan.reasons:
+                words = SLICE_SENTENCES.get(plan.reasons[job.id], "")
+                messages[job.id] = plan.details.get(job.id) or job.blocked or words
+        early = sum(record.state is not SliceState.LIVE for record in memory.records)
+        moving = sum(hold.state is not HoldState.HELD for hold in memory.holds)
+        return SliceResult(reasons=reasons, messages=messages, began=began, busy=early + moving)
+
+
+def _updated(job: SliceJob, keys: Mapping[str, JobKey], memory: SliceMemory) -> SliceJob:
+    """The job with the places it has now; one that missed its slices is not planned before that is forgiven."""
+    key = keys[job.id]
+    eligible, penalty = job.eligible_s, memory.missed.get(key)
+    if penalty is not None and job.state is JobState.PENDING:
+        eligible = max(penalty[0], eligible or 0)
+    places = tuple(place_of(record) for record in memory.by_job.get(key, ()))
+    return replace(job, places=places, eligible_s=eligible)
+
+
+def _shown(place: SlicePlace) -> str:
+    what = place.profile or f"{place.share_pct}% and {place.memory_mib} MiB"
+    return f"{what} at {place.start} of {place.gpu} on {place.node}" if place.profile else f"{what} of {place.gpu}"

@@ -1,0 +1,225 @@
+"""Reservations from the plan to the job's end: written down, told to the agents, released, given up, freed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from slurmext.model.cluster import JobRecord
+from slurmext.model.job import JobState
+from slurmext.model.slice_state import SliceRecord, SliceState
+from slurmext.model.slicing import Reserve, SlicedGpu, SlicePlace
+from slurmext.model.state import ActionKind, Intent, JobKey
+from slurmext.ports import Clock, SliceAgents, Store
+from slurmext.service.observe import Known, Observation
+from slurmext.service.slices.cards import milli_of
+from slurmext.service.slices.memory import SliceMemory
+
+log = logging.getLogger(__name__)
+
+AGAIN_S = 5.0
+"""An order that is not answered is given again after this time."""
+ANSWER_S = 20.0
+"""An agent that is connected has so long to take a reservation."""
+AWAY_S = 5.0
+"""The same for one that is away."""
+FREED_S = 20.0
+"""So long after a job's end its slices are asked for again."""
+
+_EARLY = (SliceState.RESERVED, SliceState.READY)
+
+
+@dataclass(slots=True)
+class Followed:
+    """Releases to be made, and jobs that missed their slices and are to be requeued."""
+
+    release: list[Intent] = field(default_factory=list[Intent])
+    requeue: list[str] = field(default_factory=list[str])
+
+
+class Reservations:
+    """Of the holder of the controller lease. What it remembers besides the store only saves repeated orders."""
+
+    def __init__(
+        self, store: Store, agents: SliceAgents, clock: Clock, *, number_of: Callable[[JobRecord, Sequence[str]], str]
+    ) -> None:
+        """`number_of` gives the SLURM_JOB_ID an array task will have on these nodes, which it may have to be told."""
+        self._store, self._agents, self._clock, self._number_of = store, agents, clock, number_of
+        self._told = dict[tuple[str, str], float]()
+        self._released = dict[str, float]()
+
+    # what a plan asks for
+
+    def reserve(self, token: int, order: Reserve, known: Known, cards: Mapping[str, SlicedGpu], *, name: str) -> bool:
+        """Write the places of a job down and tell the agents. `name` is the reservation's, never used before."""
+        now_s = self._clock.now()
+        records = self._store.add_slices(
+            token, [_record(order, place, known, cards.get(place.gpu), name, now_s) for place in order.places]
+        )
+        self._tell(records, known.record, now_s)
+        return True
+
+    def _tell(self, records: Sequence[SliceRecord], job: JobRecord, now_s: float) -> None:
+        """Tell the agents of the nodes where the reservation is not confirmed yet."""
+        nodes = sorted({record.node for record in records})
+        name = records[0].reservation
+        due = [
+            node
+            for node in sorted({record.node for record in records if record.state is SliceState.RESERVED})
+            if now_s - self._told.get((name, node), 0) >= AGAIN_S
+        ]
+        number = self._number_of(job, nodes) if due else ""
+        for node in due:
+            there = [record for record in records if record.node == node]
+            if self._agents.reserve(there, raw_id=number, uid=job.uid or 0, restarts=job.restarts):
+                self._told[name, node] = now_s
+
+    # what is under way
+
+    def follow(
+        self, token: int, observation: Observation, memory: SliceMemory, releasing: Collection[JobKey]
+    ) -> Followed:
+        """Take every reservation as far as Slurm and agents allow. `releasing` are jobs whose release is open."""
+        now_s, found = self._clock.now(), Followed()
+        by_key = {known.key: known for known in observation.known.values()}
+        groups = dict[str, list[SliceRecord]]()
+        for record in memory.records:
+            groups.setdefault(record.reservation, []).append(record)
+        for records in groups.values():
+            known = by_key.get(records[0].job)
+            self._follow(token, records, known, memory, releasing, found, now_s)
+        self._requeue_missed(by_key, memory, found)
+        self._told = {key: at_s for key, at_s in self._told.items() if key[0] in groups}
+        self._released = {name: at_s for name, at_s in self._released.items() if name in groups}
+        return found
+
+    def _follow(
+        self,
+        token: int,
+        records: Sequence[SliceRecord],
+        known: Known | None,
+        memory: SliceMemory,
+        releasing: Collection[JobKey],
+        found: Followed,
+        now_s: float,
+    ) -> None:
+        job = None if known is None else known.record
+        early = [record for record in records if record.state in _EARLY]
+        live = [record for record in records if record.state is SliceState.LIVE]
+        if job is None or known is None:
+            self.give_up(token, early, "its job is gone")
+            self._ask_for(live, now_s)
+        elif any(miss.reservation == records[0].reservation for miss in memory.misses):
+            self.give_up(token, early, "another slice of the job could not be made")
+            self._ask_for(live, now_s)
+        elif job.state is not JobState.PENDING:
+            return
+        elif live:
+            self._ask_for(live, now_s)  # of the run before this one
+        elif any(record.state is SliceState.RESERVED for record in early):
+            self._await(token, early, job, memory, now_s)
+        elif job.held and known.key not in releasing:
+            self._release(token, early, known, found, now_s)
+
+    def _await(
+        self, token: int, records: Sequence[SliceRecord], job: JobRecord, memory: SliceMemory, now_s: float
+    ) -> None:
+        """Have the agents confirm; one that does not is a miss, and the job gets another place."""
+        waited_s = now_s - min(record.created_s for record in records)
+        silent = sorted({record.node for record in records if record.state is SliceState.RESERVED})
+        away = [node for node in silent if node not in memory.connected]
+        if waited_s > ANSWER_S or (away and waited_s > AWAY_S):
+            why = f"the agent of {(away or silent)[0]} {'is away' if away else 'does not answer'}"
+            self._store.advance_slices(
+                [record.id for record in records], SliceState.MISSED, now_s, why=why, within=_EARLY, token=token
+            )
+            self._withdraw(records)
+            return
+        self._tell(records, job, now_s)
+
+    def _release(self, token: int, records: Sequence[SliceRecord], known: Known, found: Followed, now_s: float) -> None:
+        name = records[0].reservation
+        if name in self._released or known.record.dependency:
+            # Slurm did not start it there, or its user holds it back: the place is for others.
+            why = "it cannot start now" if known.record.dependency else "Slurm did not start it there"
+            log.info("job %s: %s, its slices are given up", known.record.slurm_id, why)
+            self.give_up(token, records, why, missed=not known.record.dependency)
+            return
+        self._released[name] = now_s
+        nodes = sorted({record.node for record in records})
+        found.release.append(
+            Intent(
+                kind=ActionKind.RELEASE,
+                job=known.key,
+                reason="SLICES",
+                message=f"on {_shown(records)} of {', '.join(nodes)}",
+                detail={"placement": {}, "nodes": nodes, "node_count": None, "reservation": name},
+            )
+        )
+
+    def _requeue_missed(self, by_key: Mapping[JobKey, Known], memory: SliceMemory, found: Followed) -> None:
+        """Jobs that started although a slice of theirs could not be made: no task of theirs runs."""
+        for miss in memory.misses:
+            known = by_key.get(miss.job)
+            if known is None or known.record.state is not JobState.RUNNING or not known.record.batch:
+                continue
+            started = (known.record.start_s or 0) <= miss.changed_s + 1
+            if started and miss.reservation == memory.newest.get(miss.job):
+                found.requeue.append(known.record.slurm_id)
+        found.requeue = sorted(set(found.requeue))
+
+    def give_up(self, token: int, records: Sequence[SliceRecord], why: str, *, missed: bool = False) -> None:
+        """Take reservations back that no job runs on; with `missed` the job is tried again later."""
+        if not records:
+            return
+        state = SliceState.MISSED if missed else SliceState.WITHDRAWN
+        ids = [record.id for record in records]
+        self._store.advance_slices(ids, state, self._clock.now(), why=why, within=_EARLY, token=token)
+        self._withdraw(records)
+
+    def _withdraw(self, records: Sequence[SliceRecord]) -> None:
+        for node, name in sorted({(record.node, record.reservation) for record in records}):
+            self._agents.withdraw(node, name)
+
+    def _ask_for(self, records: Sequence[SliceRecord], now_s: float) -> None:
+        """The job has ended and its agent should have said so: have it freed, or say that it is."""
+        for node, name in sorted({(record.node, record.reservation) for record in records}):
+            first = self._told.setdefault((name, f"end {node}"), now_s)
+            if now_s - first > FREED_S and now_s - self._told.get((name, f"free {node}"), 0) > AGAIN_S:
+                self._told[name, f"free {node}"] = now_s
+                self._agents.withdraw(node, name)
+
+
+def _record(
+    order: Reserve, place: SlicePlace, known: Known, card: SlicedGpu | None, name: str, now_s: float
+) -> SliceRecord:
+    profile = None
+    if card is not None and card.geometry is not None and place.profile is not None:
+        profile = card.geometry.profile(place.profile)
+    return SliceRecord(
+        reservation=name,
+        job=known.key,
+        user=known.record.user,
+        queue=known.queue or "",
+        node=place.node,
+        gpu=place.gpu,
+        gpu_type="gpu" if card is None else card.gpu_type,
+        profile=place.profile,
+        profile_id=None if profile is None else profile.profile_id,
+        start=place.start,
+        share_pct=place.share_pct,
+        memory_mib=place.memory_mib if profile is None else profile.memory_mib,
+        milli=milli_of(place, card),
+        why=order.why,
+        created_s=now_s,
+        changed_s=now_s,
+    )
+
+
+def _shown(records: Sequence[SliceRecord]) -> str:
+    counts = dict[str, int]()
+    for record in records:
+        what = record.profile or f"{record.share_pct}% of a GPU"
+        counts[what] = counts.get(what, 0) + 1
+    return ", ".join(f"{count} x {what}" if count > 1 else what for what, count in sorted(counts.items()))
