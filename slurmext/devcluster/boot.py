@@ -30,7 +30,7 @@ from slurmext.devcluster.components import PYTHON, Component, address, component
 from slurmext.devcluster.errors import BadSpec, DevclusterError
 from slurmext.devcluster.record import Record
 from slurmext.devcluster.spec import NATIVE, ClusterSpec, Layout
-from slurmext.testing import nvml
+from slurmext.testing import mps, nvml
 
 if TYPE_CHECKING:
     from slurmext.devcluster.packages import Say
@@ -113,6 +113,7 @@ def _prepare(record: Record) -> None:
     _copy_package(layout)
     if spec.gpus and not spec.plain:
         nvml.build(layout.nvml)
+        mps.build(layout.nvml)
         for index, node in enumerate(spec.node_names):
             types = (spec.gpu_type(index),) * spec.gpus
             path, root = layout.nvml / f"{node}.gpus", layout.nvml / f"{node}.root"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import jinja2
 from ruamel.yaml import YAML
 
+from slurmext.testing import mps
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from slurmext.devcluster.spec import ClusterSpec, Layout
@@ -86,10 +88,20 @@ def _site(spec: ClusterSpec, layout: Layout, network: Network) -> dict[str, obje
         "run_dir": str(layout.slurmext_run),
         "slurm": {"bin_dir": str(layout.bin), "conf": str(layout.slurm_conf), "user": "slurm"},
         "daemon": {"listen": endpoint, "address": endpoint, "check_invariants": True},
-        "agent": {"spool_dir": str(layout.state / "agent")},
+        "agent": {
+            "spool_dir": str(layout.state / "agent"),
+            "slices": {"mps_control": str(layout.nvml / mps.CONTROL)},
+        },
         "munge_socket": str(layout.munge_socket),
     }
-    for section, values in spec.site.items():
-        old = site.get(section)
-        site[section] = {**old, **values} if isinstance(old, dict) else dict(values)
-    return site
+    return _merged(site, spec.site)
+
+
+def _merged(old: Mapping[str, object], new: Mapping[str, object]) -> dict[str, object]:
+    """`old` with what `new` has, section by section."""
+    merged = dict(old)
+    for key, value in new.items():
+        known = merged.get(key)
+        both = isinstance(known, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merged(known, value) if both else value
+    return merged

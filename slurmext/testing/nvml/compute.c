@@ -38,8 +38,8 @@ static bool offered(const struct profile *profile, unsigned int number)
 		return false;
 	unsigned int slices = slices_of[number];
 	if (number == SEVEN_SLICE_NVL || number == ONE_SLICE_REV1)
-		return slices <= profile->slices && profile->slices == 7;
-	return slices <= profile->slices && !(slices == 3 && profile->slices == 4);
+		return profile->slices == 7;
+	return slices <= profile->slices && slices != 6 && !(slices == 3 && profile->slices == 4);
 }
 
 static nvmlReturn_t find_profile(nvmlGpuInstance_t instance, unsigned int number, unsigned int engine,
