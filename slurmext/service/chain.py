@@ -26,7 +26,12 @@ Told = tuple[JobKey, int | None]
 
 
 def links(
-    observation: Observation, open_actions: Iterable[ActionRecord], told: Collection[Told], *, now: float, grace_s: float
+    observation: Observation,
+    open_actions: Iterable[ActionRecord],
+    told: Collection[Told],
+    *,
+    now: float,
+    grace_s: float,
 ) -> list[Intent]:
     """Evictions of the jobs whose limit is near. `told` are runs that have been dealt with. Times in Unix seconds."""
     going = {action.job for action in open_actions if action.kind is ActionKind.EVICT}
@@ -78,15 +83,16 @@ def is_link(action: ActionRecord) -> bool:
 
 def _link(known: Known, grace_s: float) -> Intent:
     record = known.record
+    ckpt = record.annotation.ckpt if record.annotation else None
+    which = f"--ckpt={ckpt}, {record.restarts + 1} of at most {MOST_LINKS}"
     return Intent(
         kind=ActionKind.EVICT,
         job=known.key,
         reason=REASON,
-        message=f"its time limit ends soon: it saves and goes on in another run "
-        f"(--ckpt={record.annotation.ckpt if record.annotation else ''}, {record.restarts + 1} of at most {MOST_LINKS})",
+        message=f"its time limit ends soon: it saves and goes on in another run ({which})",
         detail={
             "beneficiary": "", "from_queue": known.queue or "", "to_queue": "", "chain": True, "lost_gpu_s": 0.0,
             "gpus": record.tasks * record.gpus_per_task, "user": record.user, "start_s": record.start_s,
-            "ckpt": record.annotation.ckpt if record.annotation else None, "grace_s": grace_s,
+            "ckpt": ckpt, "grace_s": grace_s,
         },
     )  # fmt: skip

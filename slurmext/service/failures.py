@@ -54,7 +54,7 @@ class FailureWatch:
         elapsed_s = now_s - self._seen_s if 0 < now_s - self._seen_s < _GAP_S else 0.0
         failed = self._failed(observation, now_s)
         for record in failed:
-            log.info("job %s: a run of %d nodes ended unannounced (%s)", record.job.job_id, record.node_count, record.kind)
+            log.info("job %s: a run on %s ended unannounced (%s)", record.job.job_id, record.nodes, record.kind)
             self._store.record_failure(token, record)
         faded = 0.5 ** (elapsed_s / HALF_LIFE_S)
         running = {known.key: _run(known.record) for known in observation.known.values() if _holds(known.record)}
