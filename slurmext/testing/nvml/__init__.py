@@ -4,8 +4,9 @@
 finds both by its environment: LD_LIBRARY_PATH, where pynvml looks for the library, and SLURMEXT_SIMULATED_GPUS. The
 driver's capabilities tree and device nodes are under SLURMEXT_DRIVER_ROOT.
 
-In C: library (start, lock), faults, handles, processes (who has a GPU), samples (utilisation, GPM), devices, mig (mode,
-GPU instances), compute (compute instances, MIG devices), caps (capabilities tree); state.h is what they share.
+In C: library (start, lock), faults, handles, processes (who has a GPU), samples (utilisation, GPM), devices, geometry
+(profiles), mig (mode, GPU instances), compute (compute instances), migdevices, caps (capabilities tree); state.h is
+what they share.
 """
 
 from slurmext.testing.nvml.build import build

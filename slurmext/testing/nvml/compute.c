@@ -1,4 +1,4 @@
-/* Compute instances, and the MIG devices that they are. */
+/* Compute instances. */
 #include "driver.h"
 
 #include <stdio.h>
@@ -42,7 +42,7 @@ static bool offered(const struct profile *profile, unsigned int number)
 	return slices <= profile->slices && slices != 6 && !(slices == 3 && profile->slices == 4);
 }
 
-static nvmlReturn_t find_profile(nvmlGpuInstance_t instance, unsigned int number, unsigned int engine,
+static nvmlReturn_t find_compute_profile(nvmlGpuInstance_t instance, unsigned int number, unsigned int engine,
 				 const struct profile **profile)
 {
 	struct target target;
@@ -59,7 +59,7 @@ static nvmlReturn_t describe(nvmlGpuInstance_t instance, unsigned int number, un
 			     nvmlComputeInstanceProfileInfo_t *info)
 {
 	const struct profile *profile;
-	nvmlReturn_t result = find_profile(instance, number, engine, &profile);
+	nvmlReturn_t result = find_compute_profile(instance, number, engine, &profile);
 	if (result != SUCCESS)
 		return result;
 	*info = (nvmlComputeInstanceProfileInfo_t){
@@ -89,7 +89,7 @@ static nvmlReturn_t describe_v(nvmlGpuInstance_t instance, unsigned int number, 
 	nvmlReturn_t result = describe(instance, number, engine, &plain);
 	if (result != SUCCESS)
 		return result;
-	find_profile(instance, number, engine, &profile);
+	find_compute_profile(instance, number, engine, &profile);
 	memset(info, 0, sizeof(*info));
 	info->version = V2;
 	memcpy(&info->id, &plain, sizeof(plain));
@@ -120,7 +120,7 @@ static nvmlReturn_t capacity(nvmlGpuInstance_t instance, unsigned int number, un
 {
 	struct target target;
 	const struct profile *profile;
-	nvmlReturn_t result = find_profile(instance, number, 0, &profile);
+	nvmlReturn_t result = find_compute_profile(instance, number, 0, &profile);
 	if (result != SUCCESS)
 		return result;
 	resolve_instance(instance, &target);
@@ -139,7 +139,7 @@ static nvmlReturn_t placements(nvmlGpuInstance_t instance, unsigned int number, 
 			       unsigned int *count)
 {
 	const struct profile *profile;
-	nvmlReturn_t result = find_profile(instance, number, 0, &profile);
+	nvmlReturn_t result = find_compute_profile(instance, number, 0, &profile);
 	if (result != SUCCESS)
 		return result;
 	unsigned int room = *count, slices = slices_of[number];
@@ -189,7 +189,7 @@ static nvmlReturn_t create(nvmlGpuInstance_t instance, unsigned int number, cons
 {
 	struct target target;
 	const struct profile *profile;
-	nvmlReturn_t result = find_profile(instance, number, 0, &profile);
+	nvmlReturn_t result = find_compute_profile(instance, number, 0, &profile);
 	if (result != SUCCESS)
 		return result;
 	if (!caps_may_configure())
@@ -313,104 +313,4 @@ static nvmlReturn_t get_info(nvmlComputeInstance_t compute, nvmlComputeInstanceI
 EXPORT nvmlReturn_t nvmlComputeInstanceGetInfo_v2(nvmlComputeInstance_t compute, nvmlComputeInstanceInfo_t *info)
 {
 	return SERVED(get_info(compute, info));
-}
-
-/* --- MIG devices --- */
-
-static nvmlReturn_t is_mig(nvmlDevice_t device, unsigned int *answer)
-{
-	struct target target;
-	nvmlReturn_t result = resolve_device(device, &target);
-	if (result == SUCCESS)
-		*answer = target.compute != NULL;
-	return result;
-}
-
-EXPORT nvmlReturn_t nvmlDeviceIsMigDeviceHandle(nvmlDevice_t device, unsigned int *answer)
-{
-	return SERVED(is_mig(device, answer));
-}
-
-static nvmlReturn_t ids(nvmlDevice_t device, unsigned int *instance, unsigned int *compute)
-{
-	struct target target;
-	nvmlReturn_t result = resolve_device(device, &target);
-	if (result != SUCCESS)
-		return result;
-	if (target.compute == NULL)
-		return INVALID_ARGUMENT;
-	if (instance != NULL)
-		*instance = target.instance_id;
-	if (compute != NULL)
-		*compute = target.compute_id;
-	return SUCCESS;
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t device, unsigned int *id)
-{
-	return SERVED(ids(device, id, NULL));
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t device, unsigned int *id)
-{
-	return SERVED(ids(device, NULL, id));
-}
-
-static nvmlReturn_t most(nvmlDevice_t device, unsigned int *count)
-{
-	struct target target;
-	nvmlReturn_t result = resolve_gpu(device, &target);
-	if (result == SUCCESS)
-		*count = target.gpu->compute_slices;
-	return result;
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t device, unsigned int *count)
-{
-	return SERVED(most(device, count));
-}
-
-static nvmlReturn_t by_index(nvmlDevice_t device, unsigned int index, nvmlDevice_t *found)
-{
-	struct target target;
-	nvmlReturn_t result = resolve_gpu(device, &target);
-	if (result != SUCCESS)
-		return result;
-	if (!target.gpu->mig_capable)
-		return NOT_SUPPORTED;
-	if (index >= target.gpu->compute_slices || found == NULL)
-		return INVALID_ARGUMENT;
-	for (target.instance_id = 0; target.instance_id < MAX_INSTANCES; target.instance_id++) {
-		target.instance = &target.gpu->instance[target.instance_id];
-		for (unsigned int c = 0; c < MAX_COMPUTE && target.instance->used; c++) {
-			target.compute_id = c;
-			target.compute = &target.instance->compute[c];
-			if (!target.compute->used || target.compute->slot != index)
-				continue;
-			if (!caps_may_open(target.gpu, target.instance_id, c))
-				return NO_PERMISSION;
-			*found = mig_handle(&target);
-			return SUCCESS;
-		}
-	}
-	return NOT_FOUND;
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned int index, nvmlDevice_t *found)
-{
-	return SERVED(by_index(device, index, found));
-}
-
-static nvmlReturn_t parent(nvmlDevice_t device, nvmlDevice_t *found)
-{
-	struct target target;
-	nvmlReturn_t result = resolve_device(device, &target);
-	if (result == SUCCESS)
-		*found = device_handle(target.index);
-	return result;
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetDeviceHandleFromMigDeviceHandle(nvmlDevice_t device, nvmlDevice_t *found)
-{
-	return SERVED(parent(device, found));
 }

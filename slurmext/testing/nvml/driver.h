@@ -66,6 +66,10 @@ typedef struct {
 	nvmlValue_t sampleValue;
 } nvmlSample_t;
 
+typedef struct {
+	unsigned int start, size;
+} nvmlGpuInstancePlacement_t;
+
 /* --- library.c --- */
 
 extern struct state *state; /* NULL while the library is not initialised */
@@ -122,6 +126,12 @@ nvmlReturn_t resolve_device(nvmlDevice_t handle, struct target *target);
 nvmlReturn_t resolve_gpu(nvmlDevice_t handle, struct target *target);
 nvmlReturn_t resolve_instance(nvmlGpuInstance_t handle, struct target *target);
 nvmlReturn_t resolve_compute(nvmlComputeInstance_t handle, struct target *target);
+
+/* --- geometry.c --- */
+
+/* The profile with a number (by_id: with an id), on a GPU that can be cut. */
+nvmlReturn_t find_profile(nvmlDevice_t device, unsigned int number, bool by_id, const struct profile **found);
+const struct profile *profile_with_id(const struct gpu *gpu, unsigned int id);
 
 /* --- processes.c --- */
 
