@@ -75,7 +75,7 @@ class Kind:
         key = state, profile
         found = self._options.get(key)
         if found is None:
-            legal = self._allowed(state, profile)
+            legal = self.allows(state, profile)
             found = tuple(spot for spot in self.spots[profile] if not spot.mask & state.mask) if legal else ()
             self._options[key] = found
         return found
@@ -104,7 +104,8 @@ class Kind:
         memory = self.free_units(state) * WHOLE_MILLI // self.units
         return min(memory, max(0, self.slices - state.compute) * WHOLE_MILLI // self.slices)
 
-    def _allowed(self, state: CardState, profile: int) -> bool:
+    def allows(self, state: CardState, profile: int) -> bool:
+        """Whether compute slices and engines are left for one more, wherever its memory would be."""
         asked = self.profiles[profile]
         if state.compute + asked.compute_slices > self.slices:
             return False
@@ -127,7 +128,7 @@ class Kind:
         return not has_all or name.endswith(NO_MEDIA)
 
     def _count(self, state: CardState, profile: int) -> int:
-        if not self._allowed(state, profile):
+        if not self.allows(state, profile):
             return 0
         found = self._packed(state, profile)
         slot = self._slots.get(profile)

@@ -45,7 +45,7 @@ class Placing(Desk):
             for position in cards:
                 card = self.yard.hosts[number].cards[position]
                 new[card.card_type.gpu_type] += card.use is None
-        rooms = {gpu_type: self.pools.room(gpu_type) for gpu_type in new}
+        rooms = {gpu_type: self.pools.room(gpu_type) for gpu_type, count in new.items() if count}
         return all(room is None or new[gpu_type] <= room for gpu_type, room in rooms.items())
 
     def _settle(self, leaf: int, shadow: Job, job: SliceJob, request: Request, picks: Picks) -> None:

@@ -17,8 +17,8 @@ def why_not(desk: Desk, job: SliceJob, requests: list[Request]) -> tuple[Reason,
     what = f"{need.per_node} x {asked(need)}" + (f" on each of {need.nodes} nodes" if need.nodes > 1 else "")
     if desk.yard.unknown and not any(host.cards for host in desk.yard.hosts):
         return Reason.UNKNOWN_STATE, "what the GPUs are used for is not known"
-    if any(_hosts(desk, job, request, holds=True, closed=False, beside=True) for request in requests):
-        return Reason.SLICE_POOL, f"idle GPUs could hold {what}, and the policy lets no more be cut now"
+    if any(_hosts(desk, job, request, holds=True, closed=True, beside=True) for request in requests):
+        return Reason.SLICE_POOL, f"other GPUs could hold {what}, but the policy lets no more be cut now"
     held = any(_hosts(desk, job, request, holds=False, closed=False, beside=True) for request in requests)
     if held and desk.hold:
         ahead = ", ".join(sorted({hold.job for hold in desk.hold} - {job.id})[:3])
@@ -80,5 +80,6 @@ def _free(desk: Desk, requests: list[Request]) -> int:
                     left = (memory - card.shared.memory_mib) * WHOLE_MILLI // (memory or 1)
                     free += max(0, min((FULL_PCT - card.shared.percent) * WHOLE_MILLI // FULL_PCT, left))
                 elif request.use is GpuUse.MIG and number in request.wish.profiles and card.kind is not None:
-                    free += card.kind.free_milli(card.mig)
+                    allowed = card.kind.allows(card.mig, request.wish.profiles[number])
+                    free += card.kind.free_milli(card.mig) if allowed else 0
     return free
