@@ -18,6 +18,7 @@ import sys
 import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the order of additions depends on the number of threads
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the warning that find_unused_parameters costs a little
 
 import torch
 import torch.distributed as dist
@@ -75,9 +76,11 @@ class Seen:
         self.count += len(numbers)
 
     def state_dict(self) -> dict[str, object]:
+        """What is saved."""
         return {"digest": self.digest, "count": self.count}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
+        """What was saved."""
         self.__dict__.update(state)
 
 
@@ -106,6 +109,7 @@ def main() -> int:
     parser.add_argument("--compile-time", type=float, default=0.0, metavar="S", help="make compiling last longer")
     parser.add_argument("--every", type=float, default=600.0, metavar="S", help="seconds between checkpoints")
     parser.add_argument("--dir", help="checkpoint directory [--ckpt-dir of the job]")
+    parser.add_argument("--log", help="directory to note in which sentences each step was on")
     options = parser.parse_args()
 
     rank, world = join()
@@ -117,7 +121,8 @@ def main() -> int:
     torch.set_num_threads(1)
     model: nn.Module = Transformer().to(device)
     if world > 1:
-        model = DistributedDataParallel(model)
+        # Without this DDP divides the gradients otherwise after a run's first step, and sums are rounded otherwise then.
+        model = DistributedDataParallel(model, find_unused_parameters=True)
     if options.compile:
         model = torch.compile(model, backend=slow(options.compile, options.compile_time))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -143,7 +148,9 @@ def main() -> int:
             optimizer.step()
             scheduler.step()
             seen.add(numbers)
+            note(options.log, rank, world, ckpt.step + 1, epoch, numbers)
             time.sleep(options.step_time)
+        say("evaluating", flush=True)
         say(f"epoch {epoch} step {ckpt.step} loss {evaluate(model, device, options.eval_time):.4f}", flush=True)
     weights = hashlib.sha256(b"".join(v.cpu().numpy().tobytes() for v in model.state_dict().values())).hexdigest()
     print(f"rank {rank} of {world}: weights {weights[:16]} data {seen.digest[:16]} sentences {seen.count}", flush=True)
@@ -161,6 +168,13 @@ def evaluate(model: nn.Module, device: torch.device, pause_s: float) -> float:
         scores = model(words[:, :-1])
         time.sleep(pause_s)
         return nn.functional.cross_entropy(scores.flatten(0, 1), words[:, 1:].flatten()).item()
+
+
+def note(folder: str | None, rank: int, world: int, step: int, epoch: int, numbers: torch.Tensor) -> None:
+    """Which sentences this rank's step was on."""
+    if folder:
+        with open(os.path.join(folder, f"{world}-{rank}"), "a", encoding="ascii") as log:  # noqa: PTH118, PTH123
+            log.write(f"{step} {epoch} {' '.join(map(str, numbers.tolist()))}\n")
 
 
 def slow(backend: str, pause_s: float) -> object:
