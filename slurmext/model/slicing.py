@@ -295,7 +295,7 @@ class SliceSnapshot:
 
     `whole` are the whole-GPU jobs: they use the same quotas. `wanted_gpus` is how many GPUs of each type ("": of any)
     they wait for because none is free; `idle_gpus` of the nodes are those left after whole-GPU jobs were planned.
-    `taking` are takes under way that no GPU shows yet; `holds` those of the last plan: who has one is asked first.
+    `taking` are takes under way that no GPU shows yet; `holds` are the last plan's: who has one comes before others.
     `mix` is what came lately (empty: the jobs at hand): what is left free is judged by what it could take of that.
     `past_gpus` is as in Snapshot. A GPU that is not listed, or whose `use` is UNKNOWN, is not planned on.
     """

@@ -60,7 +60,10 @@ class _Asking(MakingRoom):
             leaf = self.quotas.leaf(self.shadows[job.id])
             if leaf is not None:
                 self._ask(leaf, self.shadows[job.id], self._standing(leaf, job))
-        self.quotas.in_order(self._types_of, self._ask)
+        # Who had places held goes on waiting for them: else whoever is asked before would take each as it comes free.
+        held = {hold.job for hold in self.snapshot.holds}
+        before = sorted((job for job in waiting if job.id in held), key=lambda job: (job.submitted_s, job.id))
+        self.quotas.in_order(self._types_of, self._ask, [self.shadows[job.id] for job in before])
         self._say_why()
         self.pools.fill()
         wanting = {

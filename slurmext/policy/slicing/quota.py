@@ -225,10 +225,11 @@ class Quotas:
 
     # --- in which order ---------------------------------------------------------------------------------------------
 
-    def in_order(self, types_of: Callable[[str], Sequence[str | None]], ask: Ask) -> None:
+    def in_order(self, types_of: Callable[[str], Sequence[str | None]], ask: Ask, first: Sequence[Job] = ()) -> None:
         """Ask every waiting job once, as whole-GPU jobs are asked: guarantees first, then towards the fair share.
 
-        `ask` says whether something was given to the job. `types_of` has the GPU types a job could use.
+        `ask` says whether something was given to the job; it may be asked again for those in `first`, who come before
+        all others of the same standing. `types_of` has the GPU types a job could use.
         """
         waiting = {leaf: self.count.in_order(leaf) for leaf in sorted(self.count.waiting)}
         rows = {leaf: [[job] for row in found for job in row] for leaf, found in waiting.items()}
@@ -236,6 +237,10 @@ class Quotas:
         borrowing = by_borrowing(lasting, self._past, self._past_factor)
         for standing in Standing:
             rank = by_guarantee(lasting) if standing in {Standing.FULL, Standing.OWN} else borrowing
+            for job in first:
+                leaf = self.leaf(job)
+                if leaf is not None and self.standing(leaf, job, types_of(job.id)) is standing:
+                    ask(leaf, job, standing)
             tournament = Tournament(self.tree, rows, rank)
             weaker: dict[int, list[list[Job]]] = {}
             while (found := tournament.next()) is not None:
