@@ -22,7 +22,7 @@ def command(name: str, module: str) -> str:
     return str(script) if script.exists() else f"{sys.executable} -m {module}"
 
 
-def _unit(description: str, start: str, site_config: Path, after: str) -> str:
+def _unit(description: str, start: str, site_config: Path, after: str, *, more: str = "") -> str:
     return f"""\
 [Unit]
 Description={description}
@@ -36,9 +36,15 @@ ExecStart={start}
 Restart=always
 RestartSec=2
 LimitNOFILE=65536
-
+{more}
 [Install]
 WantedBy=multi-user.target
+"""
+
+
+_OUTLIVED = """\
+# MPS daemons of jobs outlive a restart of the agent, which finds them again.
+KillMode=process
 """
 
 
@@ -48,7 +54,9 @@ def unit_files(site_config: Path, run_dir: Path, slurm_user: str) -> dict[Path, 
     agent = command("slurmext-agent", "slurmext.agent.main")
     files = {
         UNIT_DIR / "slurmextd.service": _unit("slurmext controller", daemon, site_config, "slurmctld.service"),
-        UNIT_DIR / "slurmext-agent.service": _unit("slurmext node agent", agent, site_config, "slurmd.service"),
+        UNIT_DIR / "slurmext-agent.service": _unit(
+            "slurmext node agent", agent, site_config, "slurmd.service", more=_OUTLIVED
+        ),
     }
     if run_dir.is_relative_to("/run"):
         files[TMPFILES] = f"d {run_dir} 0755 root root -\nf {run_dir}/submit-wake 0644 {slurm_user} {slurm_user} -\n"

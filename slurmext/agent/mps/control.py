@@ -80,7 +80,7 @@ class MpsControl:
         if self._v3 is None:
             try:
                 told = subprocess.run([str(self._program), "--help"], stdin=subprocess.DEVNULL, capture_output=True,
-                                      timeout=COMMAND_S, check=False, env=_BARE)  # fmt: skip
+                                      timeout=COMMAND_S, check=False, env=_bare())  # fmt: skip
                 self._v3 = b"--protocol" in told.stdout + told.stderr
             except (OSError, subprocess.TimeoutExpired):
                 return False
@@ -97,6 +97,12 @@ class MpsControl:
     def clients(self, setup: ShareSetup, server: int) -> list[int]:
         """Pids of a server's clients. Raises MpsError."""
         return [int(pid) for pid in _PIDS.findall(self.tell(setup, f"get_client_list {server}"))]
+
+    def is_well(self, setup: ShareSetup) -> bool:
+        """Whether no server of the share is in the state that a crashed client left it in. Raises MpsError."""
+        if self.speaks_v3():
+            return True  # v3 has no word for it
+        return not any("FAULT" in self.tell(setup, f"get_server_status {server}") for server in self.servers(setup))
 
     def terminate_client(self, setup: ShareSetup, server: int, client: int) -> None:
         """Take a client out of its server without harm to the others. Raises MpsError."""
@@ -126,7 +132,7 @@ class MpsControl:
                 # A file rather than a pipe would be needed if the daemon kept it open; it closes what it inherits.
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env=_BARE | _environment(setup),
+                env=_environment(setup),
                 cwd="/",
                 timeout=COMMAND_S,
                 check=False,
@@ -141,13 +147,14 @@ class MpsControl:
         return said
 
 
-_BARE = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"} | {
-    name: os.environ[name] for name in ("LD_LIBRARY_PATH", "SLURMEXT_SIMULATED_GPUS") if name in os.environ
-}
+def _bare() -> dict[str, str]:
+    """No setting of the agent's own reaches a share; only where the driver is found."""
+    passed = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "SLURMEXT_SIMULATED_GPUS") if name in os.environ}
+    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C"} | passed
 
 
 def _environment(setup: ShareSetup) -> dict[str, str]:
-    return {
+    return _bare() | {
         "CUDA_MPS_PIPE_DIRECTORY": str(setup.pipe),
         "CUDA_MPS_LOG_DIRECTORY": str(setup.logs),
         "CUDA_VISIBLE_DEVICES": setup.device,

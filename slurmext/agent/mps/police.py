@@ -74,6 +74,7 @@ class Police:
                 self._say(use, "warned")
             elif self._ends and self._over[key] > LOOKS:
                 self._end_largest(use)
+                self._over[key] = 1  # it may be enough
         return uses
 
     def _uses(self) -> list[ShareUse]:

@@ -97,12 +97,17 @@ class Shares:
             return gone
 
     def mend(self) -> list[ShareMade]:
-        """Start daemons again that died while their jobs go on: only those; returns them."""
+        """Start daemons again that died, or that a crashed client left in a fault, while their jobs go on: only those;
+        returns them.
+        """
         mended = []
         for share in self._book.shares():
-            if share.piece is Piece.BUSY and started(share.pid) != share.ticks:
+            if share.piece is Piece.BUSY and not self._is_well(share):
                 with self._maker.lock(share.gpu):
                     try:
+                        if (current := self._current(share)) is None:
+                            continue
+                        share = current  # noqa: PLW2901
                         self._end(share)
                         pid = self._control.start(self._setup(share))
                         self._book.leave(replace(share, pid=pid, ticks=started(pid)))
@@ -135,6 +140,19 @@ class Shares:
                     self._control.terminate_client(setup, server, client)
         except MpsError as error:
             log.info("%s", error)
+
+    def _is_well(self, share: ShareMade) -> bool:
+        if started(share.pid) != share.ticks:
+            return False
+        try:
+            return self._control.is_well(self._setup(share))
+        except MpsError:
+            return started(share.pid) == share.ticks
+
+    def _current(self, share: ShareMade) -> ShareMade | None:
+        """As it is now that the GPU is ours, if its job still has it."""
+        found = next((each for each in self._book.shares(gpu=share.gpu) if each.key == share.key), None)
+        return found if found is not None and found.piece is Piece.BUSY else None
 
     def _of(self, reservation: Reservation) -> list[ShareMade]:
         return self._book.shares(reservation=reservation.reservation)

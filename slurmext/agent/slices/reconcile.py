@@ -66,7 +66,6 @@ class Reconciler:
         self._compare()
         self._keeper.tend()
         self.free_unowned()
-        self._p.shares.mend()
         self._end_dead_jobs()
 
     def _interrupted(self, reservation: Reservation) -> None:

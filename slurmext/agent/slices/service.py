@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 TICK_S = 0.5
 WATCH_S = 2.0
 """How often memory of shares is looked at, and what could not be freed is tried again."""
+MEND_S = 10.0
 COMPARE_S = 30.0
 FRESH_S = 30.0
 """A job younger than this is sampled at every look: many are short."""
@@ -69,7 +70,7 @@ class Slices:
         book = self._book = Book(spool_dir / "slices.jsonl")
         maker = self._maker = Maker(book, driver, access, pool=WarmPool(keep_s=site.warm_s, most=site.warm_most))
         control = MpsControl(site.mps_control, protocol=site.mps_protocol)
-        shares = Shares(book, maker, control, access, base=run_dir / f"agent-{node}.mps")
+        shares = self._shares = Shares(book, maker, control, access, base=run_dir / f"agent-{node}.mps")
         parts = Parts(book=book, maker=maker, shares=shares, driver=driver, events=events,
                       files=TaskFiles(run_dir / f"agent-{node}.slices"))  # fmt: skip
         self.keeper = SliceKeeper(parts, changed=self._changed.set, name_of=name_of)
@@ -190,6 +191,8 @@ class Slices:
         if any(made.piece is Piece.DESTROYING for made in self._book.made()):
             self._reconciler.free_unowned()
         live = [each for each in reservations if each.stage is Stage.LIVE]
+        if self._book.shares() and self._is_due("mend", MEND_S):
+            self._shares.mend()
         uses = self._police.look() if self._book.shares() else []
         fresh = any(time.time() - (each.began_s or 0) < FRESH_S for each in live)
         if self._is_due("sample", 0.0 if fresh else self._sample_s):
