@@ -187,6 +187,7 @@ _FAULTS = {"none": 0, "driver": 9, "lost": 15}
         ("slurmext devcluster gpus n1 --utilisation 0", "all GPUs of n1 idle, whatever jobs do"),
         ("slurmext devcluster gpus n1 --gpu 0 --gpu 1 --utilisation job", "0 and 1 work again while a job has them"),
         ("slurmext devcluster gpus n1 --gpu 3 --fault lost", "GPU 3 has fallen off the bus; --fault none mends it"),
+        ("slurmext devcluster gpus n1 --mig on", "MIG mode on all GPUs, as a boot script sets it (A100: the only way)"),
     ],
 )
 @_which
@@ -195,6 +196,7 @@ _FAULTS = {"none": 0, "driver": 9, "lost": 15}
 @click.option("--utilisation", metavar="PERCENT", help="How much they work; 'job': fully while a job has them.")
 @click.option("--memory", type=click.IntRange(0), metavar="MIB", help="Memory in use on each.")
 @click.option("--fault", type=click.Choice([*_FAULTS]), help="What NVML says: the GPUs are lost, or no driver there.")
+@click.option("--mig", type=click.Choice(["on", "off"]), help="MIG mode after a reset: instances on it are gone.")
 def gpus(
     name: str | None,
     directory: Path | None,
@@ -204,6 +206,7 @@ def gpus(
     utilisation: str | None,
     memory: int | None,
     fault: str | None,
+    mig: str | None,
 ) -> None:
     """Say what the simulated GPUs of NODE do; the node's agent sees it through NVML."""
     simulated = _attach(name, directory).gpus(node)
@@ -219,6 +222,8 @@ def gpus(
         simulated.set_fault(_FAULTS[fault], *(indices or (() if fault == "driver" else range(len(simulated)))))
         if fault == "none" and not indices:
             simulated.set_fault(0)
+    if mig is not None:
+        simulated.set_mig(mig == "on", *indices)
 
 
 @cli.command()
