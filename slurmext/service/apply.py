@@ -246,7 +246,8 @@ class Applier:
         if record is None:
             self._advance(token, action, ActionState.DONE, "the job has ended")
         elif record.state is not JobState.PENDING:
-            self._advance(token, action, ActionState.DONE, f"started on {','.join(p.node for p in record.placement)}")
+            nodes = [part.node for part in record.placement] or cast("list[str]", action.detail.get("nodes") or [])
+            self._advance(token, action, ActionState.DONE, f"started on {','.join(nodes)}")
         elif record.held:
             self._advance(token, action, ActionState.ABANDONED, "the job is held")
         elif action.state is ActionState.INTENT:

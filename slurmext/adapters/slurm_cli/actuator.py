@@ -113,7 +113,8 @@ class SlurmActuator:
     def hold_gpu(self, name: str, node: str, gpu_type: str, partitions: Sequence[str]) -> str:
         """Submit a job that has one GPU of the node in Slurm's books and does nothing; returns its id.
 
-        One CPU and 1 MiB go with it. It is SlurmUser's, so that no user may end it, and never requeued.
+        One CPU and 1 MiB go with it. It is SlurmUser's, so that no user may end it, and never requeued. Its process
+        knows of no GPU: nothing that looks for users of GPUs by their environment takes it for one.
         """
         gres = "gpu:1" if gpu_type == "gpu" else f"gpu:{gpu_type}:1"
         words = [
@@ -121,7 +122,7 @@ class SlurmActuator:
             "--mem=1", f"--gres={gres}", "--no-requeue", f"--priority={_FIRST}", "--output=/dev/null",
             "--error=/dev/null", "--input=/dev/null", "--chdir=/", "--export=NONE",
             *([f"--partition={','.join(partitions)}"] if partitions else []),
-            *self._as_user, "--wrap=exec sleep infinity",
+            *self._as_user, "--wrap=exec env -i sleep infinity",
         ]  # fmt: skip
         return self._runner.must("sbatch", words).strip().partition(";")[0]
 

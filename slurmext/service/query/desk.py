@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from slurmext.errors import UsageError
-from slurmext.service.query import daemon, extend, history, jobs, policy, queues, sizes
+from slurmext.service.query import copies, daemon, extend, history, jobs, policy, queues, sizes
 from slurmext.service.query.context import Context
 from slurmext.service.query.viewer import Answer, Question, Viewer
 
@@ -21,6 +21,8 @@ _OPERATIONS: Mapping[str, Callable[[Context, Viewer, Question], Answer]] = {
     "defragment": daemon.defragment,
     "history": history.events,
     "checkpoints": history.checkpoints,
+    "ckpt_copies": copies.copies,
+    "ckpt_why": copies.why,
     "status": daemon.status,
     "policy": policy.text,
     "policies": policy.versions,

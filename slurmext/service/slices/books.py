@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 START_PATIENCE_S = 30.0
 """How long Slurm may take to start a placeholder, and its agent to say which GPU it got."""
+READY_PATIENCE_S = 60.0
+"""How long an agent may take to make a GPU ready."""
 LOST_S = 10.0
 """An intent that no placeholder job shows for is given up after this time."""
 AGAIN_S = 5.0
@@ -128,7 +130,7 @@ class Books:
         elif hold.state is HoldState.SUBMITTED:
             self._find_gpu(token, hold, record, memory, now_s)
         elif hold.state is HoldState.HELD:
-            self._make_ready(hold, gpus.get(hold.gpu), now_s)
+            self._follow_held(token, hold, gpus.get(hold.gpu), now_s)
         elif hold.state is HoldState.CLEARING:
             gpu = gpus.get(hold.gpu)
             if gpu is not None and gpu.use is GpuUse.WHOLE and gpu.at_s >= hold.changed_s - 1:
@@ -138,6 +140,19 @@ class Books:
                 self._set_use(hold.node, hold.gpu, GpuUse.WHOLE, now_s)
         elif hold.state is HoldState.LEAVING:
             self._cancel(hold.job_id, now_s)
+
+    def _follow_held(self, token: int, hold: GpuHold, gpu: GpuRecord | None, now_s: float) -> None:
+        """Until its agent says that it is what it shall be; one that cannot be made so goes back."""
+        if gpu is None or gpu.use is hold.use:
+            return
+        if gpu.use is GpuUse.WHOLE and now_s - hold.changed_s > READY_PATIENCE_S:
+            why = f"its agent could not make it ready for {hold.use.value} use"
+            log.warning("GPU %s of %s goes back: %s", hold.gpu, hold.node, why)
+            self.refused[hold.node] = now_s + REFUSED_S
+            self._cancel(hold.job_id, now_s)
+            self._change(token, hold, HoldState.LEAVING, why=why)
+            return
+        self._make_ready(hold, gpu, now_s)
 
     def _find_gpu(self, token: int, hold: GpuHold, record: JobRecord, memory: SliceMemory, now_s: float) -> None:
         late = now_s - hold.changed_s > START_PATIENCE_S

@@ -1,0 +1,44 @@
+"""Copies of checkpoints in nodes' memory, and what saving costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from slurmext.service.query.context import Context
+from slurmext.service.query.jobs import known_job
+from slurmext.service.query.viewer import Answer, Question, Viewer
+
+
+def copies(context: Context, viewer: Viewer, asked: Question) -> Answer:
+    """Where copies of a job's checkpoints are; to agents also how these are reached. The job is SLURM_JOB_ID."""
+    job = asked.job or ""
+    if not viewer.sees_all:
+        known_job(context, viewer, job)
+    answer: Answer = {"copies": [asdict(copy) for copy in context.store.copies(job_id=job)]}
+    if viewer.sees_all and "peers" in context.live:
+        answer["peers"] = context.live["peers"]()
+    return answer
+
+
+def why(context: Context, viewer: Viewer, asked: Question) -> Answer:
+    """What a job's interval rests on: its own word, and the site's failures."""
+    row = known_job(context, viewer, asked.job or "")
+    job_id = row.job.job_id
+    cost = context.store.checkpoint_costs([job_id]).get(job_id)
+    last = context.store.last_checkpoints([job_id]).get(job_id)
+    rate = context.store.failure_rate()
+    recent = context.store.failures(limit=5)
+    shown: list[Mapping[str, object]] = [
+        {"at_s": item.at_s, "kind": item.kind, "node_count": item.node_count, "ran_s": item.ran_s} for item in recent
+    ]
+    return {
+        "now_s": context.now(),
+        "job": job_id,
+        "ckpt": row.ckpt,
+        "gpus": row.gpus,
+        "nodes": row.nodes,
+        "cost": None if cost is None else asdict(cost),
+        "checkpoint": None if last is None or last.confirmed_s < row.job.submit_s else asdict(last),
+        "failures": {"count": rate.count, "node_s": rate.node_s, "recent": shown},
+    }
