@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -36,13 +37,14 @@ def restrict(directory: Path, access: Access) -> None:
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
+        os.fchmod(descriptor, 0o700)
+        os.fchown(descriptor, os.geteuid(), os.getegid() if access.gid is None else access.gid)
+        with suppress(OSError):
+            os.removexattr(descriptor, _ACL)
         if access.public:
             os.fchmod(descriptor, 0o755)
             return
-        os.fchmod(descriptor, 0o700)
-        if access.gid is not None:
-            os.fchown(descriptor, -1, access.gid)
-            os.fchmod(descriptor, 0o750)
+        os.fchmod(descriptor, 0o700 if access.gid is None else 0o750)
         if access.uid is None or access.uid == os.fstat(descriptor).st_uid:
             return
         group = _READ if access.gid is not None else 0

@@ -22,6 +22,7 @@ BEAT: Final = b"BEAT"
 TEXT: Final = b"TEXT"
 """Length: bytes of JSON or of a manifest that follow."""
 MOST_RUN: Final = 8
+MOST_AWAITED: Final = 256 * 1024
 MOST_TEXT: Final = 1 << 28
 MOST_RANGES: Final = 4096
 SILENCE_S: Final = 3.0
@@ -82,6 +83,8 @@ def fill_exactly(connection: socket.socket, place: memoryview) -> None:
     done, size = 0, len(place)
     while done < size:
         try:
+            # Woken once for all of it, not for every packet: with many nodes' worth of flows that is most of the work.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(size - done, MOST_AWAITED))
             count = connection.recv_into(place[done:], size - done, socket.MSG_WAITALL)
         except OSError as error:
             raise LinkLost("it fell silent" if isinstance(error, BlockingIOError) else str(error)) from error

@@ -25,6 +25,7 @@ def answer(engine: StagingEngine, request: Mapping[str, Any]) -> dict[str, Any]:
         "stage_pin": lambda: {"found": engine.pin(_place(request)[0], _holder(request), _place(request)[1])},
         "stage_unpin": lambda: _done(engine.unpin(_place(request)[0], _holder(request), _place(request)[1])),
         "stage_learn": lambda: _done(engine.learn(parse_manifest(read_trusted(Path(str(request.get("path"))))))),
+        "stage_wait": lambda: {"complete": engine.wait(_place(request)[0], _seconds(request), _place(request)[1])},
         "stage_progress": lambda: {"models": [progress_to_json(one) for one in engine.progress()]},
         "stage_address": lambda: {"address": "{}:{}".format(*engine.address)},
     }
@@ -60,6 +61,13 @@ def _place(request: Mapping[str, Any]) -> tuple[ModelKey, TierKind]:
         return key, TierKind(request.get("tier", "memory"))
     except (KeyError, ValueError) as error:
         raise BadOrder(f"which model? {error}") from error
+
+
+def _seconds(request: Mapping[str, Any]) -> float:
+    value = request.get("timeout_s")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 3600:  # noqa: PLR2004
+        raise BadOrder("timeout_s: seconds, at most an hour")
+    return float(value)
 
 
 def _holder(request: Mapping[str, Any]) -> str:

@@ -134,6 +134,19 @@ class StagingEngine:
         """The model, whole or in part."""
         return self._tier(tier).get(key)
 
+    def wait(self, key: ModelKey, timeout_s: float, tier: TierKind = TierKind.MEMORY) -> bool:
+        """Wait until the model is complete here; False when it is not within the time, or has failed."""
+        deadline_s = time.monotonic() + timeout_s
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._stopping or (key, tier) in self._failed or self._settled(key, tier), timeout_s
+            )
+            staged = self._tier(tier).get(key)
+        return staged is not None and staged.wait(max(0.0, deadline_s - time.monotonic()))
+
+    def _settled(self, key: ModelKey, tier: TierKind) -> bool:
+        return (key, tier) not in self._starting and self._tier(tier).get(key) is not None
+
     def progress(self) -> tuple[Progress, ...]:
         """Every model here or on its way, by name."""
         now_s = time.monotonic()
@@ -215,6 +228,7 @@ class StagingEngine:
         with self._changed:
             self._starting.pop(place, None)
             self._failed[place] = why
+            self._changed.notify_all()
 
     def _ended(self, place: tuple[ModelKey, TierKind]) -> None:
         with self._changed:
@@ -226,7 +240,8 @@ class StagingEngine:
         if known is not None:
             return known
         problems: list[str] = []
-        for peer in (*(source.peer for source in order.sources), *order.backups):
+        # Those before the sources have it for sure; the sources may still be waiting for it themselves.
+        for peer in (*reversed(order.backups), *(source.peer for source in order.sources)):
             if peer.node == STORAGE:
                 continue
             try:

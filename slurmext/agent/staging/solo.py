@@ -1,6 +1,7 @@
 """The staging engine alone, without Slurm or controller, for tests and benchmarks.
 
-`python -m slurmext.agent.staging.solo` listens for peers and takes requests on a unix socket (see `control`). Prints `ready HOST:PORT`.
+`python -m slurmext.agent.staging.solo` listens for peers and takes requests on a unix socket
+(see `control`). Prints `ready HOST:PORT`.
 """
 
 from __future__ import annotations

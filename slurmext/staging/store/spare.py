@@ -62,10 +62,10 @@ class Spares:
         return True
 
     def shrink(self, *, keep_free: int, free: int) -> None:
-        """Remove spare files, largest first, until the file system has room for `keep_free` bytes."""
+        """Remove spare files, largest first, until `keep_free` bytes of the file system are free; `free` are now."""
         for size, spare in sorted(self._stock(), reverse=True):
-            if free + self.total_bytes >= keep_free and self.total_bytes <= keep_free:
-                return  # they will be reused for what is coming
+            if free >= keep_free:
+                return
             spare.unlink()
             free += size
 

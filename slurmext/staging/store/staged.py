@@ -44,6 +44,7 @@ class StagedModel:
         self._prefault: Prefault | None = None
         self._closed = False
         self._ready = ReadyMap(directory / OWN / "ready", manifest.chunk_count, fingerprint, mapped=not durable)
+        self._ready_bytes = self._counted()
         try:
             for entry in manifest.files:
                 descriptor = os.open(directory / entry.name, _FLAGS)
@@ -74,10 +75,7 @@ class StagedModel:
     @property
     def ready_bytes(self) -> int:
         """Bytes of good chunks."""
-        if self.complete:
-            return self.manifest.size
-        held = self._ready.snapshot()
-        return sum(length for length, good in zip(self.manifest.lengths, held, strict=True) if good)
+        return self._ready_bytes
 
     def has(self, index: int) -> bool:
         """Whether a chunk is good."""
@@ -111,6 +109,7 @@ class StagedModel:
                 return
             for listener in self._listeners:
                 listener(index)
+            self._ready_bytes += self.manifest.lengths[index]
             self._unflushed += self.manifest.lengths[index]
             complete = self.complete
             if complete:
@@ -165,6 +164,7 @@ class StagedModel:
         bad = [index for index, good in enumerate(held) if good and not self.check(index)]
         with self.changed:
             self._ready.clear(bad)
+            self._ready_bytes = self._counted()
         if bad:
             self.flush()
         return bad
@@ -176,6 +176,10 @@ class StagedModel:
         mappings = [mapping for mapping in self._mappings if mapping is not None]
         self._prefault = Prefault(mappings, on_full=lambda: self.fail(f"no memory is left for {self.key}"))
         self._prefault.start()
+
+    def _counted(self) -> int:
+        held = self._ready.snapshot()
+        return sum(length for length, good in zip(self.manifest.lengths, held, strict=True) if good)
 
     def close(self) -> None:
         """Let go of files and mappings. A mapping that is still being read from goes with its last reader."""

@@ -1,0 +1,1 @@
+"""Parts of bench_staging: nodes with shaped links, what others do on them, and what happens on one node."""
