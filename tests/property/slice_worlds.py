@@ -26,24 +26,12 @@ from slurmext.model.slicing import (
     TakeGpu,
 )
 from slurmext.testing.slice_world import show
-from slurmext.testing.slicing import gpus
+from slurmext.testing.slicing import geometry, gpus
 
 NOW_S = 10_000
 QUEUES = ("org/a", "org/b", "c")
 USERS = ("ann", "bob")
 TYPES = ("h100", "a30", "rtx_pro_6000", "l40s")
-PROFILES = (
-    "1g.10gb",
-    "2g.20gb",
-    "3g.40gb",
-    "4g.40gb",
-    "7g.80gb",
-    "1g.6gb",
-    "2g.12gb",
-    "1g.24gb",
-    "1g.24gb+me",
-    "1g.10gb+me",
-)
 
 
 @st.composite
@@ -69,10 +57,14 @@ def geometries(draw: st.DrawFn) -> Geometry:
     return Geometry(memory_units=units, compute_slices=slices, profiles=tuple(profiles))
 
 
-def _needs() -> st.SearchStrategy[SliceNeed]:
-    per_node, nodes = st.sampled_from([1, 1, 1, 2, 3]), st.sampled_from([1, 1, 1, 2])
+def _needs(kinds: list[str]) -> st.SearchStrategy[SliceNeed]:
+    """Mostly what some card of the world has."""
+    known = [profile.name for kind in kinds if (cut := geometry(kind)) is not None for profile in cut.profiles]
+    names = st.sampled_from([*(known * 4), "1g.10gb", "9g.9gb"])
+    per_node, nodes = st.sampled_from([1, 1, 1, 1, 2, 3]), st.sampled_from([1, 1, 1, 1, 2])
     return st.one_of(
-        st.builds(SliceNeed, profile=st.sampled_from(PROFILES), per_node=per_node, nodes=nodes),
+        st.builds(SliceNeed, profile=names, per_node=per_node, nodes=nodes),
+        st.builds(SliceNeed, profile=names),
         st.builds(
             SliceNeed,
             share_pct=st.sampled_from([10, 25, 40, 60, 100]),
@@ -82,7 +74,7 @@ def _needs() -> st.SearchStrategy[SliceNeed]:
         ),
         st.builds(
             SliceNeed,
-            memory_mib=st.sampled_from([None, 4000, 18_432, 60_000]),
+            memory_mib=st.sampled_from([None, 4000, 18_432]),
             compute_pct=st.sampled_from([None, 10, 30, 60]),
             per_node=per_node,
         ),
@@ -90,16 +82,16 @@ def _needs() -> st.SearchStrategy[SliceNeed]:
 
 
 @st.composite
-def _cards(draw: st.DrawFn, node: str) -> list[SlicedGpu]:
+def _cards(draw: st.DrawFn, node: str, kinds: list[str]) -> list[SlicedGpu]:
     count = draw(st.integers(1, 3))
-    gpu_type = draw(st.sampled_from(TYPES))
-    use = st.sampled_from([GpuUse.MIG, GpuUse.MIG, GpuUse.SHARED, GpuUse.WHOLE, GpuUse.UNKNOWN])
+    gpu_type = draw(st.sampled_from(kinds))
+    use = st.sampled_from([*[GpuUse.MIG] * 5, GpuUse.SHARED, GpuUse.SHARED, GpuUse.WHOLE, GpuUse.UNKNOWN])
     return [
         replace(
             gpu,
             use=draw(use),
             since_s=draw(st.sampled_from([0, NOW_S - 10])),
-            leaving=draw(st.sampled_from([False, False, False, True])),
+            leaving=draw(st.sampled_from([*[False] * 9, True])),
         )
         for gpu in gpus(node, gpu_type, count)
     ]
@@ -155,7 +147,8 @@ def _running(draw: st.DrawFn, cards: list[SlicedGpu]) -> list[SliceJob]:
 
 @st.composite
 def _running_job(draw: st.DrawFn, number: str, need: SliceNeed, place: SlicePlace) -> SliceJob:
-    state = draw(st.sampled_from([JobState.RUNNING] * 4 + [JobState.PENDING, JobState.COMPLETING, JobState.UNKNOWN]))
+    rare = [JobState.PENDING, JobState.COMPLETING, JobState.UNKNOWN]
+    state = draw(st.sampled_from([*[JobState.RUNNING] * 9, *rare]))
     return SliceJob(
         id=number,
         queue=draw(st.sampled_from(QUEUES)),
@@ -163,29 +156,29 @@ def _running_job(draw: st.DrawFn, number: str, need: SliceNeed, place: SlicePlac
         need=need,
         state=state,
         started_s=draw(st.sampled_from([None, 0, NOW_S - 50])),
-        checkpoint_s=draw(st.sampled_from([None, NOW_S - 5])),
+        checkpoint_s=draw(st.sampled_from([None, NOW_S - 5, NOW_S - 5])),
         time_limit_s=draw(st.sampled_from([None, 20_000])),
-        preemptible=draw(st.booleans()),
-        requeue=draw(st.booleans()),
-        movable=draw(st.booleans()),
-        evicting_for=draw(st.sampled_from([None, None, None, "p0"])) if state is JobState.RUNNING else None,
+        preemptible=draw(st.sampled_from([True, True, True, False])),
+        requeue=draw(st.sampled_from([True, True, True, False])),
+        movable=draw(st.sampled_from([True, True, False])),
+        evicting_for=draw(st.sampled_from([*[None] * 9, "p0"])) if state is JobState.RUNNING else None,
         cpus=draw(st.integers(0, 4)),
         places=(place,),
     )
 
 
 @st.composite
-def _waiting(draw: st.DrawFn, number: int) -> SliceJob:
+def _waiting(draw: st.DrawFn, number: int, kinds: list[str]) -> SliceJob:
     return SliceJob(
         id=f"p{number}",
-        queue=draw(st.sampled_from([*QUEUES, *QUEUES, "gone"])),
+        queue=draw(st.sampled_from([*QUEUES * 5, "gone"])),
         user=draw(st.sampled_from(USERS)),
-        need=draw(_needs()),
+        need=draw(_needs(kinds)),
         priority=draw(st.integers(0, 1)),
         submitted_s=draw(st.sampled_from([0, NOW_S - 1000, NOW_S - 10])),
-        eligible_s=draw(st.sampled_from([None, None, None, NOW_S + 5])),
-        preemptible=draw(st.booleans()),
-        types=draw(st.sampled_from([(), (), ("h100",), ("a30", "h100")])),
+        eligible_s=draw(st.sampled_from([*[None] * 14, NOW_S + 5])),
+        preemptible=draw(st.sampled_from([True, True, True, False])),
+        types=draw(st.sampled_from([*[()] * 8, ("h100",), ("a30", "h100")])),
         choice=draw(st.sampled_from([None, None, GpuUse.MIG, GpuUse.SHARED])),
         cpus=draw(st.integers(0, 6)),
         memory_per_node_mib=draw(st.sampled_from([0, 4096])),
@@ -196,22 +189,23 @@ def _waiting(draw: st.DrawFn, number: int) -> SliceJob:
 def slice_worlds(draw: st.DrawFn, *, most_waiting: int = 8) -> SliceSnapshot:
     """A snapshot whose cards and jobs agree."""
     names = [f"n{number}" for number in range(draw(st.integers(1, 4)))]
-    cards = [card for name in names for card in draw(_cards(name))]
+    kinds = draw(st.lists(st.sampled_from(TYPES), min_size=1, max_size=2))
+    cards = [card for name in names for card in draw(_cards(name, kinds))]
     running = draw(_running(cards))
-    waiting = [draw(_waiting(number)) for number in range(draw(st.integers(0, most_waiting)))]
+    waiting = [draw(_waiting(number, kinds)) for number in range(draw(st.integers(0, most_waiting)))]
     shown = show(cards, running)
     shown = [draw(_with_warm(card)) for card in shown]
     nodes = tuple(
         SliceNode(
             name=name,
-            state=draw(st.sampled_from([NodeState.UP, NodeState.UP, NodeState.UP, NodeState.DRAIN])),
-            free_cpus=draw(st.sampled_from([None, 4, 16])),
+            state=draw(st.sampled_from([*[NodeState.UP] * 11, NodeState.DRAIN])),
+            free_cpus=draw(st.sampled_from([None, None, 4, 16])),
             free_memory_mib=draw(st.sampled_from([None, 8192])),
             idle_gpus=_idle(name, cards, draw(st.integers(0, 3))),
         )
         for name in names
     )
-    limits = draw(st.lists(st.sampled_from([None, 0, 1, 2]), min_size=6, max_size=6))
+    limits = draw(st.lists(st.sampled_from([None, None, None, 0, 1, 2, 3]), min_size=6, max_size=6))
     queues = (
         Queue(path="org", max=limits[0]),
         Queue(path="org/a", guaranteed=1 if limits[3] else 0, max=limits[1]),

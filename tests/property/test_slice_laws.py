@@ -28,8 +28,8 @@ from slurmext.testing.slice_world import step
 from slurmext.testing.slicing import geometry, gpus
 from tests.property.slice_worlds import fits, geometries, slice_worlds
 
-MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @given(slice_worlds())
