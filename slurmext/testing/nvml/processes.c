@@ -21,6 +21,8 @@
 #define RESERVED_BYTES (4 * MIB)
 /* The job that holds a GPU in Slurm's books while it is in sliced use: it touches no GPU. */
 #define PLACEHOLDER "slurmext-slices"
+/* A process under MPS of which nobody said what it has in use has this part of its limit: a job has several of them. */
+#define SHARES_OF_A_LIMIT 16
 
 static struct use uses[MAX_USES];
 static unsigned int use_count;
@@ -110,11 +112,14 @@ static void look_at(unsigned int pid)
 	if (node == NULL || cluster == NULL || strcmp(node, state->node) != 0 || strcmp(cluster, state->cluster) != 0)
 		return;
 	const char *job = variable(environment, end, "SLURM_JOB_NAME");
-	if (job != NULL && strcmp(job, PLACEHOLDER) == 0)
+	if (job != NULL && strncmp(job, PLACEHOLDER, strlen(PLACEHOLDER)) == 0)
 		return;
 	struct use use = {.pid = pid, .instance = -1, .compute = -1};
 	use.mps = variable(environment, end, "CUDA_MPS_PIPE_DIRECTORY") != NULL;
 	add_work(&use, variable(environment, end, "SLURMEXT_SIMULATED_WORK"));
+	const char *limit = variable(environment, end, "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT");
+	if (use.mps && use.used_bytes < 0 && limit != NULL && strncmp(limit, "0=", 2) == 0)
+		use.used_bytes = (int64_t)(strtoull(limit + 2, NULL, 10) * MIB / SHARES_OF_A_LIMIT);
 	const char *visible = variable(environment, end, "CUDA_VISIBLE_DEVICES");
 	if (visible != NULL && (strncmp(visible, "MIG-", 4) == 0 || strncmp(visible, "GPU-", 4) == 0)) {
 		while (*visible != '\0') {
