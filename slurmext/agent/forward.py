@@ -55,6 +55,7 @@ class Forwarder:
         controller_uids: Collection[int],
         hello: Callable[[], Mapping[str, object]] = dict,
         on_order: Callable[[Order], None] = lambda _order: None,
+        on_failures: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self._spool = spool
         self._node = node
@@ -63,6 +64,7 @@ class Forwarder:
         self._controller_uids = frozenset(controller_uids)
         self._hello = hello
         self._on_order = on_order
+        self._on_failures, self._failures = on_failures, ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="forward", daemon=True)
         self.connected_since_s: float | None = None
@@ -158,6 +160,11 @@ class Forwarder:
             self._obey(answer)
         if f'"seq": {answer.get("ack")},'.encode() not in line[:80]:
             raise WireError(f"acknowledged {answer} instead of {line[:80]!r}")
+        failures = str(answer.get("failures", ""))[:100]
+        if failures and failures != self._failures:
+            self._failures = failures
+            with contextlib.suppress(OSError):
+                self._on_failures(failures)
 
     def _obey(self, said: Mapping[str, object]) -> None:
         """Carry out an order; what goes wrong in it is no reason to stop forwarding."""

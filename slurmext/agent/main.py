@@ -21,7 +21,9 @@ from slurmext.adapters.munge import MungeAuth
 from slurmext.adapters.nvml import NvmlDriver, NvmlSliceDriver
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
 from slurmext.adapters.tcp.orders import EndJob
+from slurmext.adapters.tcp.queries import TcpQueryClient
 from slurmext.agent import handlers
+from slurmext.agent.copies.service import Copies
 from slurmext.agent.ending import end_job
 from slurmext.agent.files import only_one, own_directory, replace_file
 from slurmext.agent.forward import Forwarder
@@ -79,6 +81,7 @@ class Agent:
             memory=spool_dir / "gpus.jsonl",
             sample_s=site.agent.sample_s,
             busy_percent=site.agent.busy_percent,
+            sliced=lambda: self.slices.sliced_minors(),
         )
         here = SlurmHere(SlurmRunner(site.slurm.bin_dir, site.slurm.conf, timeout_s=10), node)
         self.slices = Slices(
@@ -94,6 +97,19 @@ class Agent:
             name_of=here.name_of,
             sample_s=site.agent.sample_s,
         )
+        munge = munge or MungeAuth.find(bin_dir=site.slurm.bin_dir, socket=site.munge_socket)
+        controllers = uids | _slurm_uids(site.slurm.user)
+        controller = TcpQueryClient(site.daemon.address, munge, controllers)
+        self.copies = Copies(
+            site.agent.copies,
+            cluster=site.cluster,
+            node=node,
+            munge=munge,
+            uids=controllers,
+            events=events,
+            ask=lambda job_id: controller.ask("ckpt_copies", job=str(job_id)),
+            alive=lambda: {job.job_id for job in jobs.all()},
+        )
         self.node = Node(
             name=node,
             jobs=jobs,
@@ -103,16 +119,18 @@ class Agent:
             trusted_uids=frozenset(uids if trusted_uids is None else trusted_uids),
             controller_since_s=lambda: self.forwarder.connected_since_s,
             slices=self.slices,
+            copies=self.copies,
             take_notes=lambda: self._notes.take_all(),  # noqa: PLW0108  made below
         )
         self.forwarder = Forwarder(
             events,
             node=node,
             address=site.daemon.address,
-            munge=munge or MungeAuth.find(bin_dir=site.slurm.bin_dir, socket=site.munge_socket),
-            controller_uids=uids | _slurm_uids(site.slurm.user),
+            munge=munge,
+            controller_uids=controllers,
             hello=self._hello,
             on_order=self._obey,
+            on_failures=lambda text: replace_file(run_dir / f"agent-{node}.failures", f"{text}\n".encode(), 0o644),
         )
         self._pid_file = run_dir / f"agent-{node}.pid"
         self._notes = Notes(run_dir / f"agent-{node}.notes", node, lambda note: self._answer(ROOT, note))
@@ -131,6 +149,7 @@ class Agent:
             server.start()
         self._notes.start()
         self.slices.start()
+        self.copies.start()
         self.gpus.start()
         self.forwarder.start()
         # From now on hooks leave notes instead of asking.
@@ -143,6 +162,7 @@ class Agent:
             server.stop()
         self._notes.stop()
         self.slices.stop()
+        self.copies.stop()
         self.gpus.stop()
         self.forwarder.stop()
         if self._lock >= 0:
@@ -161,7 +181,8 @@ class Agent:
     def _hello(self) -> dict[str, object]:
         jobs = [job.job_id for job in self.node.jobs.all()]
         self.slices.announce()
-        return {"version": __version__, "jobs": jobs[:4000], "started_s": self.node.started_s}
+        port = self.copies.port
+        return {"version": __version__, "jobs": jobs[:4000], "started_s": self.node.started_s, "copies_port": port}
 
 
 def _start_ticks() -> str:
@@ -191,6 +212,7 @@ def main(node: str, config: Path | None, verbose: bool) -> None:  # noqa: FBT001
     """
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, stream=sys.stderr,
                         format=f"%(asctime)s %(levelname)s agent[{node}] %(message)s")  # fmt: skip
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it has a line for every note
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

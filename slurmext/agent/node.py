@@ -11,6 +11,7 @@ from slurmext.errors import SlurmextError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from slurmext.agent.copies.service import Copies
     from slurmext.agent.jobs import JobTable
     from slurmext.agent.server import Peer
     from slurmext.agent.slices.service import Slices
@@ -34,6 +35,7 @@ class Node:
     controller_since_s: Callable[[], float | None] = lambda: None
     gpu_states: Callable[[], Mapping[int, str]] = dict
     slices: Slices | None = None
+    copies: Copies | None = None
     take_notes: Callable[[], object] = lambda: None
 
 

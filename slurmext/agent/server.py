@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 65536
+MAX_DESCRIPTORS = 64
+"""Files that a request may hand in; the handler gets them as `_fds` and they are closed when it has answered."""
 REQUEST_S = 2.0
 """A peer that has not sent its whole request by then is hung up on."""
 CROWDED_S = 0.0002
@@ -115,10 +117,15 @@ class UnixServer:
     def _serve(self, connection: socket.socket, peer: Peer) -> None:
         try:
             with connection:
-                request = _read_request(connection, time.monotonic() + REQUEST_S)
-                reply = {"ok": False, "error": "not a request"} if request is None else self._answer(peer, request)
+                descriptors: list[int] = []
+                try:
+                    request = _read_request(connection, time.monotonic() + REQUEST_S, descriptors)
+                    reply = {"ok": False, "error": "not a request"} if request is None else self._answer(peer, request)
+                finally:
+                    for descriptor in descriptors:
+                        os.close(descriptor)
                 connection.settimeout(REQUEST_S)
-                connection.sendall(json.dumps(reply).encode() + b"\n")
+                _send_reply(connection, dict(reply))
         except OSError:
             pass  # the peer went away or dawdled; hooks log that on their side
         except Exception:
@@ -130,22 +137,37 @@ class UnixServer:
                     del self._busy[peer.uid]
 
 
-def _read_request(connection: socket.socket, deadline_s: float) -> dict[str, Any] | None:
+def _send_reply(connection: socket.socket, reply: dict[str, Any]) -> None:
+    """The reply line; descriptors of ours that go with it (`_fds`) are closed here afterwards."""
+    descriptors: list[int] = reply.pop("_fds", [])
+    try:
+        line = json.dumps(reply).encode() + b"\n"
+        if descriptors:
+            socket.send_fds(connection, [line[:1]], descriptors)
+            line = line[1:]
+        connection.sendall(line)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _read_request(connection: socket.socket, deadline_s: float, descriptors: list[int]) -> dict[str, Any] | None:
     received = b""
     while not received.endswith(b"\n"):
         left_s = deadline_s - time.monotonic()
         if left_s <= 0 or len(received) > MAX_REQUEST_BYTES:
             return None
         connection.settimeout(left_s)
-        chunk = connection.recv(65536)
-        if not chunk:
+        chunk, handed, _, _ = socket.recv_fds(connection, 65536, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        descriptors += handed
+        if not chunk or len(descriptors) > MAX_DESCRIPTORS:
             return None
         received += chunk
     try:
         request = json.loads(received)
     except (ValueError, RecursionError):
         return None
-    return request if isinstance(request, dict) else None
+    return {**request, "_fds": descriptors} if isinstance(request, dict) else None
 
 
 def _listen(path: Path, mode: int) -> socket.socket:

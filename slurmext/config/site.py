@@ -114,6 +114,24 @@ class SlicesSite(_Strict):
     )
 
 
+class CopiesSite(_Strict):
+    """Copies of checkpoints in each node's memory, and of another node's."""
+
+    dir: AbsolutePath = Field(
+        Path("/dev/shm/slurmext-copies"),  # noqa: S108 - a directory of root's own in it
+        description="Where they are: a directory in a memory file system.",
+    )
+    user_percent: Annotated[float, Field(ge=0, le=90)] = Field(
+        10, description="Of the node's memory, for the copies of one user's jobs; 0 = no copies."
+    )
+    all_percent: Annotated[float, Field(ge=0, le=90)] = Field(25, description="Of the node's memory, for all copies.")
+    keep_s: PositiveSeconds = Field(14400, description="Seconds a copy is kept after its job has left the node.")
+    listen: Address = Field(
+        "0.0.0.0:6831",
+        description="HOST:PORT at which other agents bring and fetch copies; another port when it is taken.",
+    )
+
+
 class AgentSite(_Strict):
     """The agent on each node."""
 
@@ -133,6 +151,7 @@ class AgentSite(_Strict):
         1, description="Utilisation from which a GPU counts as working; below it is idle."
     )
     slices: SlicesSite = SlicesSite()  # pyright: ignore[reportCallIssue]
+    copies: CopiesSite = CopiesSite()  # pyright: ignore[reportCallIssue]
 
 
 class ManagedSite(_Strict):

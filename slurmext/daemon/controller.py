@@ -25,6 +25,7 @@ from slurmext.config.policy import SitePolicy
 from slurmext.config.site import SiteConfig
 from slurmext.config.slice_table import slices_tsv
 from slurmext.config.submit_table import NameService, queues_tsv
+from slurmext.daemon.checkpoint_events import COPY, checkpoint_of, cost_of, store_copy
 from slurmext.daemon.gpu_events import GPU_ACTIVITY, store_activity
 from slurmext.daemon.monitor import Monitor
 from slurmext.daemon.query_server import SOCKET_NAME, QueryServer
@@ -33,7 +34,7 @@ from slurmext.errors import SlurmextError, SlurmUnavailable, StoreConflict, Stor
 from slurmext.model.plan import Plan
 from slurmext.model.slicing import SlicedGpu
 from slurmext.model.snapshot import Snapshot
-from slurmext.model.state import CheckpointRecord, Event, Lease
+from slurmext.model.state import Event, Lease
 from slurmext.service import bootstrap
 from slurmext.service.cycle import CycleResult
 from slurmext.service.forecast import forecast_apart
@@ -93,7 +94,8 @@ class Daemon:
         self._error: str | None = None
         uids = {0, *_uid(site.slurm.user)}
         munge = MungeAuth.find(bin_dir=site.slurm.bin_dir, socket=site.munge_socket)
-        live = {"status": self._status, "plan": self._plan}
+        self._ports = dict[str, int]()
+        live = {"status": self._status, "plan": self._plan, "peers": self._peers}
         queries = Queries(
             store=self._store,
             live=live,
@@ -104,7 +106,8 @@ class Daemon:
         )
         self._queries = QueryServer(site.run_dir / SOCKET_NAME, queries, trusted_uids=uids)
         listen = site.daemon.listen
-        self._agents = AgentServer(listen, munge, uids, self._on_event, on_query=self._queries.answer)
+        self._agents = AgentServer(listen, munge, uids, self._on_event, on_query=self._queries.answer,
+                                   failures=self._controller.failures.told)  # fmt: skip
         self._timers = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1})
 
     def stop(self) -> None:
@@ -312,12 +315,19 @@ class Daemon:
             if known:
                 self._wake.set()
             return
+        if event.event == COPY:
+            store_copy(self._store, event)
+            return
+        if event.event == "hello" and isinstance(port := event.detail.get("copies_port"), int):
+            self._ports[event.node] = port
         stored = Event(
             at_s=event.at_s, source=f"agent:{event.node}", kind=event.event, job_id=job_id, detail=dict(event.detail)
         )
         new = self._store.record_event(stored, dedup=f"{event.node}/{event.boot}/{event.seq}")
         if new and event.event == "checkpoint" and job_id is not None:
-            self._store.record_checkpoint(_checkpoint(event, job_id))
+            self._store.record_checkpoint(checkpoint_of(event, job_id))
+            if (cost := cost_of(event, job_id)) is not None:
+                self._store.record_checkpoint_cost(cost)
         self._wake.set()
 
     def _end_left(self, nodes: Collection[str], raw_id: str, before_s: float) -> None:
@@ -341,6 +351,13 @@ class Daemon:
             **({"invariants": self._monitor.status()} if self._monitor is not None else {}),
         }
 
+    def _peers(self) -> Mapping[str, object]:
+        """Where agents reach each other: node -> [host, port]."""
+        hosts = {
+            agent.node: agent.address.removeprefix("agent-").rpartition(":")[0] for agent in self._agents.connected()
+        }
+        return {node: [host, self._ports[node]] for node, host in hosts.items() if node in self._ports}
+
     def _world(self) -> tuple[Snapshot, Plan] | None:
         last = self._controller.last
         return (last[0].snapshot, last[1]) if last else None
@@ -352,21 +369,6 @@ class Daemon:
 
         last = self._controller.last
         return json.loads(plan_to_json(last[1])) if last else {"version": 1}
-
-
-def _checkpoint(event: AgentEvent, job_id: str) -> CheckpointRecord:
-    detail = event.detail
-    step, size, saved = detail.get("step"), detail.get("size_bytes"), detail.get("saved_at_s")
-    return CheckpointRecord(
-        job_id=job_id,
-        step=step if isinstance(step, int) else None,
-        path=str(detail.get("path", ""))[:4096],
-        size_bytes=size if isinstance(size, int) else None,
-        # a job's own clock or claim never puts its checkpoint into the future
-        saved_s=min(float(saved), event.at_s) if isinstance(saved, int | float) else event.at_s,
-        confirmed_s=event.at_s,
-        node=event.node,
-    )
 
 
 def _write(path: Path, text: str) -> None:

@@ -91,6 +91,11 @@ def _site(spec: ClusterSpec, layout: Layout, network: Network) -> dict[str, obje
         "agent": {
             "spool_dir": str(layout.state / "agent"),
             "slices": {"mps_control": str(layout.nvml / mps.CONTROL)},
+            # A directory of the cluster's, which goes with it, in place of the machine's memory.
+            "copies": {
+                "dir": str(layout.state / "copies"),
+                "listen": "0.0.0.0:6831" if spec.netns else "127.0.0.1:6831",
+            },
         },
         "munge_socket": str(layout.munge_socket),
     }

@@ -55,7 +55,8 @@ class AgentServer:
 
     `on_event` is called from one thread per agent; when it raises, the connection is closed and the agent sends the
     event again later. Only agents whose munge credential has one of `allowed_uids` are heard. Questions of any user on
-    another host go to `on_query` with the uid that munge vouches for.
+    another host go to `on_query` with the uid that munge vouches for. `failures` goes with each acknowledgement: what
+    the site knows of its failures, for the jobs' checkpoint intervals.
     """
 
     def __init__(
@@ -65,11 +66,13 @@ class AgentServer:
         allowed_uids: Collection[int],
         on_event: Callable[[AgentEvent], None],
         on_query: OnQuery | None = None,
+        failures: Callable[[], str] = str,
     ) -> None:
         self._munge = munge
         self._allowed = frozenset(allowed_uids)
         self._on_event = on_event
         self._on_query = on_query
+        self._failures = failures
         self._lock = threading.Lock()
         self._agents: dict[int, ConnectedAgent] = {}
         self._open: dict[int, socket.socket] = {}
@@ -219,7 +222,7 @@ class AgentServer:
                 log.warning("%s", error)
             else:
                 self._on_event(event)
-            lines.send({"ack": seq})
+            lines.send({"ack": seq, "failures": self._failures()})
             with self._lock:
                 if key in self._agents:
                     self._agents[key] = replace(self._agents[key], last_event_s=time.time())

@@ -4,7 +4,7 @@
     agent:  {"node": "n1", "nonce": "<hex>", "credential": "MUNGE:…"}     over b"slurmext-agent/1 n1 <server's> <own>"
     server: {"ok": true, "credential": "MUNGE:…"}                  over b"slurmext-controller/1 n1 <server's> <agent's>"
     agent:  {"seq": 1, "boot": "<uuid>", "node": "n1", "event": "…", "at_s": 1.0, …}
-    server: {"ack": 1}
+    server: {"ack": 1, "failures": "2.5/1.2e7"}
     server: {"end": {"job_id": 12, "started_before_s": 1.0}}        at any time after the agent's first event
 
 What the server may order is in `orders`. Credentials cover both nonces, so neither side's can be replayed; munge gives

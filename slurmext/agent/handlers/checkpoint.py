@@ -30,6 +30,8 @@ def confirm(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any
         "saved_at_s": seconds(request, "saved_at_s"),
         "on_signal": request.get("on_signal") is True,
     }
+    if isinstance(cost := request.get("cost"), dict):
+        detail["cost"] = {name: value for name, value in list(cost.items())[:16] if isinstance(value, int | float)}
     job = node.jobs.get(job_id) or _adopt(node, peer, job_id)
     if job is None or job.uid != peer.uid:
         raise Refused(f"job {job_id} is not a job of uid {peer.uid} on node {node.name}")

@@ -37,6 +37,8 @@ def prolog(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]
     if "at_s" not in request:
         node.take_notes()  # among them may be the epilog of this job's run before
     node.jobs.start(job)
+    if node.copies is not None and restarts == "0":
+        node.copies.forget(job_id)  # what an earlier job of this id left
     node.events.add("job_start", job_id=job_id, uid=uid, restarts=job.restarts, gpus=job.gpus,
                     at_s=job.started_s)  # fmt: skip
     if node.slices is not None:

@@ -1,0 +1,249 @@
+"""Keeping, passing on and handing out copies of checkpoints, for the handlers of this node."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import stat
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slurmext.adapters.tcp.wire import split_address
+from slurmext.agent.copies.peers import CHUNK, Peer, PeerServer
+from slurmext.agent.copies.store import CopyStore, Kept, memory_bytes
+from slurmext.errors import SlurmextError
+
+if TYPE_CHECKING:
+    from slurmext.adapters.munge import MungeAuth
+    from slurmext.agent.spool import EventSpool
+    from slurmext.config.site import CopiesSite
+
+log = logging.getLogger(__name__)
+
+TIDY_S = 60.0
+PROGRESS_S = 5.0
+WAITING = 4
+"""Files of one user that may wait; more are refused, for the next checkpoint comes anyway."""
+Peers = Callable[[int], Mapping[str, object]]
+"""Of a job id: what the controller answers to `ckpt_copies`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """A file that a job handed in: a descriptor of ours, and what it is."""
+
+    descriptor: int
+    job_id: int
+    uid: int
+    name: str
+    file: str
+    size: int
+
+
+class Copies:
+    """Of one node. Each user has a thread that copies: one whose file system hangs delays nobody else."""
+
+    def __init__(
+        self,
+        site: CopiesSite,
+        *,
+        cluster: str,
+        node: str,
+        munge: MungeAuth,
+        uids: Collection[int],
+        events: EventSpool,
+        ask: Peers,
+        alive: Callable[[], set[int]],
+    ) -> None:
+        whole = memory_bytes()
+        self._node, self._munge, self._uids, self._events, self._ask = node, munge, frozenset(uids), events, ask
+        self._alive = alive
+        self.store = CopyStore(
+            site.dir / f"{cluster}-{node}",
+            user_bytes=int(whole * site.user_percent / 100),
+            all_bytes=int(whole * site.all_percent / 100),
+            keep_s=site.keep_s,
+        )
+        self._server = PeerServer(split_address(site.listen), self.store, munge, self._uids)
+        self._server.on_put = self._came
+        self._lock = threading.Lock()
+        self._queues: dict[int, queue.Queue[Given]] = {}
+        self._stop = threading.Event()
+        self._stated_s: dict[tuple[int, str], float] = {}
+
+    @property
+    def port(self) -> int:
+        """Where other agents reach this one."""
+        return self._server.port
+
+    def start(self) -> None:
+        """Serve other agents, and remove what nobody needs any more now and then."""
+        self._server.start()
+        threading.Thread(target=self._tidy, name="copies-tidy", daemon=True).start()
+
+    def stop(self) -> None:
+        """Serve no more; what is kept stays."""
+        self._stop.set()
+        self._server.stop()
+
+    def keep(self, job_id: int, uid: int, name: str, files: Sequence[str], descriptors: Sequence[int]) -> int:
+        """Begin to copy a job's files; returns how many bytes that will be. Raises SlurmextError when it cannot."""
+        given: list[Given] = []
+        try:
+            for file, descriptor in zip(files, descriptors, strict=True):
+                info = os.fstat(descriptor)
+                if not stat.S_ISREG(info.st_mode):
+                    raise SlurmextError(f"{file[:60]!r} is no regular file")  # noqa: TRY301
+                given.append(
+                    Given(
+                        descriptor=os.dup(descriptor), job_id=job_id, uid=uid, name=name, file=file, size=info.st_size
+                    )
+                )
+            with self._lock:
+                waiting = self._queues.setdefault(uid, queue.Queue())
+                if waiting.qsize() + len(given) > WAITING * max(1, len(given)):
+                    raise SlurmextError("earlier copies are still being made; the next one will do")  # noqa: TRY301
+                if not waiting.queue and not any(t.name == f"copies-{uid}" for t in threading.enumerate()):
+                    threading.Thread(target=self._copy_all, args=(uid,), name=f"copies-{uid}", daemon=True).start()
+                for one in given:
+                    waiting.put(one)
+        except BaseException:
+            for one in given:
+                os.close(one.descriptor)
+            raise
+        return sum(one.size for one in given)
+
+    def hand_out(self, job_id: int, uid: int) -> list[Kept]:
+        """What there is of a job, fetched from another node when this one has nothing."""
+        found = self.store.files(job_id, uid)
+        if found:
+            return found
+        try:
+            known = self._ask(job_id)
+        except SlurmextError as error:
+            log.info("job %d: the controller does not say where copies are: %s", job_id, error)
+            return []
+        peers, copies = _addresses(known), known.get("copies")
+        nodes = [str(copy["node"]) for copy in copies if isinstance(copy, dict)] if isinstance(copies, list) else []
+        for node in dict.fromkeys(nodes):
+            if node == self._node or node not in peers:
+                continue
+            began_s = time.monotonic()
+            try:
+                with Peer(peers[node], node=self._node, munge=self._munge, uids=self._uids) as peer:
+                    size = peer.get(job_id, uid, self.store)
+            except (OSError, SlurmextError) as error:
+                log.info("job %d: no copy from %s: %s", job_id, node, error)
+                continue
+            took_s = time.monotonic() - began_s
+            if found := self.store.files(job_id, uid):
+                log.info("job %d: %d MiB of copies fetched from %s in %.2f s", job_id, size >> 20, node, took_s)
+                for name in {kept.name for kept in found}:
+                    self._state(job_id, name, "memory", found)
+                return found
+        return []
+
+    def forget(self, job_id: int) -> None:
+        """A new job has this id."""
+        for name in self.store.forget(job_id):
+            self._events.add("ckpt_copy", job_id=job_id, name=name, tier="memory", size_bytes=0, done_bytes=0)
+
+    # a user's thread
+
+    def _copy_all(self, uid: int) -> None:
+        waiting = self._queues[uid]
+        while not self._stop.is_set():
+            try:
+                given = waiting.get(timeout=30)
+            except queue.Empty:
+                return
+            try:
+                self._copy(given)
+            except (OSError, SlurmextError) as error:
+                log.info("job %d: no copy of %s/%s: %s", given.job_id, given.name, given.file, error)
+            finally:
+                os.close(given.descriptor)
+
+    def _copy(self, given: Given) -> None:
+        path = self.store.place(given.job_id, given.uid, given.name, given.file, given.size)
+        try:
+            with path.open("wb", buffering=0) as file:
+                done = 0
+                while done < given.size:
+                    chunk = os.pread(given.descriptor, min(CHUNK, given.size - done), done)
+                    if not chunk:
+                        raise SlurmextError("the file became shorter while it was copied")  # noqa: TRY301
+                    file.write(chunk)
+                    done += len(chunk)
+                    self._progress(given, done)
+            self.store.commit(given.uid, path)
+        except BaseException:
+            self.store.abandon(given.uid, path)
+            raise
+        self._state(given.job_id, given.name, "memory")
+        self._pass_on(given)
+
+    def _pass_on(self, given: Given) -> None:
+        """The same file to another node's agent: the one after ours in the ring of those that are connected."""
+        try:
+            peers = _addresses(self._ask(given.job_id))
+        except SlurmextError as error:
+            log.info("job %d: %s stays on this node only: %s", given.job_id, given.name, error)
+            return
+        ring = sorted(peers)
+        after = [node for node in ring if node > self._node] + [node for node in ring if node < self._node]
+        wanted = given.name, given.file
+        here = self.store.files(given.job_id, given.uid)
+        kept = next((item for item in here if (item.name, item.file) == wanted), None)
+        for node in after[:2] if kept else []:
+            try:
+                with Peer(peers[node], node=self._node, munge=self._munge, uids=self._uids) as peer:
+                    peer.put(given.job_id, given.uid, given.name, given.file, kept.path, kept.size)
+            except (OSError, SlurmextError) as error:
+                log.info("job %d: %s was not copied to %s: %s", given.job_id, given.name, node, error)
+            else:
+                return
+
+    def _came(self, job_id: int, name: str) -> None:
+        self._state(job_id, name, "peer")
+
+    def _progress(self, given: Given, done: int) -> None:
+        key, now = (given.job_id, given.name), time.monotonic()
+        if now - self._stated_s.setdefault(key, now) > PROGRESS_S and done < given.size:
+            self._stated_s[key] = now
+            self._events.add(
+                "ckpt_copy", job_id=given.job_id, uid=given.uid, name=given.name, tier="memory",
+                size_bytes=given.size, done_bytes=done,
+            )  # fmt: skip
+
+    def _state(self, job_id: int, name: str, tier: str, kept: Sequence[Kept] | None = None) -> None:
+        """Say how much of a checkpoint is here."""
+        if kept is None:
+            found = [k for owner in self.store.owners(job_id) for k in self.store.files(job_id, owner)]
+        else:
+            found = list(kept)
+        size = sum(item.size for item in found if item.name == name)
+        if size:
+            self._events.add("ckpt_copy", job_id=job_id, name=name, tier=tier, size_bytes=size, done_bytes=size)
+
+    def _tidy(self) -> None:
+        while not self._stop.wait(TIDY_S):
+            with contextlib.suppress(OSError):
+                for job_id, name in self.store.expire(self._alive(), time.time()):
+                    self._events.add("ckpt_copy", job_id=job_id, name=name, tier="memory", size_bytes=0, done_bytes=0)
+
+
+def _addresses(known: Mapping[str, object]) -> dict[str, tuple[str, int]]:
+    peers = known.get("peers")
+    if not isinstance(peers, dict):
+        return {}
+    return {
+        str(node): (str(where[0]), int(where[1]))
+        for node, where in peers.items()
+        if isinstance(where, list) and len(where) == 2  # noqa: PLR2004
+    }

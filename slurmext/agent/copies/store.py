@@ -1,0 +1,177 @@
+"""The copies: files in a memory file system, a folder for each job and checkpoint, readable through the agent only.
+
+    <root>/<uid>-<job id>/save-00000003-step-12/rank-00000-5f1c22ab.bin
+
+`root` is the agent's alone (mode 0700). A file is 0444: who is handed an open descriptor of it may open it again for
+reading (proc(5), /proc/PID/fd), but never for writing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slurmext.errors import SlurmextError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAME = re.compile(r"save-(\d{8,20})-step-\d{1,20}")
+FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MANIFEST = "manifest.json"
+KEEP = 2
+_FOLDER = re.compile(r"(\d+)-(\d+)")
+_PARTIAL = ".part"
+
+
+class NoRoomError(SlurmextError):
+    """A copy does not fit into what this user, or this node, may keep in memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A file of a copy. `size` in bytes."""
+
+    name: str
+    file: str
+    path: Path
+    size: int
+
+
+class CopyStore:
+    """Of one node. `user_bytes` and `all_bytes` bound what one user's jobs, and all, may have here."""
+
+    def __init__(self, root: Path, *, user_bytes: int, all_bytes: int, keep_s: float) -> None:
+        self._root, self._user_bytes, self._all_bytes, self._keep_s = root, user_bytes, all_bytes, keep_s
+        self._lock = threading.Lock()
+        self._promised: dict[tuple[int, Path], int] = {}
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        info = root.lstat()
+        if info.st_uid not in {0, os.geteuid()} or info.st_mode & 0o077 or not root.is_dir() or root.is_symlink():
+            raise SlurmextError(f"{root} must be a directory of root that nobody else can enter: chmod 700 {root}")
+        for path in root.rglob(f"*{_PARTIAL}"):
+            path.unlink(missing_ok=True)
+
+    def place(self, job_id: int, uid: int, name: str, file: str, size: int) -> Path:
+        """Where to write a file; older copies make room. Raises NoRoomError, SlurmextError for a bad name.
+
+        Nothing is there under its final name before `commit`.
+        """
+        if not NAME.fullmatch(name) or not FILE.fullmatch(file):
+            raise SlurmextError(f"{name[:60]!r}/{file[:60]!r} is no file of a checkpoint")
+        folder = self._root / f"{uid}-{job_id}" / name
+        path = folder / f"{file}{_PARTIAL}"
+        with self._lock:
+            self._make_room(uid, job_id, size)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._promised[uid, path] = size
+        return path
+
+    def commit(self, uid: int, path: Path) -> None:
+        """The file is whole: it gets its name, and older checkpoints of the job than the newest two go."""
+        final = path.with_name(path.name.removesuffix(_PARTIAL))
+        with self._lock:
+            self._promised.pop((uid, path), None)
+            path.chmod(0o444)
+            path.replace(final)
+            self._prune(final.parent.parent)
+
+    def abandon(self, uid: int, path: Path) -> None:
+        """The file will not become whole."""
+        with self._lock:
+            self._promised.pop((uid, path), None)
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
+
+    def files(self, job_id: int, uid: int) -> list[Kept]:
+        """What is kept of a job of this user, the newest checkpoint first."""
+        with self._lock:
+            found = list(self._files(self._root / f"{uid}-{job_id}"))
+        return sorted(found, key=lambda kept: (-int(NAME.fullmatch(kept.name)[1]), kept.file))  # type: ignore[index]
+
+    def owners(self, job_id: int) -> list[int]:
+        """Users of whom a job of this id has something here."""
+        with self._lock:
+            return [int(path.name.partition("-")[0]) for path in self._root.glob(f"*-{job_id}")]
+
+    def forget(self, job_id: int, uid: int | None = None) -> list[str]:
+        """Remove all of a job; returns the names of the checkpoints."""
+        gone: list[str] = []
+        with self._lock:
+            for path in self._root.glob(f"{'*' if uid is None else uid}-{job_id}"):
+                gone += [folder.name for folder in path.iterdir()]
+                shutil.rmtree(path, ignore_errors=True)
+        return gone
+
+    def expire(self, alive: set[int], now_s: float) -> list[tuple[int, str]]:
+        """Remove what belongs to no job that runs here and is older than it is to be kept; (job, checkpoint) each."""
+        gone: list[tuple[int, str]] = []
+        with self._lock:
+            for path in self._root.iterdir():
+                found = _FOLDER.fullmatch(path.name)
+                job_id = int(found[2]) if found else 0
+                newest_s = max((item.stat().st_mtime for item in path.iterdir()), default=0.0)
+                if job_id not in alive and now_s - newest_s > self._keep_s:
+                    gone += [(job_id, item.name) for item in path.iterdir()]
+                    shutil.rmtree(path, ignore_errors=True)
+        return gone
+
+    def used_bytes(self, uid: int | None = None) -> int:
+        """What is kept, or promised room, of one user or of all."""
+        with self._lock:
+            return self._used(uid)
+
+    def _used(self, uid: int | None) -> int:
+        folders = self._root.glob("*" if uid is None else f"{uid}-*")
+        there = sum(kept.size for folder in folders for kept in self._files(folder))
+        return there + sum(size for (whose, _), size in self._promised.items() if uid in {None, whose})
+
+    def _make_room(self, uid: int, job_id: int, size: int) -> None:
+        mine = self._root / f"{uid}-{job_id}"
+        while self._used(uid) + size > self._user_bytes or self._used(None) + size > self._all_bytes:
+            others = sorted(
+                (folder for owner in self._root.glob(f"{uid}-*") for folder in owner.iterdir() if owner != mine),
+                key=lambda folder: folder.stat().st_mtime,
+            )
+            older = sorted(mine.iterdir(), key=lambda folder: folder.name)[:-1] if mine.exists() else []
+            victims = [*others, *older]
+            if not victims:
+                raise NoRoomError(
+                    f"{size >> 20} MiB do not fit into the memory kept for copies: {self._used(uid) >> 20} of "
+                    f"{self._user_bytes >> 20} MiB are this user's, {self._used(None) >> 20} of "
+                    f"{self._all_bytes >> 20} MiB are in use (agent.copies of the site file)"
+                )
+            shutil.rmtree(victims[0], ignore_errors=True)
+
+    @staticmethod
+    def _prune(job: Path) -> None:
+        whole = sorted((folder for folder in job.iterdir() if (folder / MANIFEST).exists()), key=lambda one: one.name)
+        if len(whole) > KEEP:
+            oldest = whole[-KEEP].name
+            for folder in job.iterdir():
+                if folder.name < oldest:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    @staticmethod
+    def _files(job: Path) -> Iterator[Kept]:
+        try:
+            folders = [folder for folder in job.iterdir() if NAME.fullmatch(folder.name)]
+        except FileNotFoundError:
+            return
+        for folder in folders:
+            for path in folder.iterdir():
+                if not path.name.endswith(_PARTIAL):
+                    with contextlib.suppress(OSError):
+                        yield Kept(name=folder.name, file=path.name, path=path, size=path.stat().st_size)
+
+
+def memory_bytes() -> int:
+    """The node's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,62 @@
+"""Copies of checkpoints in memory: a job hands its files in as descriptors, and its next run gets descriptors back."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from slurmext.agent.jobs import RunningJob, job_of_process
+from slurmext.agent.node import Node, Refused, job_id_of, text, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from slurmext.agent.copies.service import Copies
+    from slurmext.agent.server import Peer
+
+MOST_FILES = 64
+"""Descriptors in one message; the kernel takes 253 (unix(7), SCM_MAX_FD)."""
+
+
+def keep(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy these files of a checkpoint. Accepted from the job's own user only, for a job on this node."""
+    copies, job_id = _mine(node, peer, request)
+    files, descriptors = request.get("files"), request.get("_fds")
+    if not isinstance(files, list) or not isinstance(descriptors, list) or len(files) != len(descriptors):
+        raise Refused("files must be a list of names with an open descriptor for each")
+    names = [text({"file": name}, "file", longest=100) for name in files]
+    return {"bytes": copies.keep(job_id, peer.uid, text(request, "name", longest=100), names, descriptors)}
+
+
+def fetch(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The copies there are of the job, from this node's memory or another's: names and a descriptor for each file."""
+    copies, job_id = _mine(node, peer, request)
+    skip = whole(request, "skip") if "skip" in request else 0
+    found = copies.hand_out(job_id, peer.uid)
+    part = found[skip : skip + MOST_FILES]
+    descriptors: list[int] = []
+    listed: list[dict[str, Any]] = []
+    for kept in part:
+        try:
+            descriptors.append(os.open(kept.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+        except OSError:
+            continue
+        listed.append({"name": kept.name, "file": kept.file, "size": kept.size})
+    return {"files": listed, "more": len(found) - skip - len(part), "_fds": descriptors}
+
+
+def _mine(node: Node, peer: Peer, request: Mapping[str, Any]) -> tuple[Copies, int]:
+    if node.copies is None:
+        raise Refused("this node keeps no copies in memory (agent.copies of the site file)")
+    job_id = job_id_of(request)
+    job = node.jobs.get(job_id)
+    if job is None and job_of_process(peer.pid) == job_id:  # its prolog found no agent
+        job = RunningJob(job_id=job_id, uid=peer.uid, started_s=time.time())
+        node.jobs.start(job)
+    if job is None or job.uid != peer.uid:
+        raise Refused(f"job {job_id} is not a job of uid {peer.uid} on node {node.name}")
+    return node.copies, job_id
+
+
+OPERATIONS = {"ckpt_keep": keep, "ckpt_fetch": fetch}

@@ -1,0 +1,206 @@
+"""Faster places than the checkpoint directory: copies that the node's agent keeps in memory, here and on another node.
+
+After a checkpoint is on disk its files are handed to the agent as open descriptors (`offer`); it copies them, and gives
+another node's agent a copy as well. The next run asks its own node's agent (`places`), which fetches them from the
+other node when this one has none, and gets descriptors back; the engine reads them like any directory. Without an agent
+there are no copies, and nothing else changes. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+CONNECT_S = 2.0
+FETCH_S = 600.0
+"""A copy may have to come over the network first."""
+MOST_FILES = 64
+PAUSE_S = 300.0
+COPY_CHUNK = 16 << 20
+
+
+class Tiers:
+    """The copies of this job's checkpoints. `rank`: only this rank's files are offered, and the manifest; None: all."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None, *, rank: int | None = None) -> None:
+        known = os.environ if environment is None else environment
+        self._address = known.get("SLURMEXT_AGENT_SOCKET", "")
+        self._job = known.get("SLURM_JOB_ID", "")
+        self._rank = rank
+        self._silent_until_s = 0.0
+        self._folder: Path | None = None
+        self._descriptors: list[int] = []
+
+    @property
+    def there(self) -> bool:
+        """Whether there is an agent to ask."""
+        return bool(self._address) and self._job.isdecimal() and time.monotonic() >= self._silent_until_s
+
+    def offer(self, path: Path) -> bool:
+        """Have this finished checkpoint copied; True when the agent took it. Never raises, never waits for the copy."""
+        if not self.there:
+            return False
+        mine = f"rank-{self._rank:05d}" if self._rank is not None else "rank-"
+        descriptors: list[int] = []
+        names: list[str] = []
+        try:
+            with os.scandir(path) as entries:
+                found = sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+            # The manifest last: without it a copy is no checkpoint.
+            for name in [one for one in found if one.startswith(mine)] + [MANIFEST]:
+                descriptors.append(os.open(path / name, os.O_RDONLY | os.O_CLOEXEC))
+                names.append(name)
+            for at in range(0, len(names), MOST_FILES):
+                part = slice(at, at + MOST_FILES)
+                reply, _ = self._ask({"op": "ckpt_keep", "name": path.name, "files": names[part]}, descriptors[part],
+                                     CONNECT_S)  # fmt: skip
+                if reply.get("ok") is not True:
+                    return self._quiet(str(reply.get("error")))
+        except (OSError, ValueError) as error:
+            return self._quiet(str(error))
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return True
+
+    def places(self) -> list[Path]:
+        """Directories with copies of this job's checkpoints, for the engine; empty when there are none. Never raises.
+
+        The files in them are links to descriptors of this process: they are good until `close`.
+        """
+        if not self.there:
+            return []
+        try:
+            self._fetch()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._quiet(str(error))
+        return [] if self._folder is None else [self._folder]
+
+    def close(self) -> None:
+        """Let go of the copies."""
+        for descriptor in self._descriptors:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self._descriptors = []
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def _fetch(self) -> None:
+        self.close()
+        skip = 0
+        while True:
+            reply, descriptors = self._ask({"op": "ckpt_fetch", "skip": skip}, [], FETCH_S)
+            self._descriptors += descriptors
+            if reply.get("ok") is not True:
+                self._quiet(str(reply.get("error")))
+                return
+            for entry, descriptor in zip(reply["files"], descriptors, strict=True):
+                if self._folder is None:
+                    self._folder = Path(tempfile.mkdtemp(prefix="slurmext-copies-"))
+                place = self._folder / os.path.basename(entry["name"])  # noqa: PTH119 - whatever is said, below it
+                place.mkdir(mode=0o700, exist_ok=True)
+                (place / os.path.basename(entry["file"])).symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")  # noqa: PTH119
+            skip += len(reply["files"])
+            if not reply.get("more") or not reply["files"]:
+                return
+
+    def _ask(
+        self, request: Mapping[str, Any], descriptors: list[int], timeout_s: float
+    ) -> tuple[dict[str, Any], list[int]]:
+        line = json.dumps({"job_id": int(self._job), **request}).encode() + b"\n"
+        handed: list[int] = []
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(CONNECT_S)
+            connection.connect(self._address)
+            if descriptors:
+                socket.send_fds(connection, [line[:1]], descriptors)
+                line = line[1:]
+            connection.sendall(line)
+            connection.settimeout(timeout_s)
+            answer = b""
+            try:
+                while not answer.endswith(b"\n"):
+                    chunk, fresh, _, _ = socket.recv_fds(connection, 65536, MOST_FILES)
+                    handed += fresh
+                    if not chunk:
+                        raise ValueError("the agent hung up")  # noqa: TRY301
+                    answer += chunk
+                return json.loads(answer), handed
+            except BaseException:
+                for descriptor in handed:
+                    os.close(descriptor)
+                raise
+
+    def _quiet(self, why: str) -> bool:
+        """Say once what is the matter, and do not ask again for a while."""
+        self._silent_until_s = time.monotonic() + PAUSE_S
+        sys.stderr.write(f"slurmext.checkpoint: no copies in memory for now: {why}\n")
+        return False
+
+
+class Drain:
+    """Copies a checkpoint from a faster place into the checkpoint directory, in the background.
+
+    `done_bytes` of `size_bytes` are there; the checkpoint gets its name when all of it is on disk.
+    """
+
+    def __init__(self, source: Path, directory: Path) -> None:
+        self.source, self.directory = source, directory
+        self.size_bytes = sum(path.stat().st_size for path in source.iterdir())
+        self.done_bytes = 0
+        self.error: str | None = None
+        self._thread = threading.Thread(target=self._run, name="slurmext-drain", daemon=True)
+
+    def start(self) -> None:
+        """Begin, unless it is there already."""
+        self._thread.start()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Whether it is there, after waiting for it."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive() and self.error is None
+
+    def _run(self) -> None:
+        final = self.directory / self.source.name
+        draft = self.directory / f".new-drain-{os.getpid()}-{self.source.name}"
+        try:
+            if final.exists():
+                self.done_bytes = self.size_bytes
+                return
+            draft.mkdir()
+            for path in sorted(self.source.iterdir()):
+                self._copy(path, draft / path.name)
+            _sync(draft)
+            draft.rename(final)
+            _sync(self.directory)
+        except OSError as error:
+            self.error = f"{self.directory}: {error.strerror}"
+            sys.stderr.write(f"slurmext.checkpoint: {self.source.name} was not copied to {self.error}\n")
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def _copy(self, source: Path, target: Path) -> None:
+        with source.open("rb", buffering=0) as read, target.open("xb", buffering=0) as written:
+            while chunk := read.read(COPY_CHUNK):
+                written.write(chunk)
+                self.done_bytes += len(chunk)
+            os.fsync(written.fileno())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
