@@ -144,7 +144,8 @@ def _write(path: Path, line: str) -> None:
 
 def gpu_nodes(dev: Path) -> tuple[int | None, tuple[int, ...]]:
     """Major and minor numbers of the GPUs' device nodes there."""
-    major, minors = None, []
+    major: int | None = None
+    minors: list[int] = []
     for entry in os.scandir(dev):
         if entry.name.startswith("nvidia") and entry.name[6:].isdigit():
             found = entry.stat(follow_symlinks=False)

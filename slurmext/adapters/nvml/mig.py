@@ -246,7 +246,7 @@ class NvmlSliceDriver:
         retrying = Retrying(
             stop=stop_after_delay(self._patience_s),
             wait=wait_exponential(multiplier=0.02, max=0.5),
-            retry=retry_if_exception(lambda error: isinstance(error, nvml.NVMLError) and error.value == _IN_USE),
+            retry=retry_if_exception(_is_in_use),
             reraise=True,
         )
         try:
@@ -255,6 +255,10 @@ class NvmlSliceDriver:
             if gone and error.value == _NOT_FOUND:
                 return None
             raise
+
+
+def _is_in_use(error: BaseException) -> bool:
+    return getattr(error, "value", None) == _IN_USE
 
 
 def _mode(nvml: Any, handle: Any) -> tuple[bool | None, bool | None]:

@@ -77,7 +77,7 @@ def test_a_killed_process_does_not_keep_the_lock(gpus: SimulatedGpus, library: P
         assert holder.stdout is not None
         holder.stdout.readline()
         maker = start(gpus, library, 0)
-        time.sleep(0.5)
+        time.sleep(2)
         assert maker.poll() is None
         holder.kill()
         assert len(said(maker)) == 1

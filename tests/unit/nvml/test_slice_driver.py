@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pynvml
 import pytest
@@ -17,6 +19,7 @@ from slurmext.model.slicing import Geometry
 from slurmext.testing.nvml import (
     ARGUMENT_VERSION_MISMATCH,
     DRIVER_NOT_LOADED,
+    ENVIRONMENT,
     FUNCTION_NOT_FOUND,
     GPU_IS_LOST,
     IN_USE,
@@ -157,6 +160,27 @@ def test_partial_instances_are_listed_and_destroyed(slice_node: SliceNode) -> No
         driver.destroy(large)
 
 
+def test_a_partial_instance_that_is_another_one_now_stays(slice_node: SliceNode) -> None:
+    """It has no UUID: its profile and place tell."""
+    gpus, driver = slice_node("h100")
+    driver.cards()
+    gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+
+    def make(start: int) -> MigInstance:
+        pynvml.nvmlDeviceCreateGpuInstanceWithPlacement(
+            gpu, 19, ctypes.byref(pynvml.c_nvmlGpuInstancePlacement_t(start, 1))
+        )
+        return driver.instances(gpus.uuid(0))[0]
+
+    first = make(0)
+    driver.destroy(first)
+    second = make(3)
+    assert second.gi == first.gi
+    with pytest.raises(GpuOtherInstance):
+        driver.destroy(first)
+    driver.destroy(second)
+
+
 def test_a_failure_half_way_leaves_nothing(slice_node: SliceNode) -> None:
     """The GPU instance goes again when its compute instance cannot be made."""
     gpus, driver = slice_node("h100")
@@ -260,6 +284,19 @@ def test_a_driver_that_comes_back(slice_node: SliceNode) -> None:
     assert driver.instances(gpus.uuid(0)) == (made,)
     with pytest.raises(GpuDriverError, match="Not Found"):
         driver.instances("GPU-0")
+
+
+def test_a_driver_that_was_replaced(slice_node: SliceNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a new driver was loaded under the agent nothing of the old one is used: neither library nor geometry."""
+    gpus, driver = slice_node("h100")
+    driver.cards()
+    gpus.set_fault(DRIVER_NOT_LOADED)
+    with pytest.raises(GpuDriverError):
+        driver.cards()
+    monkeypatch.setenv(ENVIRONMENT, str(SimulatedGpus.create(tmp_path / "new", ("h200",)).path))
+    (card,) = driver.cards()
+    assert card.geometry is not None
+    assert card.geometry.profiles[0].name == "1g.18gb"
 
 
 def test_calls_about_different_gpus_do_not_wait_for_each_other(slice_node: SliceNode) -> None:
