@@ -23,6 +23,7 @@ from slurmext.checkpoint.interval import Interval
 from slurmext.checkpoint.pilot import URGENT, Pilot, Reason
 from slurmext.checkpoint.ranks import Place, here
 from slurmext.checkpoint.signals import Listener, wanted_signal
+from slurmext.checkpoint.tiers import Tiers
 
 AUTO = "auto"
 _MEET_S = 300.0
@@ -84,6 +85,9 @@ class Checkpointer:
         self._every_s = _seconds(every_s)
         self.place: Place = here(rank, world)
         self._replicated = replicated and self.place.world > 1
+        self.tiers = Tiers(rank=self.place.rank if self.place.world > 1 else None)
+        """Copies of the checkpoints in the memory of this node and another."""
+        self._cost: dict[str, float] = {}
         self._wait = wait
         self._keep = max(keep, 2)
         self._engine: Engine | None = None
@@ -165,11 +169,12 @@ class Checkpointer:
         found = self._hold().restore(template)
         if found is not None:
             self.gate.step = self.saved_step = found[0]
+            self.tiers.restored(self.directory, found[0], alone=self.place.world == 1)
         return found
 
     def has_saved(self) -> bool:
         """Whether there is something to restore, good or not."""
-        return bool(saved_in(self.directory))
+        return bool(saved_in(self.directory)) or self.tiers.any()
 
     def ask(self) -> None:
         """Have all ranks save at their next step, as if a signal had come."""
@@ -200,6 +205,7 @@ class Checkpointer:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+        self.tiers.close()
 
     def __enter__(self) -> Checkpointer:  # noqa: PYI034  Self would need typing at run time
         return self
@@ -227,7 +233,13 @@ class Checkpointer:
 
     def _hold(self) -> Engine:
         if self._engine is None:
-            self._engine = Engine(self.directory, rank=self.place.rank, world=self.place.world, keep=self._keep)
+            self._engine = Engine(
+                self.directory,
+                rank=self.place.rank,
+                world=self.place.world,
+                keep=self._keep,
+                tiers=self.tiers.places(),
+            )
             self.begin()
         return self._engine
 
@@ -267,13 +279,16 @@ class Checkpointer:
     def _finish(self, ticket: Ticket, reason: Reason | None) -> Path:
         path = ticket.result()
         self.saved_step, self._last = ticket.step, (path, ticket.size_bytes)
+        self._cost = {"stall_s": ticket.snapshot_s, "write_s": ticket.write_s}
         self._confirm(reason)
+        self.tiers.offer(path)
         return path
 
     def _confirm(self, reason: Reason | None) -> None:
         if self.place.leads and self._last is not None and self.saved_step is not None:
             path, size_bytes = self._last
-            confirm(step=self.saved_step, path=str(path), size_bytes=size_bytes, on_signal=reason in URGENT)
+            cost = {**self._cost, **self.interval.told()} if self._cost else None
+            confirm(step=self.saved_step, path=str(path), size_bytes=size_bytes, on_signal=reason in URGENT, cost=cost)
 
     def _settled(self, finish: Callable[[], object] | None) -> None:
         self._owed = False

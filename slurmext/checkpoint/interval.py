@@ -132,6 +132,13 @@ class Interval:
         """Seconds from one save to the next."""
         return min(max(optimum_s(self.cost_s, self.mtbf_s), self._least_s), self._most_s)
 
+    def told(self) -> dict[str, float]:
+        """What goes to the site with a confirmation (`slurmext ckpt why`)."""
+        return {
+            "saves": len(self._costs), "nodes": self._nodes, "cost_s": self.cost_s, "every_s": self.every_s,
+            "mtbf_s": self.mtbf_s,
+        }  # fmt: skip
+
     def reasons(self) -> dict[str, float | int]:
         """What the answer rests on, in plain numbers (`slurmext ckpt why`)."""
         return {

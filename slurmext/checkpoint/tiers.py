@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,9 @@ class Tiers:
         self._silent_until_s = 0.0
         self._folder: Path | None = None
         self._descriptors: list[int] = []
+        self._fetched = False
+        self.drain: Drain | None = None
+        """A copy on its way into the checkpoint directory."""
 
     @property
     def there(self) -> bool:
@@ -79,16 +82,37 @@ class Tiers:
 
         The files in them are links to descriptors of this process: they are good until `close`.
         """
-        if not self.there:
+        if not self._fetched and not self.there:
             return []
         try:
-            self._fetch()
+            if not self._fetched:
+                self._fetch()
+                self._fetched = True
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._quiet(str(error))
         return [] if self._folder is None else [self._folder]
 
+    def any(self) -> bool:
+        """Whether there is a copy of a checkpoint."""
+        return any(any(place.iterdir()) for place in self.places())
+
+    def restored(self, directory: Path, step: int, *, alone: bool) -> None:
+        """A state of `step` was restored. Was it there as a copy only, then it is brought into `directory` in the
+        background, when this process is the only one and so has all of it. Else the copies are let go of.
+        """
+        found = [] if self._folder is None else sorted(self._folder.glob(f"save-*-step-{step}"))
+        if alone and found and not (directory / found[-1].name).exists():
+            sys.stderr.write(f"slurmext.checkpoint: {found[-1].name} was restored from a copy in memory\n")
+            self.drain = Drain(found[-1], directory)
+            self.drain.start(self.close)
+        else:
+            self.close()
+
     def close(self) -> None:
         """Let go of the copies."""
+        if self.drain is not None and not self.drain.over:
+            self.drain.wait()
+            return
         for descriptor in self._descriptors:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
@@ -161,18 +185,29 @@ class Drain:
         self.size_bytes = sum(path.stat().st_size for path in source.iterdir())
         self.done_bytes = 0
         self.error: str | None = None
+        self.over = False
+        self._after: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="slurmext-drain", daemon=True)
 
-    def start(self) -> None:
-        """Begin, unless it is there already."""
+    def start(self, after: Callable[[], None] = lambda: None) -> None:
+        """Begin; `after` is called when it is over."""
+        self._after = after
         self._thread.start()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Whether it is there, after waiting for it."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive() and self.error is None
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout_s)
+        return self.over and self.error is None
 
     def _run(self) -> None:
+        try:
+            self._bring()
+        finally:
+            self.over = True
+            self._after()
+
+    def _bring(self) -> None:
         final = self.directory / self.source.name
         draft = self.directory / f".new-drain-{os.getpid()}-{self.source.name}"
         try:
