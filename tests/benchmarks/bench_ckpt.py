@@ -137,7 +137,9 @@ class Floor:
         self._buffer = Buffer(nbytes(state) + (1 << 20), Crew(2))
         at, self._parts = 0, ([], [])
         for tensor in self._tensors:
-            self._parts[0 if at * 2 < nbytes(state) else 1].append((self._buffer.address + at, tensor.data_ptr(), tensor.nbytes))
+            self._parts[0 if at * 2 < nbytes(state) else 1].append(
+                (self._buffer.address + at, tensor.data_ptr(), tensor.nbytes)
+            )
             at += -(-tensor.nbytes // 64) * 64
 
     def seconds(self) -> float:

@@ -16,20 +16,19 @@ from typing import Any
 from slurmext.checkpoint.engine.errors import CheckpointError
 
 _NAMED = {
-    "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e4m3fnuz": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1,
-    "float8_e4m3": 1, "float8_e3m4": 1, "float8_e4m3b11fnuz": 1,
+    "bfloat16": 2, "complex32": 4, "float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e4m3fnuz": 1, "float8_e5m2fnuz": 1,
+    "float8_e8m0fnu": 1, "float8_e4m3": 1, "float8_e3m4": 1, "float8_e4m3b11fnuz": 1,
 }  # fmt: skip
 _TORCH = {
     "float64": "<f8", "float32": "<f4", "float16": "<f2", "int64": "<i8", "int32": "<i4", "int16": "<i2", "int8": "|i1",
     "uint64": "<u8", "uint32": "<u4", "uint16": "<u2", "uint8": "|u1", "bool": "|b1", "complex64": "<c8",
     "complex128": "<c16", "complex32": "complex32",
 }  # fmt: skip
-_NAMED["complex32"] = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sharded:
-    """This rank's part of an array that several ranks hold together.
+    """A rank's part of an array that several ranks hold together.
 
     `shape`: of the whole array; `offset`: of this part in it; `replicas`: the ranks that hold this very part, this one
     included; one of them, or each a share of it, writes it. Empty: this rank alone.

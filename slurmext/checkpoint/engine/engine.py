@@ -15,11 +15,10 @@ from slurmext.checkpoint.engine import folder, manifest, retention, snapshot, wr
 from slurmext.checkpoint.engine.buffers import BufferPool
 from slurmext.checkpoint.engine.crew import Crew, processors
 from slurmext.checkpoint.engine.digest import best
-from slurmext.checkpoint.engine.errors import BadCheckpointError, CheckpointError, MismatchError, write_error
+from slurmext.checkpoint.engine.errors import CheckpointError, MismatchError, write_error
 from slurmext.checkpoint.engine.files import write_small
-from slurmext.checkpoint.engine.folder import Saved
 from slurmext.checkpoint.engine.lock import DirectoryLock
-from slurmext.checkpoint.engine.restore import Restore
+from slurmext.checkpoint.engine.restore import attempt, first_problem, places
 from slurmext.checkpoint.engine.session import PATIENCE_S, Alone, Session
 from slurmext.checkpoint.engine.ticket import Ticket
 
@@ -58,7 +57,7 @@ class Engine:
         self.rank, self.world = rank, world
         self.keep = max(keep, 2)
         self._copies = copies
-        self._tiers = tuple(Path(tier).absolute() for tier in tiers)
+        self._where = (*(Path(tier).absolute() for tier in tiers), self.directory)
         self._identity = identity
         self._key = key or _job()
         self._patience_s = patience_s
@@ -70,7 +69,7 @@ class Engine:
         self._owner = os.getpid()
         self._last: Ticket | None = None
         self._times: dict[int, int] = {}
-        self._exchanges = 0
+        self._restores = 0
         self._bad: set[str] = set()
         self._history: list[writer.Source] | None = None
 
@@ -82,6 +81,11 @@ class Engine:
     def prepare(self, state: Any, *, snapshots: int = 2) -> None:
         """Map the memory for snapshots of `state` now and not during the first saves. Raises CheckpointError."""
         self._pool.prepare(snapshot.size_of(state, rank=self.rank, world=self.world), snapshots)
+
+    @property
+    def session_id(self) -> str:
+        """The name of this run, the same in all its ranks and in no other run; empty before `open`."""
+        return self._session.id if self._session is not None else ""
 
     def open(self) -> None:
         """Take the directory and meet the other ranks; the other methods do this. Raises CheckpointError."""
@@ -130,12 +134,17 @@ class Engine:
         self.open()
         self.wait()
         touched = False
-        names: list[str] = self._exchange("candidates", None, lambda _: list(self._places()))
+        self._restores += 1
+        # Ranks name what they agree on, rather than count: one that missed an exchange is in step again with the next.
+        names: list[str] = self._exchange(f"candidates-{self._restores}", None, lambda _: list(places(self._where)))
         for index, name in enumerate(names):
             last = index == len(names) - 1
-            vote, found, filled = self._try(name, template, careful=last and not touched)
+            vote, found, filled = attempt(
+                places(self._where).get(name, []), template, rank=self.rank, world=self.world, identity=self._identity,
+                careful=last and not touched, crew=self._writers,
+            )  # fmt: skip
             touched = touched or filled
-            outcome = self._exchange("restore", vote, _first_problem)
+            outcome = self._exchange(f"restore-{self._restores}-{index}", vote, first_problem)
             if outcome is None:
                 return found
             if outcome.get("mismatch"):
@@ -145,7 +154,7 @@ class Engine:
             self._bad.add(name)
         if touched:
             raise CheckpointError(
-                f"no good checkpoint is left in {self.directory} and the state was partly overwritten by a damaged one: "
+                f"no good checkpoint is left in {self.directory} and a damaged one has overwritten part of the state: "
                 "start again from a fresh state, with another --ckpt-dir"
             )
         return None
@@ -178,9 +187,10 @@ class Engine:
         try:
             if before is not None:
                 before.settled.wait()
-            verify = self._write(ticket, taken)
+            number = self._times[ticket.step] = self._times.get(ticket.step, 0) + 1
+            verify = self._write(ticket, taken, f"{ticket.step}-{number}")
             ticket.set_done()
-            self._verify(verify)
+            self._verify(verify, f"{ticket.step}-{number}")
         except Exception as error:  # noqa: BLE001 - the ticket's holder gets it
             if ticket.done():
                 retention.say(f"after step {ticket.step} was saved: {error}")
@@ -190,11 +200,10 @@ class Engine:
         finally:
             ticket.settled.set()
 
-    def _write(self, ticket: Ticket, taken: snapshot.Snapshot) -> list[str]:
-        """Write and commit; returns the names of checkpoints to verify."""
+    def _write(self, ticket: Ticket, taken: snapshot.Snapshot, name: str) -> list[str]:
+        """Write and commit; returns the names of checkpoints to verify. `name`: of this save, the same in all ranks."""
         assert self._session is not None  # noqa: S101 - save() opened it
-        number = self._times[ticket.step] = self._times.get(ticket.step, 0) + 1
-        draft = self.directory / f".new-{self._session.id}-{ticket.step}-{number}"
+        draft = self.directory / f".new-{self._session.id}-{name}"
         part: manifest.Part | None = None
         started = time.perf_counter()
         try:
@@ -209,7 +218,7 @@ class Engine:
         finally:
             self._pool.give_back(taken.buffer)
         ticket.write_s = time.perf_counter() - started
-        outcome = self._exchange("save", value, lambda values: self._commit(draft, ticket.step, values))
+        outcome = self._exchange(f"save-{name}", value, lambda values: self._commit(draft, ticket.step, values))
         ticket.path = self.directory / outcome["name"]
         ticket.size_bytes = outcome["size_bytes"]
         if part is not None and self._history is not None:
@@ -221,9 +230,8 @@ class Engine:
         """In rank 0, when every rank has written: the manifest, the name, what is to be verified."""
         try:
             problems = [f"rank {rank}: {value['error']}" for rank, value in enumerate(values) if "error" in value]
-            if problems:
-                raise CheckpointError(problems[0].removeprefix("rank 0: ") if self.world == 1 else problems[0])
-            serial = max(folder.next_serial(place) for place in (self.directory, *self._tiers))
+            _refuse(problems, alone=self.world == 1)
+            serial = max(folder.next_serial(place) for place in self._where)
             info = {
                 "step": step, "serial": serial, "saved_at_s": time.time(), "world": self.world,
                 "job": os.environ.get("SLURM_JOB_ID"), "identity": self._identity, "host": socket.gethostname(),
@@ -241,7 +249,7 @@ class Engine:
         verify = [item.path.name for item in retention.to_verify(self.directory, self.keep, self._bad)]
         return {"name": saved.path.name, "size_bytes": size, "verify": verify}
 
-    def _verify(self, names: list[str]) -> None:
+    def _verify(self, names: list[str], name: str) -> None:
         """Read back what must be good before older ones go, and remove those; put off while a snapshot waits."""
         votes: dict[str, str | None] = {}
         put_off = self._pool.waiting and not retention.too_many(self.directory, self.keep)
@@ -249,7 +257,7 @@ class Engine:
             for saved in folder.saved_in(self.directory):
                 if saved.path.name in names:
                     votes[saved.path.name] = retention.verify(saved, self._writers, share=(self.rank, self.world))
-        self._exchange("verify", None if put_off else votes, lambda values: self._settle(names, values))
+        self._exchange(f"verify-{name}", None if put_off else votes, lambda values: self._settle(names, values))
 
     def _settle(self, names: list[str], values: list[dict[str, str | None] | None]) -> None:
         told = [value for value in values if value is not None]
@@ -282,51 +290,14 @@ class Engine:
                 found.insert(0, writer.Source(folder=saved.path, part=read.parts[self.rank]))
         return found
 
-    # Restoring
-
-    def _places(self) -> dict[str, list[Saved]]:
-        """Every checkpoint's name, newest first, with the folders that hold it, fastest first."""
-        found: dict[str, list[Saved]] = {}
-        for place in (*self._tiers, self.directory):
-            for saved in folder.saved_in(place):
-                found.setdefault(saved.path.name, []).append(saved)
-        return dict(sorted(found.items(), key=lambda item: -item[1][0].serial))
-
-    def _try(self, name: str, template: Any, *, careful: bool) -> tuple[dict[str, Any], tuple[int, Any] | None, bool]:
-        """What this rank says about a checkpoint, the restored state, and whether arrays were written to."""
-        why, touched = "it is not there", False
-        for saved in self._places().get(name, []):
-            try:
-                read = saved.manifest()
-                if self._identity and read.info["identity"] and read.info["identity"] != self._identity:
-                    raise MismatchError(
-                        f"{saved.path} was saved by code or configuration {read.info['identity']!r}, this is "
-                        f"{self._identity!r}; give this run its own directory with --ckpt-dir"
-                    )
-                work = Restore(saved.path, read, template, rank=self.rank, world=self.world)
-                if careful and not saved.verified:
-                    work.check(self._writers)
-                touched = True
-                return {"ok": True}, (saved.step, work.fill(self._writers)), True
-            except MismatchError as error:
-                return {"mismatch": True, "why": str(error)}, None, touched
-            except BadCheckpointError as error:
-                why = str(error)
-        return {"ok": False, "why": why}, None, touched
-
     def _exchange(self, name: str, value: Any, decide: Any) -> Any:
         assert self._session is not None  # noqa: S101 - opened by the caller
-        self._exchanges += 1
-        return self._session.exchange(f"{self._exchanges:06d}-{name}", value, decide)
+        return self._session.exchange(name, value, decide)
 
 
-def _first_problem(votes: list[dict[str, Any]]) -> dict[str, Any] | None:
-    bad = [(rank, vote) for rank, vote in enumerate(votes) if not vote.get("ok")]
-    bad.sort(key=lambda item: not item[1].get("mismatch"))
-    if not bad:
-        return None
-    rank, vote = bad[0]
-    return {**vote, "why": vote["why"] if len(votes) == 1 else f"rank {rank}: {vote['why']}"}
+def _refuse(problems: list[str], *, alone: bool) -> None:
+    if problems:
+        raise CheckpointError(problems[0].removeprefix("rank 0: ") if alone else problems[0])
 
 
 def _job() -> str:

@@ -2,8 +2,8 @@
 
 They are read into a few megabytes of huge pages and copied out of the processor's cache, not read straight into the
 arrays: these lie in small pages, which direct reads of a virtual disk take twice as long to fill, and seldom where
-direct I/O wants them. Only the blocks that hold something wanted are read, each once. A target may be any box of an array, whatever boxes the
-ranks that saved had.
+direct I/O wants them. Only the blocks that hold something wanted are read, each once. A target may be any box of an
+array, whatever boxes the ranks that saved had.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from slurmext.checkpoint.engine.manifest import Block, Manifest, SavedPiece
 from slurmext.checkpoint.engine.stream import intersection, run_of
 
 ROOM = 1 << 30
-"""Bytes staged at a time for arrays that cannot be filled directly: strided ones, on a GPU, cut otherwise than saved."""
+"""Bytes staged at a time for arrays that cannot be filled directly: strided, on a GPU, cut otherwise than saved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +92,7 @@ class _Packs:
         try:
             for part in manifest.parts:
                 for name, size in part.packs:
-                    if "/" in name or name.startswith("."):
-                        raise BadCheckpointError(f"its manifest names the file {name!r}")
-                    self._files[name] = OldFile(folder / name, size)
+                    self._files[name] = OldFile(folder / Path(name).name, size)
         except BaseException:
             self.__exit__()
             raise
@@ -208,7 +206,7 @@ def _read_blocks(
     order = sorted(copies, key=lambda key: (manifest.parts[key[0]].blocks[key[1]].pack, key[0], _offset(manifest, key)))
 
     def bounce(size: int) -> Buffer:
-        """This thread's memory to read into."""
+        """The thread's memory to read into."""
         if getattr(local, "buffer", None) is None or local.buffer.capacity < size:
             local.buffer = Buffer(size)
         return local.buffer

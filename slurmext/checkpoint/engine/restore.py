@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,52 @@ from slurmext.checkpoint.engine import arrays, reader, tree
 from slurmext.checkpoint.engine.arrays import Leaf
 from slurmext.checkpoint.engine.crew import Crew
 from slurmext.checkpoint.engine.errors import BadCheckpointError, MismatchError
+from slurmext.checkpoint.engine.folder import Saved, saved_in
 from slurmext.checkpoint.engine.manifest import Manifest
 from slurmext.checkpoint.engine.reader import Want
+
+
+def places(directories: Iterable[Path]) -> dict[str, list[Saved]]:
+    """Every checkpoint's name, newest first, with the folders that hold it, in the order of the directories."""
+    found: dict[str, list[Saved]] = {}
+    for directory in directories:
+        for saved in saved_in(directory):
+            found.setdefault(saved.path.name, []).append(saved)
+    return dict(sorted(found.items(), key=lambda item: -item[1][0].serial))
+
+
+def attempt(
+    copies: Iterable[Saved], template: Any, *, rank: int, world: int, identity: str | None, careful: bool, crew: Crew
+) -> tuple[dict[str, Any], tuple[int, Any] | None, bool]:
+    """What a rank says about a checkpoint, (step, state) when it is good, and whether arrays were written to.
+
+    `copies`: folders with it, fastest first. `careful`: check before anything is written to, as no other one follows.
+    """
+    why, touched = "it is not there", False
+    for saved in copies:
+        try:
+            manifest = saved.manifest()
+            _refuse_other(saved, manifest, identity)
+            work = Restore(saved.path, manifest, template, rank=rank, world=world)
+            if careful and not saved.verified:
+                work.check(crew)
+            touched = True
+            return {"ok": True}, (saved.step, work.fill(crew)), True
+        except MismatchError as error:
+            return {"mismatch": True, "why": str(error)}, None, touched
+        except BadCheckpointError as error:
+            why = str(error)
+    return {"ok": False, "why": why}, None, touched
+
+
+def first_problem(votes: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The vote that decides: of another model, else damaged; None when all ranks have restored."""
+    bad = [(rank, vote) for rank, vote in enumerate(votes) if not vote.get("ok")]
+    bad.sort(key=lambda item: not item[1].get("mismatch"))
+    if not bad:
+        return None
+    rank, vote = bad[0]
+    return {**vote, "why": vote["why"] if len(votes) == 1 else f"rank {rank}: {vote['why']}"}
 
 
 class Restore:
@@ -75,6 +119,15 @@ class Restore:
             leaf.whole, leaf.offset = tuple(whole), tuple(part)
         self._wants.append(Want(name=document["array"], leaf=leaf))
         self._values.append(lambda: finish(array.T if fortran else array))
+
+
+def _refuse_other(saved: Saved, manifest: Manifest, identity: str | None) -> None:
+    theirs = manifest.info["identity"]
+    if identity and theirs and theirs != identity:
+        raise MismatchError(
+            f"{saved.path} was saved by code or configuration {theirs!r}, this is {identity!r}; give this run its own "
+            "directory with --ckpt-dir"
+        )
 
 
 def _copy_into(held: Any, filled: Any) -> Any:

@@ -29,6 +29,7 @@ PATIENCE_S = 900.0
 ADMISSION_S = 120.0
 FIRST_PAUSE_S = 0.001
 LONGEST_PAUSE_S = 0.02
+TRIES = 3
 Decide = Callable[[list[Any]], Any]
 
 
@@ -49,7 +50,7 @@ class Alone:
 
 
 class Session:
-    """This rank's part in a job's agreement. `key` tells jobs apart; rank 0 must hold the directory's lock."""
+    """A rank's part in a job's agreement. `key` tells jobs apart; rank 0 must hold the directory's lock."""
 
     def __init__(self, directory: Path, *, rank: int, world: int, key: str, patience_s: float = PATIENCE_S) -> None:
         self._directory, self._rank, self._world, self._key = directory, rank, world, key
@@ -190,9 +191,18 @@ def _names(folder: Path) -> set[str]:
 
 
 def _put(path: Path, value: Any) -> None:
-    draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    draft.write_text(json.dumps(value), encoding="utf-8")
-    draft.rename(path)
+    for attempt in range(TRIES):
+        draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        try:
+            draft.write_text(json.dumps(value), encoding="utf-8")
+            draft.rename(path)
+        except OSError:
+            # What one rank does not say the others wait for, so a passing fault is not taken for an answer.
+            if attempt == TRIES - 1:
+                raise
+            time.sleep(FIRST_PAUSE_S)
+        else:
+            return
 
 
 def _read(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""PyTorch's tensors as leaves: on the CPU by address, on a GPU by copies on a stream of their own, DTensor by its shard."""
+"""PyTorch's tensors as leaves: on the CPU by address, on a GPU by copies on a side stream, DTensor by its shard."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def part_of(value: Any, name: str) -> tuple[Any, tuple[int, ...], tuple[int, ...
 
 
 class DeviceCopies:
-    """Copies from a GPU to pinned memory while training goes on: what follows on the GPU waits for them, not the CPU."""
+    """Copies from a GPU to pinned memory: what follows on the GPU waits for them, the CPU does not."""
 
     def __init__(self) -> None:
         self._streams: dict[Any, Any] = {}

@@ -167,8 +167,8 @@ def _bind_array(document: Document, template: Any, ask: Ask, where: str) -> None
         mine = held.whole[::-1] if held.fortran else held.whole
         if list(mine) != list(shape) or held.dtype != document["dtype"]:
             raise MismatchError(
-                f"{where} is {_text_of(template, where)} here and {dtype_text(document['dtype'])} {tuple(shape)} in the "
-                f"checkpoint: {ANOTHER}"
+                f"{where} is {_text_of(template, where)} here and {dtype_text(document['dtype'])} {tuple(shape)} "
+                f"in the checkpoint: {ANOTHER}"
             )
     else:
         template = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import threading
@@ -17,7 +18,7 @@ from slurmext.checkpoint.engine.manifest import Block, Part, SavedPiece, part
 from slurmext.checkpoint.engine.snapshot import Snapshot
 
 WORTH_LINKING = 0.5
-"""A pack of which less is still in use is not linked: what is in use is written again, so that disk space comes back."""
+"""A pack of which less is in use is not linked: what is in use is written again, so that disk space comes back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,11 @@ class _Writer:
                 left = [number for number in self._linked if self._blocks[number] is None]
                 self._crew.each(lambda number: self._store(file, number, self._linked[number].digest), left)
                 file.finish(self._end)
+            except BaseException:
+                # Its space is needed for telling the other ranks.
+                with contextlib.suppress(OSError):
+                    (self._draft / self._name).unlink()
+                raise
             finally:
                 file.close()
             if not self._end:

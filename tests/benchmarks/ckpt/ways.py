@@ -101,7 +101,7 @@ class TorchSave(Way):
             file.flush()
             os.fsync(file.fileno())
 
-    def restore(self, into: State) -> None:  # noqa: ARG002 - torch.load makes its own tensors
+    def restore(self, into: State) -> None:
         torch.load(self.path() / "state.pt")
 
 
@@ -136,7 +136,10 @@ class DcpThread(DcpSave):
     def save(self) -> None:
         with quiet():
             answer = dcp.async_save(
-                flat(self.state), storage_writer=self.writer(), async_checkpointer_type=self.kind, async_stager=self.stager
+                flat(self.state),
+                storage_writer=self.writer(),
+                async_checkpointer_type=self.kind,
+                async_stager=self.stager,
             )
             self.future = getattr(answer, "upload_completion", answer)
 
@@ -158,7 +161,7 @@ class DcpCached(DcpThread):
     def __init__(self, folder: Path, state: State) -> None:
         super().__init__(folder, state)
         pinned = torch.cuda.is_available()
-        self.stager = DefaultStager(StagingOptions(pinned, False, False, pinned))  # noqa: FBT003
+        self.stager = DefaultStager(StagingOptions(pinned, False, False, pinned))
 
 
 class DcpProcess(DcpThread):
@@ -170,7 +173,7 @@ class DcpProcess(DcpThread):
     def __init__(self, folder: Path, state: State) -> None:
         super().__init__(folder, state)
         pinned = torch.cuda.is_available()
-        self.stager = DefaultStager(StagingOptions(pinned, True, False, pinned))  # noqa: FBT003
+        self.stager = DefaultStager(StagingOptions(pinned, True, False, pinned))
 
 
 WAYS: tuple[type[Way], ...] = (Ours, TorchSave, DcpSave, DcpThread, DcpCached, DcpProcess)
