@@ -59,7 +59,8 @@ class Watched:
 class GpuWatch:
     """A thread that looks every `sample_s` seconds at the GPUs of jobs. They work from `busy_percent` on.
 
-    `job_of` tells the job of a process.
+    `job_of` tells the job of a process, `sliced` the minor numbers of GPUs that are cut or shared: who has one of those
+    in Slurm's books only holds its place.
     """
 
     def __init__(
@@ -73,10 +74,11 @@ class GpuWatch:
         busy_percent: float = 1.0,
         now: Callable[[], float] = time.time,
         job_of: Callable[[int], int | None] = job_of_process,
+        sliced: Callable[[], Collection[int]] = tuple,
     ) -> None:
         self._jobs, self._events, self._driver, self._memory = jobs, events, driver, memory
         self._sample_s, self._busy_percent, self._now = sample_s, busy_percent, now
-        self._job_of = job_of
+        self._job_of, self._sliced = job_of, sliced
         self._watched = _remembered(memory)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpus", daemon=True)
@@ -96,7 +98,9 @@ class GpuWatch:
 
     def look(self) -> None:
         """Look at the GPUs of every job once and report what is to be reported."""
-        jobs = {job.job_id: (job, numbers) for job in self._jobs.all() if (numbers := numbers_in(job.gpus))}
+        sliced = set(self._sliced())
+        jobs = {job.job_id: (job, numbers) for job in self._jobs.all()
+                if (numbers := numbers_in(job.gpus)) and not sliced.issuperset(numbers)}  # fmt: skip
         for job_id in [job_id for job_id in self._watched if job_id not in jobs]:
             self._ended(self._watched.pop(job_id))
         if not jobs:

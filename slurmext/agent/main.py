@@ -81,7 +81,7 @@ class Agent:
             memory=spool_dir / "gpus.jsonl",
             sample_s=site.agent.sample_s,
             busy_percent=site.agent.busy_percent,
-            sliced=lambda: self.slices.sliced_minors(),
+            sliced=lambda: self.slices.sliced_minors(),  # noqa: PLW0108  made below
         )
         here = SlurmHere(SlurmRunner(site.slurm.bin_dir, site.slurm.conf, timeout_s=10), node)
         self.slices = Slices(

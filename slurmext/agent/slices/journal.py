@@ -50,6 +50,8 @@ class Book:
         self._shares: dict[str, ShareMade] = {}
         self._uses: dict[str, Use] = {}
         self._done: OrderedDict[str, str] = OrderedDict()
+        self.boot = ""
+        """Which boot of the node the journal is of; "" when nobody wrote that down yet."""
         self._lines = 0
         self._torn = True  # the one before may have been killed in the middle of a line
         self._replay()
@@ -124,6 +126,12 @@ class Book:
             self._note({_KINDS[type(thing)]: thing.record()})
             self._take(thing)
 
+    def set_boot(self, boot: str) -> None:
+        """The node was booted anew."""
+        with self._lock:
+            self.boot = boot
+            self._note({"boot": boot})
+
     def drop_made(self, made: Made) -> None:
         """It is gone."""
         with self._lock:
@@ -188,7 +196,8 @@ class Book:
             os.close(descriptor)
 
     def _compact(self) -> None:
-        entries: list[dict[str, object]] = [{"use": each.record()} for each in self._uses.values()]
+        entries: list[dict[str, object]] = [{"boot": self.boot}] if self.boot else []
+        entries += [{"use": each.record()} for each in self._uses.values()]
         entries += [{"reservation": each.record()} for each in self._reservations.values()]
         entries += [{"made": each.record()} for each in self._made.values()]
         entries += [{"share": each.record()} for each in self._shares.values()]
@@ -228,6 +237,8 @@ class Book:
                     self._take(Use.of(value))
                 case "gone":
                     self._made.pop((str(value[0]), int(value[1])), None)
+                case "boot":
+                    self.boot = str(value)
                 case "done":
                     self._finish(str(value))
                 case _:

@@ -65,6 +65,10 @@ class Maker:
         self._cards = {card.uuid: card for card in self._driver.cards()}
         return self._cards
 
+    def known(self) -> list[GpuCard]:
+        """The GPUs as they were when somebody asked last."""
+        return list(self._cards.values())
+
     def card(self, gpu: str) -> GpuCard:
         """A GPU of this node. Raises Miss."""
         try:

@@ -28,7 +28,8 @@ INTERRUPTED = "the agent was restarted while the slices were made"
 class Reconciler:
     """`begin` once at the start, before anything else happens; `again` every now and then.
 
-    `with_processes` tells the jobs that have processes here, `in_slurm` those that Slurm runs here (None: no answer).
+    `boot` is the node's boot id: no job outlives one. `with_processes` tells the jobs that have processes here,
+    `in_slurm` those that Slurm runs here (None: no answer).
     """
 
     def __init__(
@@ -38,14 +39,23 @@ class Reconciler:
         *,
         with_processes: Callable[[], Collection[int]],
         in_slurm: Callable[[], Collection[int] | None],
+        boot: str = "",
         now: Callable[[], float] = time.time,
     ) -> None:
         self._p, self._keeper = parts, keeper
         self._with_processes, self._in_slurm, self._now = with_processes, in_slurm, now
+        self._boot = boot
         self._asked_s: dict[str, float] = {}
 
     def begin(self) -> None:
         """Nothing is being made now: every intent in the journal is of an agent that is no more."""
+        if self._p.book.boot not in {"", self._boot}:
+            for reservation in self._p.book.reservations():
+                if reservation.began_s is not None:
+                    log.info("job %s ended with the node's last boot", reservation.job)
+                    self._keeper.epilog(reservation.job_id)
+        if self._boot and self._boot != self._p.book.boot:
+            self._p.book.set_boot(self._boot)
         for reservation in self._p.book.reservations():
             if reservation.stage is Stage.MAKING:
                 self._interrupted(reservation)

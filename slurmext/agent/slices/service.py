@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slurmext.adapters.tcp.orders import FreeWarmSlice, Order, ReserveSlices, SetGpuUse, WithdrawSlices
@@ -27,7 +28,6 @@ from slurmext.model.slicing import GpuUse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
-    from pathlib import Path
 
     from slurmext.agent.spool import EventSpool
     from slurmext.config.site import SlicesSite
@@ -78,7 +78,8 @@ class Slices:
         self._police = Police(book, shares, driver, events, ends=site.share_over_memory == "end")
         self._usage = Usage(book, maker, driver, events)
         self._leftovers = Leftovers(book, driver)
-        self._reconciler = Reconciler(parts, self.keeper, with_processes=with_processes, in_slurm=in_slurm)
+        self._reconciler = Reconciler(parts, self.keeper, boot=_boot_id(), with_processes=with_processes,
+                                      in_slurm=in_slurm)  # fmt: skip
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._told: list[dict[str, Any]] | None = None
@@ -107,6 +108,11 @@ class Slices:
         for thread in self._threads:
             thread.join(2)
         self._driver.release()
+
+    def sliced_minors(self) -> set[int]:
+        """Minor numbers of the GPUs that are cut or shared: their placeholder jobs use nothing."""
+        sliced = {use.gpu for use in self._book.uses() if use.use in {GpuUse.MIG, GpuUse.SHARED}}
+        return {card.minor for card in self._maker.known() if card.uuid in sliced} if sliced else set()
 
     def announce(self) -> None:
         """A controller connected: tell it everything."""
@@ -217,3 +223,10 @@ class Slices:
             return False
         self._due_s[what] = now_s
         return True
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -118,6 +118,7 @@ def main() -> int:
 
     def prepare() -> None:
         node = Node(template, "h100", "h100", warm_s=WARM_S)
+        node.restart()
         node.gpus.set_mig(True, 1)
         node.mig(1)
         node.driver.create(node.gpus.uuid(1), "1g.10gb", 6)  # somebody else's
@@ -135,13 +136,13 @@ def main() -> int:
         move(folder)
         if in_child(partial(die_at, folder, call, death)) != -9:
             problems.append(f"call {call}: nobody died")
-        gone = foreign
+        gone, boot = foreign, "boot-1"
         if "power" in how:
             SimulatedGpus(folder / "gpus").reset()
-            gone = []
+            gone, boot = [], "boot-2"
         if "twice" in how:
             in_child(partial(die_again, folder, call % 23, death))
-        if in_child(partial(look, folder, gone, base / "problem")):
+        if in_child(partial(look, folder, gone, base / "problem", boot)):
             problems.append(f"call {call}: {(base / 'problem').read_text()}")
     print(json.dumps({"calls": count, "tried": len(chosen), "problems": problems[:10], "wrong": len(problems)}))
     return 0
@@ -185,10 +186,11 @@ def die_again(folder: Path, call: int, death: int) -> None:
     node.restart()
 
 
-def look(folder: Path, foreign: list[Any], problem: Path) -> int:
+def look(folder: Path, foreign: list[Any], problem: Path, boot: str) -> int:
     problem.write_text("it could not begin anew")
     node = Node(folder, warm_s=WARM_S)
     node.gpus.clear_calls()
+    node.boot = boot
     node.restart()
     text = wrong(node, foreign) or clear(node, foreign)
     problem.write_text(text)

@@ -53,6 +53,7 @@ class Node:
         self.in_slurm: set[int] | None = None
         self.names: dict[int, str] = {}
         self.now_s = 1e9
+        self.boot = "boot-1"
         self.events = Events()
         self.agent()
 
@@ -77,7 +78,12 @@ class Node:
         self.keeper = SliceKeeper(parts, now=now, name_of=self.names.get)
         self.uses = Uses(self.book, self.maker, self.driver, self.events)  # type: ignore[arg-type]
         self.reconciler = Reconciler(
-            parts, self.keeper, with_processes=lambda: self.alive, in_slurm=lambda: self.in_slurm, now=now
+            parts,
+            self.keeper,
+            with_processes=lambda: self.alive,
+            in_slurm=lambda: self.in_slurm,
+            now=now,
+            boot=self.boot,
         )
         self.leftovers = Leftovers(self.book, self.driver, now=now, job_of=lambda pid: None)
         return self.keeper
