@@ -6,6 +6,7 @@ The receiver sends lines of JSON: {"open": fingerprint, "cap_bps": …} or {"man
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ BEAT: Final = b"BEAT"
 TEXT: Final = b"TEXT"
 """Length: bytes of JSON or of a manifest that follow."""
 MOST_RUN: Final = 8
-MOST_AWAITED: Final = 256 * 1024
+MOST_AWAITED: Final = 64 * 1024
 MOST_TEXT: Final = 1 << 28
 MOST_RANGES: Final = 4096
 SILENCE_S: Final = 3.0
@@ -78,14 +79,18 @@ def set_timeouts(connection: socket.socket, *, receive_s: float, send_s: float) 
         connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(limit_s), int(limit_s % 1 * 1e6)))
 
 
-def fill_exactly(connection: socket.socket, place: memoryview) -> None:
-    """Receive exactly as much as fits. Raises LinkLost."""
+def fill_exactly(connection: socket.socket, place: memoryview, *, silence_s: float = SILENCE_S) -> None:
+    """Receive exactly as much as fits. Raises LinkLost, also when nothing at all comes for `silence_s`."""
     done, size = 0, len(place)
+    watch = select.poll()
+    watch.register(connection, select.POLLIN)
     while done < size:
+        piece = min(size - done, MOST_AWAITED)
         try:
-            # Woken once for all of it, not for every packet: with many nodes' worth of flows that is most of the work.
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(size - done, MOST_AWAITED))
-            count = connection.recv_into(place[done:], size - done, socket.MSG_WAITALL)
+            # Woken once for all of it, not for every packet: with several flows on a node that is most of the work.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, piece)
+            watch.poll(silence_s * 1000)
+            count = connection.recv_into(place[done:], size - done, socket.MSG_DONTWAIT)
         except OSError as error:
             raise LinkLost("it fell silent" if isinstance(error, BlockingIOError) else str(error)) from error
         if not count:

@@ -235,7 +235,7 @@ class SocketTransport:
             set_timeouts(connection, receive_s=2 * HANDSHAKE_S, send_s=HANDSHAKE_S)
             lines.send(question)
             head = memoryview(bytearray(HEAD.size))
-            fill_exactly(connection, head)
+            fill_exactly(connection, head, silence_s=2 * HANDSHAKE_S)
             kind, refused, length = HEAD.unpack(head)
             if kind != TEXT or length > _MOST_MANIFEST:
                 raise LinkLost(f"{peer.node} did not answer")

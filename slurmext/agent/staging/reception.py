@@ -137,7 +137,12 @@ class Reception:
 
     def _revive(self) -> None:
         with self._lock:
-            if self._feeds or self._ended or self.staged.complete:
+            if self._ended or self.staged.complete:
+                return
+            if self._feeds:
+                if not self._busy and not any(feed.assigned for feed in self._feeds.values()):
+                    # What a source was sending when it was dropped belongs to nobody now.
+                    self._spread([feed.source for feed in self._feeds.values()])
                 return
             if time.monotonic() - self._last_s > self._give_up_s:
                 told = "; ".join(f"{name}: {why}" for name, why in self.lost.items()) or "no source"
