@@ -9,6 +9,7 @@ from pathlib import Path
 
 from slurmext.adapters.devices import bpf
 from slurmext.adapters.devices.cgroups import Allowed, Hierarchies, admit, gpu_nodes
+from slurmext.adapters.devices.gres import PLACES, devices_of_gres
 from slurmext.adapters.devices.nodes import CapabilityNodes
 from slurmext.errors import DeviceAccessError
 from slurmext.model.mig import GpuCard, MigInstance
@@ -22,7 +23,7 @@ DRIVER_ROOT = "SLURMEXT_DRIVER_ROOT"
 class NvidiaDevices:
     """`root`: where the driver's /proc and /dev are; without one as DRIVER_ROOT says, else `/`.
 
-    `never` are other devices (major, minor) that jobs without a gres must not open, as gres.conf lists them.
+    `gres_conf`: where gres.conf may be; the devices in it are kept from slice jobs where Slurm keeps them.
     """
 
     def __init__(
@@ -30,12 +31,12 @@ class NvidiaDevices:
         root: Path | None = None,
         *,
         hierarchies: Hierarchies | None = None,
-        never: Sequence[tuple[int, int]] = (),
+        gres_conf: Sequence[Path] = PLACES,
     ) -> None:
         self._root = root or Path(os.environ.get(DRIVER_ROOT, "/"))
         self._nodes = CapabilityNodes(self._root)
         self._hierarchies = hierarchies or _usable(Hierarchies.of_this_node())
-        self._never = tuple(never)
+        self._gres_conf = tuple(gres_conf)
 
     def give(self, card: GpuCard, instance: MigInstance | None, *, uid: int, job_id: int) -> None:
         """Only this user (and root) may open the instance; without one: the GPU may be opened as ever."""
@@ -66,7 +67,7 @@ class NvidiaDevices:
             gpus_there=gpus_there,
             caps_major=self._nodes.major(),
             caps=caps,
-            never=self._never,
+            never=devices_of_gres(self._gres_conf),
         )
         return admit(self._hierarchies, pid, job_id, allowed)
 

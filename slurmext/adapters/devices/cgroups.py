@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from slurmext.errors import DeviceAccessError
 
 _SHARED_FROM = 254
 """Of the GPUs' major number: nvidia-modeset 254, nvidiactl 255 are no GPU."""
+_MOST_BESIDE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowed:
     """What a job may open: minor numbers of GPUs, and of capabilities. Majors None: there are no such devices.
 
-    `gpus_there` are the minor numbers of all GPUs. `never`: other devices (major, minor) that Slurm gave to nobody.
+    `gpus_there` are the minor numbers of all GPUs. `never`: devices (major, minor) that gres.conf names.
     """
 
     gpu_major: int | None
@@ -101,25 +103,30 @@ def _levels(mount: Path, path: str, job_id: int) -> Iterator[Path]:
 
 
 def _attach_programs(levels: Sequence[Path], allowed: Allowed) -> None:
-    only = {major: minors for major, minors in ((allowed.gpu_major, allowed.gpus), (allowed.caps_major, allowed.caps))
-            if major is not None}  # fmt: skip
+    with ExitStack() as stack:
+        folders = [os.open(level, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for level in levels]
+        for folder in folders:
+            stack.callback(os.close, folder)
+        known = [(folder, *bpf.attached(folder)) for folder in folders]
+        slurms = [(folder, flags) for folder, programs, flags in known if programs and not flags & bpf.ALLOW_MULTI]
+        loaded = bpf.load(_program(allowed, constrained=bool(slurms)))
+        stack.callback(os.close, loaded)
+        for folder, flags in reversed(slurms):  # the task's first: what is above it comes into force below it
+            bpf.attach(folder, loaded, flags)
+        if not slurms:
+            job, programs, flags = known[0]
+            if not flags & bpf.ALLOW_MULTI:
+                bpf.attach(job, loaded, bpf.ALLOW_OVERRIDE)
+            elif len(programs) < _MOST_BESIDE:  # somebody else's, who wants all to agree
+                bpf.attach(job, loaded, bpf.ALLOW_MULTI)
+
+
+def _program(allowed: Allowed, *, constrained: bool) -> bytes:
+    """With `constrained` it takes the place of Slurm's, so it keeps what that keeps."""
+    pairs = ((allowed.gpu_major, allowed.gpus), (allowed.caps_major, allowed.caps))
+    only = {major: minors for major, minors in pairs if major is not None}
     above = {} if allowed.gpu_major is None else {allowed.gpu_major: _SHARED_FROM}
-    loaded = bpf.load(bpf.program(bpf.DeviceRules(only=only, above=above, never=allowed.never)))
-    try:
-        found = False
-        for level in reversed(levels):  # the task's first: what is above it comes into force below it
-            folder = os.open(level, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                programs, flags = bpf.attached(folder)
-                if programs and not flags & bpf.ALLOW_MULTI:
-                    bpf.attach(folder, loaded, flags)
-                    found = True
-                elif level == levels[0] and not found:
-                    bpf.attach(folder, loaded, bpf.ALLOW_MULTI)
-            finally:
-                os.close(folder)
-    finally:
-        os.close(loaded)
+    return bpf.program(bpf.DeviceRules(only=only, above=above, never=allowed.never if constrained else ()))
 
 
 def _write_lists(levels: Sequence[Path], allowed: Allowed) -> None:

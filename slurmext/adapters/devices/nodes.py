@@ -19,6 +19,7 @@ from slurmext.model.mig import GpuCard, MigInstance
 
 _MODIFY = re.compile(r"DeviceFileModify:\s*0\b")
 _MINOR_LINE = re.compile(r"^(gpu\d+/\S+) (\d+)$", re.MULTILINE)
+_MAJOR_LINE = re.compile(r"^ *(\d+) nvidia-caps$", re.MULTILINE)
 _CAPS = "nvidia-caps"
 _NOBODY_MODE, _OWNER_MODE = 0o000, 0o400
 
@@ -60,6 +61,9 @@ class CapabilityNodes:
             with suppress(OSError):
                 found = os.lstat(self._root / "dev" / _CAPS / f"nvidia-cap{minor}")
                 return os.major(found.st_rdev) if stat.S_ISCHR(found.st_mode) else None
+        with suppress(OSError):
+            listed = _MAJOR_LINE.search((self._root / "proc/devices").read_text(encoding="ascii"))
+            return int(listed[1]) if listed else None
         return None
 
     def _minor(self, place: str) -> int:
@@ -98,6 +102,8 @@ class CapabilityNodes:
     def _own(self, minor: int, uid: int, mode: int, *, make: bool) -> None:
         name = f"nvidia-cap{minor}"
         try:
+            if make:
+                self._make_folder_if_missing()
             with self._folder(["dev", _CAPS]) as folder:
                 if make:
                     self._make_if_missing(folder, name, minor)
@@ -116,6 +122,11 @@ class CapabilityNodes:
             raise
         except OSError as error:
             raise DeviceAccessError(f"/dev/{_CAPS}/{name}: {error.strerror}") from error
+
+    def _make_folder_if_missing(self) -> None:
+        """NVML makes it when it first opens a capability, which need not have happened."""
+        with self._folder(["dev"]) as folder, suppress(FileExistsError):
+            os.mkdir(_CAPS, 0o755, dir_fd=folder)
 
     def _make_if_missing(self, folder: int, name: str, minor: int) -> None:
         major = self.major()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from slurmext.adapters.devices import NvidiaDevices, bpf
 from slurmext.adapters.devices.cgroups import Hierarchies, gpu_nodes
+from slurmext.adapters.devices.gres import devices_of_gres
 from slurmext.adapters.nvml import NvmlSliceDriver
 from slurmext.model.mig import GpuCard, MigInstance
 from slurmext.testing.nvml import SimulatedGpus
@@ -154,6 +156,45 @@ def test_v2_slurms_program_is_replaced_in_kind(node: SimulatedGpus, slices: Slic
             ids, flags = bpf.attached(folder)
             os.close(folder)
             assert (len(ids), flags) == (1, kind)
+
+
+@needs_v2
+def test_v2_other_devices_of_gres_conf_stay_out_of_reach(node: SimulatedGpus, slices: Slices, tmp_path: Path) -> None:
+    """What Slurm's program kept from the job, the one in its place keeps too; where there was none, nothing is."""
+    card, ours, _ = slices
+    assert HERE.unified is not None
+    major, _ = gpu_nodes(node.root / "dev")
+    cards = [tmp_path / "card0", tmp_path / "card1"]
+    for minor, path in enumerate(cards):
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(major - 1, 300 + minor))
+        path.chmod(0o666)
+    gres = tmp_path / "gres.conf"
+    gres.write_text(f"# File=/dev/zero\nNodeName=n1 Name=nic File={tmp_path}/card[0-1],/dev/null\nName=gpu Count=2\n")
+    assert devices_of_gres([tmp_path / "none", gres]) == ((major - 1, 300), (major - 1, 301))
+    found = Hierarchies(unified=HERE.unified, devices=None)
+    devices = NvidiaDevices(node.root, hierarchies=found, gres_conf=[gres])
+    for constrained, expected in ((True, "EPERM"), (False, "opened")):
+        with job_cgroup(HERE.unified) as (_, _, task):
+            if constrained:
+                deny_gpus(task, node, 0)
+            with waiting_in(task) as pid:
+                devices.admit(pid, [(card, ours)], job_id=JOB)
+            assert Task(task, uid=0).opens(*cards) == [expected, expected]
+            assert Task(task).opens(Path("/dev/null")) == ["opened"]
+
+
+@needs_v2
+def test_v2_every_task_of_a_job_is_admitted(node: SimulatedGpus, slices: Slices) -> None:
+    """A job may have thousands: admission again and again leaves one program."""
+    card, ours, _ = slices
+    assert HERE.unified is not None
+    devices = NvidiaDevices(node.root, hierarchies=Hierarchies(unified=HERE.unified, devices=None))
+    with job_cgroup(HERE.unified) as (job, _, task), waiting_in(task) as pid:
+        for _ in range(200):
+            devices.admit(pid, [(card, ours)], job_id=JOB)
+        folder = os.open(job, os.O_RDONLY)
+        assert len(bpf.attached(folder)[0]) == 1
+        os.close(folder)
 
 
 @needs_v2
