@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,7 @@ class Checkpointer:
 
     def load(self, template: Any) -> tuple[int, Any] | None:
         """For adapters: (step, tree) of the newest good checkpoint, with the arrays of `template` filled in place."""
-        found = self._hold().restore(template)
+        found = self._hold(self.tiers.places()).restore(template)
         if found is not None:
             self.gate.step = self.saved_step = found[0]
             self.tiers.restored(self.directory, found[0], alone=self.place.world == 1)
@@ -231,14 +231,14 @@ class Checkpointer:
         self._owed = self.gate.meet(step, _MEET_S)
         return self._owed
 
-    def _hold(self) -> Engine:
+    def _hold(self, tiers: Sequence[Path] = ()) -> Engine:
         if self._engine is None:
             self._engine = Engine(
                 self.directory,
                 rank=self.place.rank,
                 world=self.place.world,
                 keep=self._keep,
-                tiers=self.tiers.places(),
+                tiers=tiers,
             )
             self.begin()
         return self._engine
@@ -280,15 +280,18 @@ class Checkpointer:
         path = ticket.result()
         self.saved_step, self._last = ticket.step, (path, ticket.size_bytes)
         self._cost = {"stall_s": ticket.snapshot_s, "write_s": ticket.write_s}
-        self._confirm(reason)
-        self.tiers.offer(path)
+        if self._confirm(reason):
+            self.tiers.offer(path)
         return path
 
-    def _confirm(self, reason: Reason | None) -> None:
+    def _confirm(self, reason: Reason | None) -> bool:
+        """False when there is no agent to take note."""
         if self.place.leads and self._last is not None and self.saved_step is not None:
             path, size_bytes = self._last
             cost = {**self._cost, **self.interval.told()} if self._cost else None
-            confirm(step=self.saved_step, path=str(path), size_bytes=size_bytes, on_signal=reason in URGENT, cost=cost)
+            urgent = reason in URGENT
+            return confirm(step=self.saved_step, path=str(path), size_bytes=size_bytes, on_signal=urgent, cost=cost)
+        return True
 
     def _settled(self, finish: Callable[[], object] | None) -> None:
         self._owed = False

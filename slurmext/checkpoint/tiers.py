@@ -23,8 +23,8 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 CONNECT_S = 2.0
-FETCH_S = 600.0
-"""A copy may have to come over the network first."""
+STALL_S = 15.0
+"""A copy may have to come over the network first: it is waited for as long as it grows."""
 MOST_FILES = 64
 PAUSE_S = 300.0
 COPY_CHUNK = 16 << 20
@@ -42,6 +42,7 @@ class Tiers:
         self._folder: Path | None = None
         self._descriptors: list[int] = []
         self._fetched = False
+        self._offering: threading.Thread | None = None
         self.drain: Drain | None = None
         """A copy on its way into the checkpoint directory."""
 
@@ -50,10 +51,13 @@ class Tiers:
         """Whether there is an agent to ask."""
         return bool(self._address) and self._job.isdecimal() and time.monotonic() >= self._silent_until_s
 
-    def offer(self, path: Path) -> bool:
-        """Have this finished checkpoint copied; True when the agent took it. Never raises, never waits for the copy."""
-        if not self.there:
-            return False
+    def offer(self, path: Path) -> None:
+        """Have this finished checkpoint copied, in the background. Never raises."""
+        if self.there:
+            self._offering = threading.Thread(target=self._offer, args=(path,), name="slurmext-offer", daemon=True)
+            self._offering.start()
+
+    def _offer(self, path: Path) -> bool:
         mine = f"rank-{self._rank:05d}" if self._rank is not None else "rank-"
         descriptors: list[int] = []
         names: list[str] = []
@@ -66,8 +70,8 @@ class Tiers:
                 names.append(name)
             for at in range(0, len(names), MOST_FILES):
                 part = slice(at, at + MOST_FILES)
-                reply, _ = self._ask({"op": "ckpt_keep", "name": path.name, "files": names[part]}, descriptors[part],
-                                     CONNECT_S)  # fmt: skip
+                asked = {"op": "ckpt_keep", "name": path.name, "files": names[part]}
+                reply, _ = self._ask(asked, descriptors[part])
                 if reply.get("ok") is not True:
                     return self._quiet(str(reply.get("error")))
         except (OSError, ValueError) as error:
@@ -110,6 +114,8 @@ class Tiers:
 
     def close(self) -> None:
         """Let go of the copies."""
+        if self._offering is not None:
+            self._offering.join(CONNECT_S)
         if self.drain is not None and not self.drain.over:
             self.drain.wait()
             return
@@ -123,13 +129,20 @@ class Tiers:
 
     def _fetch(self) -> None:
         self.close()
-        skip = 0
+        skip, pending, until_s = 0, -1, time.monotonic() + STALL_S
         while True:
-            reply, descriptors = self._ask({"op": "ckpt_fetch", "skip": skip}, [], FETCH_S)
+            reply, descriptors = self._ask({"op": "ckpt_fetch", "skip": skip}, [])
             self._descriptors += descriptors
             if reply.get("ok") is not True:
                 self._quiet(str(reply.get("error")))
                 return
+            if "pending_bytes" in reply:
+                if reply["pending_bytes"] > pending:
+                    pending, until_s = reply["pending_bytes"], time.monotonic() + STALL_S
+                if time.monotonic() > until_s:
+                    self._quiet("the copy on another node does not come")
+                    return
+                continue
             for entry, descriptor in zip(reply["files"], descriptors, strict=True):
                 if self._folder is None:
                     self._folder = Path(tempfile.mkdtemp(prefix="slurmext-copies-"))
@@ -140,19 +153,15 @@ class Tiers:
             if not reply.get("more") or not reply["files"]:
                 return
 
-    def _ask(
-        self, request: Mapping[str, Any], descriptors: list[int], timeout_s: float
-    ) -> tuple[dict[str, Any], list[int]]:
+    def _ask(self, request: Mapping[str, Any], descriptors: list[int]) -> tuple[dict[str, Any], list[int]]:
         line = json.dumps({"job_id": int(self._job), **request}).encode() + b"\n"
         handed: list[int] = []
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(CONNECT_S)
             connection.connect(self._address)
             if descriptors:
-                socket.send_fds(connection, [line[:1]], descriptors)
-                line = line[1:]
+                line = line[socket.send_fds(connection, [line], descriptors) :]
             connection.sendall(line)
-            connection.settimeout(timeout_s)
             answer = b""
             try:
                 while not answer.endswith(b"\n"):
@@ -170,6 +179,8 @@ class Tiers:
     def _quiet(self, why: str) -> bool:
         """Say once what is the matter, and do not ask again for a while."""
         self._silent_until_s = time.monotonic() + PAUSE_S
+        if why.startswith(("unknown op", "'files'", "this node keeps no")):
+            return False  # an agent without copies is nothing to talk about
         sys.stderr.write(f"slurmext.checkpoint: no copies in memory for now: {why}\n")
         return False
 

@@ -74,6 +74,7 @@ class Copies:
         self._lock = threading.Lock()
         self._queues: dict[int, queue.Queue[Given]] = {}
         self._stop = threading.Event()
+        self._fetches: dict[tuple[int, int], threading.Thread] = {}
         self._stated_s: dict[tuple[int, str], float] = {}
 
     @property
@@ -118,16 +119,32 @@ class Copies:
             raise
         return sum(one.size for one in given)
 
-    def hand_out(self, job_id: int, uid: int) -> list[Kept]:
-        """What there is of a job, fetched from another node when this one has nothing."""
+    def hand_out(self, job_id: int, uid: int, wait_s: float = 1.0) -> list[Kept] | int:
+        """What there is of a job. When this node has nothing another is asked; while that takes longer than `wait_s`,
+        the number of bytes that have come.
+        """
         found = self.store.files(job_id, uid)
-        if found:
-            return found
+        key = job_id, uid
+        with self._lock:
+            fetch = self._fetches.get(key)
+            if fetch is None and not found:
+                fetch = threading.Thread(target=self._fetch, args=(job_id, uid), name=f"copies-fetch-{job_id}", daemon=True)
+                self._fetches[key] = fetch
+                fetch.start()
+        if fetch is not None:
+            fetch.join(wait_s)
+            if fetch.is_alive():
+                return self.store.used_bytes(uid)
+            with self._lock:
+                self._fetches.pop(key, None)
+        return self.store.files(job_id, uid)
+
+    def _fetch(self, job_id: int, uid: int) -> None:
         try:
             known = self._ask(job_id)
         except SlurmextError as error:
             log.info("job %d: the controller does not say where copies are: %s", job_id, error)
-            return []
+            return
         peers, copies = _addresses(known), known.get("copies")
         nodes = [str(copy["node"]) for copy in copies if isinstance(copy, dict)] if isinstance(copies, list) else []
         for node in dict.fromkeys(nodes):
@@ -140,13 +157,12 @@ class Copies:
             except (OSError, SlurmextError) as error:
                 log.info("job %d: no copy from %s: %s", job_id, node, error)
                 continue
-            took_s = time.monotonic() - began_s
             if found := self.store.files(job_id, uid):
+                took_s = time.monotonic() - began_s
                 log.info("job %d: %d MiB of copies fetched from %s in %.2f s", job_id, size >> 20, node, took_s)
                 for name in {kept.name for kept in found}:
                     self._state(job_id, name, "memory", found)
-                return found
-        return []
+                return
 
     def forget(self, job_id: int) -> None:
         """A new job has this id."""

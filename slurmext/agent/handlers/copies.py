@@ -34,6 +34,8 @@ def fetch(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
     copies, job_id = _mine(node, peer, request)
     skip = whole(request, "skip") if "skip" in request else 0
     found = copies.hand_out(job_id, peer.uid)
+    if isinstance(found, int):
+        return {"pending_bytes": found, "files": []}
     part = found[skip : skip + MOST_FILES]
     descriptors: list[int] = []
     listed: list[dict[str, Any]] = []
