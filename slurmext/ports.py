@@ -60,7 +60,10 @@ class Actuator(Protocol):
         ...
 
     def set_nodes(self, job_id: str, nodes: Sequence[str], *, count: int | None = None) -> None:
-        """Require these nodes for a pending job (empty: none) and, with `count`, give it that many nodes."""
+        """Require these nodes for a pending job (empty: none) and, with `count`, give it that many nodes.
+
+        Without `count` it may be several jobs, a comma list of numbers; refused as soon as one of them is.
+        """
         ...
 
     def hold(self, job_id: str) -> None:

@@ -27,7 +27,7 @@ say end "$1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """A job of the storm: sbatch options, what it must get (`profile`, or `percent` of a share), and how often."""
+    """A job of the storm: sbatch options, and what it must get, a `profile` or `percent` of a share (both: either)."""
 
     options: tuple[str, ...]
     profile: str = ""
@@ -94,7 +94,7 @@ def mixed(
         (1, Wish(options=("--gpu-slice=7g.80gb",), profile="7g.80gb")),
         (2, Wish(options=("--gpu-slice=1g.10gb", "--ntasks=2", "--nodes=1"), profile="1g.10gb", tasks=2)),
         (2, Wish(options=("--gpu-slice=1g.10gb", "--nodes=2"), profile="1g.10gb", tasks=2, nodes=2)),
-        (2, Wish(options=("--gpu-mem=18G", "--gpu-compute=15%"), profile="1g.20gb")),
+        (2, Wish(options=("--gpu-mem=18G", "--gpu-compute=15%"), profile="1g.20gb", percent=15)),
     ]
     weights = [weight for weight, _ in kinds]
     chosen = [draw.choices([kind for _, kind in kinds], weights)[0] for _ in range(mig)]
@@ -210,7 +210,7 @@ class Storm:
         if len({line.node for line in begun}) != wish.nodes:
             found.append(f"job {job} ran on {len({line.node for line in begun})} nodes, not {wish.nodes}")
         for line in begun:
-            if not wish.mig:
+            if line.visible.startswith("GPU-") and wish.percent:
                 if line.pipe == "-" or line.percent not in {str(wish.percent), "-"}:
                     found.append(f"job {job}: pipe {line.pipe}, {line.percent} % for {wish.percent} %")
                 continue
@@ -219,7 +219,7 @@ class Storm:
                 found.append(
                     f"job {job} task {line.task} on {line.node}: {line.visible} is {where}, not {wish.profile}"
                 )
-        if wish.mig and len({line.visible for line in begun}) != wish.tasks:
+        if wish.mig and not wish.percent and len({line.visible for line in begun}) != wish.tasks:
             found.append(f"job {job}: two tasks on one slice")
         return found
 

@@ -153,8 +153,10 @@ class Applier:
             self._requeue(token, [(action, {}) for action in at_once], observation)
 
     def _release(self, token: int, actions: Sequence[ActionRecord], observation: Observation) -> None:
-        ready = list[ActionRecord]()
+        ready = self._place_together(actions)
         for action in actions:
+            if action in ready:
+                continue
             known = observation.known[action.job.job_id]
             nodes = cast("list[str]", action.detail.get("nodes") or [])
             try:
@@ -172,6 +174,21 @@ class Applier:
             self._advance(token, action, ActionState.REFUSED if why else ActionState.RELEASED, why or "")
             if not why and observation.rivals and action.detail.get("nodes"):
                 self._put_first(action)  # before anybody else gets GPUs that a place was made on
+
+    def _place_together(self, actions: Sequence[ActionRecord]) -> list[ActionRecord]:
+        """Place with one command those that go to the same nodes; returns them. Whom Slurm refuses is tried alone."""
+        together = dict[tuple[str, ...], list[ActionRecord]]()
+        for action in actions:
+            nodes = tuple(cast("list[str]", action.detail.get("nodes") or []))
+            if nodes and action.detail.get("node_count") is None and action.job.job_id.isdecimal():
+                together.setdefault(nodes, []).append(action)
+        placed = list[ActionRecord]()
+        for nodes, same in together.items():
+            if len(same) > 1:
+                with contextlib.suppress(SlurmRefused):
+                    self._actuator.set_nodes(",".join(action.job.job_id for action in same), nodes)
+                    placed += same
+        return placed
 
     def _place(self, action: ActionRecord, known: Known, nodes: list[str]) -> None:
         count = action.detail.get("node_count")

@@ -133,7 +133,8 @@ class FakeCluster:
         """Require nodes; `count` shrinks the job."""
         self._require_up()
         size = {} if count is None else {"tasks": count}
-        self._act("set_nodes", job_id, required_nodes=",".join(nodes), **size)
+        for each in job_id.split(","):
+            self._act("set_nodes", each, required_nodes=",".join(nodes), **size)
 
     def hold(self, job_id: str) -> None:
         """Priority zero."""

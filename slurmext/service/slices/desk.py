@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -145,11 +144,10 @@ class SliceDesk:
         for warm in plan.free_warm:
             self._agents.free_warm(warm.node, warm.gpu, warm.profile, warm.start)
         cards = {card.uuid: card for card in snapshot.gpus}
-        began = 0
-        for order in plan.reserve[:_MOST_RESERVED]:
-            known = observation.known[order.job]
+        orders = plan.reserve[:_MOST_RESERVED]
+        for order in orders:
             log.info("job %s: %s", order.job, ", ".join(_shown(place) for place in order.places))
-            began += self._reservations.reserve(token, order, known, cards, name=secrets.token_hex(8))
+        began = self._reservations.reserve(token, orders, observation, cards)
         leaving = self._leaving(plan, observation, policy)
         if leaving:
             began += self._applier.carry_out(token, leaving, observation)

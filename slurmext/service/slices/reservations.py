@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -51,14 +52,23 @@ class Reservations:
 
     # what a plan asks for
 
-    def reserve(self, token: int, order: Reserve, known: Known, cards: Mapping[str, SlicedGpu], *, name: str) -> bool:
-        """Write the places of a job down and tell the agents. `name` is the reservation's, never used before."""
+    def reserve(
+        self, token: int, orders: Sequence[Reserve], observation: Observation, cards: Mapping[str, SlicedGpu]
+    ) -> int:
+        """Write the places of jobs down, all at once, and tell the agents. Returns how many jobs that were."""
         now_s = self._clock.now()
-        records = self._store.add_slices(
-            token, [_record(order, place, known, cards.get(place.gpu), name, now_s) for place in order.places]
-        )
-        self._tell(records, known.record, now_s)
-        return True
+        records = [
+            _record(order, place, observation.known[order.job], cards.get(place.gpu), name, now_s)
+            for order in orders
+            for name in (secrets.token_hex(8),)
+            for place in order.places
+        ]
+        by_job = dict[JobKey, list[SliceRecord]]()
+        for record in self._store.add_slices(token, records) if records else ():
+            by_job.setdefault(record.job, []).append(record)
+        for job, mine in by_job.items():
+            self._tell(mine, observation.known[job.job_id].record, now_s)
+        return len(by_job)
 
     def _tell(self, records: Sequence[SliceRecord], job: JobRecord, now_s: float) -> None:
         """Tell the agents of the nodes where the reservation is not confirmed yet."""
