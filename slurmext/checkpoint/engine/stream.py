@@ -140,7 +140,7 @@ def intersection(
 def run_of(
     box_offset: Sequence[int], box_shape: Sequence[int], offset: Sequence[int], shape: Sequence[int], dtype: str
 ) -> tuple[int, int] | None:
-    """(first byte, bytes) of a box within a larger one that holds it in C order; None when it is not one run of bytes."""
+    """(first byte, bytes) of a box within a larger one in C order; None when it is not a single run of bytes."""
     size = itemsize(dtype)
     ragged = False  # whether a dimension further out has more than one index
     for count, limit in zip(shape, box_shape, strict=True):

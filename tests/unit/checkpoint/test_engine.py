@@ -1,0 +1,387 @@
+"""The engine, one process: exact, bounded in memory, sparing of the disk, and honest about damage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slurmext.checkpoint.engine import (
+    CheckpointError,
+    Engine,
+    MismatchError,
+    Sharded,
+    arrays,
+    folder,
+    retention,
+    stream,
+)
+from slurmext.checkpoint.engine.crew import Crew
+from slurmext.checkpoint.engine.files import NewFile
+
+LARGE = 1 << 18  # float32 elements of an array that has blocks of its own
+
+
+def state_of(step: float) -> dict:
+    return {"w": np.full(1000, step, np.float32), "frozen": np.arange(LARGE, dtype=np.float32), "step": step}
+
+
+def save(place: Path, *steps: int, **options) -> list:
+    with Engine(place, **options) as engine:
+        tickets = []
+        for step in steps:
+            tickets.append(engine.save(step, state_of(step), wait=True))
+            engine.wait()
+        return tickets
+
+
+def flip(path: Path, position: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(position)
+        (byte,) = file.read(1)
+        file.seek(position)
+        file.write(bytes([byte ^ 1 << position % 8]))
+
+
+def test_the_snapshot_is_of_the_moment(tmp_path):
+    """What training changes after `save` has returned is not in the checkpoint."""
+    state = {"w": np.zeros(3_000_000)}
+    with Engine(tmp_path) as engine:
+        ticket = engine.save(1, state)
+        state["w"] += 1
+        ticket.result()
+        assert (engine.restore()[1]["w"] == 0).all()
+
+
+def test_memory_is_bounded_and_saves_come_in_order(tmp_path):
+    """However fast a program saves, two snapshots are held at most, it waits for room, and the last save is the newest."""
+    state = {"w": np.zeros(500_000)}
+    with Engine(tmp_path) as engine:
+        tickets = []
+        for step in range(1, 9):
+            state["w"][:] = step
+            tickets.append(engine.save(step, state))
+        assert engine.peak_snapshots <= 2
+        assert sum(ticket.waited_s > 0 for ticket in tickets) >= 5
+        engine.wait()
+        assert all(ticket.done() for ticket in tickets)
+        step, found = engine.restore()
+    assert step == 8 and (found["w"] == 8).all()
+
+
+def test_a_program_that_ends_finishes_its_save(tmp_path):
+    """Nobody waits for the ticket, the program's last line is `save`: the checkpoint is complete."""
+    code = "import sys, numpy as np; from slurmext.checkpoint.engine import Engine; Engine(sys.argv[1]).save(7, {'w': np.ones(4_000_000)})"
+    subprocess.run([os.sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+    with Engine(tmp_path) as engine:
+        step, found = engine.restore()
+    assert step == 7 and found["w"].sum() == 4_000_000
+
+
+def test_what_did_not_change_is_linked(tmp_path):
+    """Unchanged arrays are written twice, for two checkpoints with nothing in common, and linked from then on."""
+    tickets = save(tmp_path, 1, 2, 3, 4)
+    full = tickets[0].nbytes
+    assert [ticket.new_bytes for ticket in tickets[:2]] == [full, full]
+    assert all(ticket.new_bytes <= 8192 for ticket in tickets[2:])
+    files = [{path.stat().st_ino for path in saved.path.glob("*.bin")} for saved in folder.saved_in(tmp_path)]
+    assert len(files) == 2 and not files[0] & files[1]
+    assert save(tmp_path, 5)[0].new_bytes <= 8192  # by another process, too
+
+
+def test_one_copy_if_that_is_wanted(tmp_path):
+    """With copies=1 the second checkpoint already links the first one's."""
+    assert save(tmp_path, 1, 2, copies=1)[1].new_bytes <= 8192
+
+
+def test_linked_bytes_survive_the_checkpoint_they_came_from(tmp_path):
+    """Removing old checkpoints takes nothing from those that link their files."""
+    save(tmp_path, *range(1, 8))
+    with Engine(tmp_path) as engine:
+        step, found = engine.restore()
+    assert step == 7 and (found["frozen"] == np.arange(LARGE)).all() and (found["w"] == 7).all()
+
+
+def test_a_file_kept_for_little_is_written_anew(tmp_path):
+    """When less than half of a file is still in use the rest is written again, so that the disk does not fill up."""
+    arrays_ = {f"a{i}": np.full(LARGE, i, np.float32) for i in range(8)}
+    with Engine(tmp_path) as engine:
+        for step in range(1, 4):
+            engine.save(step, arrays_, wait=True)
+            engine.wait()
+        for name in list(arrays_)[:6]:
+            arrays_[name] += 100
+        ticket = engine.save(4, arrays_, wait=True)
+    assert ticket.new_bytes == ticket.nbytes
+
+
+def test_a_damaged_file_does_not_take_two_checkpoints(tmp_path, capsys):
+    """A flipped bit in an array that never changes: the newest is named, the one before is restored."""
+    save(tmp_path, *range(1, 7))
+    newest = folder.saved_in(tmp_path)[0]
+    largest = max(newest.path.glob("*.bin"), key=lambda path: path.stat().st_size)
+    flip(largest, 500_000)
+    state = state_of(0)
+    with Engine(tmp_path) as engine:
+        assert engine.restore(state)[0] == 5
+    assert (state["w"] == 5).all() and (state["frozen"] == np.arange(LARGE)).all()
+    told = capsys.readouterr().err
+    assert f"{newest.path} is damaged" in told and f"{largest.name} does not match its checksum between bytes" in told
+
+
+def test_damage_is_found_before_older_ones_go(tmp_path, capsys):
+    """A checkpoint that rots before it was verified is not what the older ones are removed for."""
+    save(tmp_path, 1, 2)
+    newest = folder.saved_in(tmp_path)[0]
+    flip(next(newest.path.glob("*.bin")), 10)
+    save(tmp_path, 3)
+    assert [saved.step for saved in folder.saved_in(tmp_path)] == [3, 1]
+    assert f"{newest.path} is damaged" in capsys.readouterr().err
+
+
+def test_the_only_checkpoint_is_damaged(tmp_path):
+    """The program's arrays stay as they were, and the run starts anew."""
+    save(tmp_path, 1)
+    only = folder.saved_in(tmp_path)[0]
+    (only.path / folder.VERIFIED).unlink()
+    flip(next(only.path.glob("*.bin")), 10)
+    state = state_of(-1)
+    with Engine(tmp_path) as engine:
+        assert engine.restore(state) is None
+    assert (state["w"] == -1).all()
+
+
+def test_damage_after_verification_with_nothing_left(tmp_path):
+    """When a damaged checkpoint was already read into the state and there is no other, that is an error, not a fresh start."""
+    save(tmp_path, 1)
+    flip(next(folder.saved_in(tmp_path)[0].path.glob("*.bin")), 10)
+    with Engine(tmp_path) as engine, pytest.raises(CheckpointError, match="overwritten part of the state"):
+        engine.restore(state_of(-1))
+
+
+def test_every_byte_is_covered(tmp_path):
+    """A bit flipped anywhere in any file of a checkpoint is noticed."""
+    save(tmp_path, 1)
+    saved, chance = folder.saved_in(tmp_path)[0], random.Random(3)
+    assert retention.verify(saved, Crew(2)) is None
+    for path in (next(saved.path.glob("*.bin")), saved.path / "manifest.json"):
+        for _ in range(60):
+            position = chance.randrange(path.stat().st_size)
+            flip(path, position)
+            assert retention.verify(saved, Crew(2)), (path, position)
+            flip(path, position)
+    assert retention.verify(saved, Crew(2)) is None
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda s: s | {"w": np.zeros(999, np.float32)}, r"state\['w'\] is float32 \(999,\) here and float32 \(1000,\) in the checkpoint"),
+    (lambda s: s | {"w": np.zeros(1000)}, r"state\['w'\] is float64 \(1000,\) here and float32"),
+    (lambda s: s | {"w": 5, "more": np.zeros(3)}, r"state\['more'\] is here and not in the checkpoint"),
+    (lambda s: {"w": s["w"], "step": 0}, r"state\['frozen'\] is in the checkpoint and not here"),
+    (lambda s: s | {"step": np.zeros(2)}, r"state\['step'\] is float64 \(2,\) here and no array in the checkpoint"),
+])  # fmt: skip
+def test_another_model_is_named_by_its_first_difference(tmp_path, change, words):
+    """Nothing is filled in when one array differs, is missing or is too many."""
+    save(tmp_path, 1)
+    state = change(state_of(-1))
+    with Engine(tmp_path) as engine, pytest.raises(MismatchError, match=words):
+        engine.restore(state)
+    assert not isinstance(state["w"], np.ndarray) or (state["w"] <= 0).all()
+
+
+def test_another_program_s_checkpoint(tmp_path):
+    """Code and configuration have an identity; a checkpoint of another is refused with both named."""
+    save(tmp_path, 1, identity="abc")
+    with Engine(tmp_path, identity="xyz") as engine, pytest.raises(MismatchError, match="'abc', this is 'xyz'"):
+        engine.restore()
+    with Engine(tmp_path) as engine:
+        assert engine.restore()[0] == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
+def test_no_space(tmp_path):
+    """The error says how much is needed and how much is free; what was saved before stays; saving goes on when there is room."""
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(place)], check=True)
+    try:
+        save(place, 1)
+        with Engine(place) as engine:
+            ticket = engine.save(2, {"w": np.zeros(1_000_000)})
+            with pytest.raises(
+                CheckpointError, match=r"no space left \(a checkpoint needs 7.6 MiB, 2.* MiB are free\); .*--ckpt-dir"
+            ):
+                ticket.result()
+            engine.wait()
+            assert sorted(os.listdir(place)) == [".lock", "save-00000001-step-1"]
+            assert engine.save(3, {"w": np.zeros(10)}, wait=True).path.name == "save-00000002-step-3"
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_the_clock_jumps(tmp_path, monkeypatch):
+    """The newest checkpoint is the one saved last, whatever the clock said."""
+    for step, now in ((1, 2e9), (2, 1e9), (3, 3e9), (4, 5.0)):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        save(tmp_path, step)
+    with Engine(tmp_path) as engine:
+        assert engine.restore()[0] == 4
+
+
+def test_the_fastest_copy_is_read(tmp_path):
+    """Of two directories with a checkpoint the first is read; where it is damaged or gone, the other."""
+    near, far = tmp_path / "memory", tmp_path / "disk"
+    save(far, 1, 2)
+    subprocess.run(["cp", "-a", f"{far}/.", str(near)], check=True)
+    far_file = next(folder.saved_in(far)[0].path.glob("*.bin"))
+    flip(far_file, 10)
+    with Engine(far, tiers=[near]) as engine:
+        assert engine.restore(state_of(0))[0] == 2
+    flip(far_file, 10)
+    flip(next(folder.saved_in(near)[0].path.glob("*.bin")), 10)
+    with Engine(far, tiers=[near]) as engine:
+        step, found = engine.restore(state_of(0))
+        assert step == 2 and (found["w"] == 2).all()
+        assert engine.save(3, state_of(3), wait=True).path.parent == far
+
+
+def test_checkpoints_of_the_former_format_are_read(tmp_path):
+    """A run that was saved by an earlier release goes on, and its checkpoints are verified and pruned like any."""
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    content = values.tobytes().ljust(4096, b"\0") + np.float64(2.5).tobytes().ljust(4096, b"\0")
+    document = {"dict": [["w", {"dtype": "<f4", "shape": [3, 2], "fortran": True, "array": 0}],
+                         ["x", {"dtype": "<f8", "shape": [], "scalar": True, "array": 1}], ["n", 4]]}  # fmt: skip
+    body = json.dumps({
+        "step": 40, "serial": 3, "saved_at_s": 1.0, "world": 1, "job": None,
+        "files": [{"name": "rank-00000.bin", "size": 8192, "digest": hashlib.sha256(content).hexdigest()}],
+        "arrays": [{"offset": 0, "size": 24}, {"offset": 4096, "size": 8}], "state": document,
+    }).encode()  # fmt: skip
+    saved = tmp_path / "save-00000003-step-40"
+    saved.mkdir()
+    (saved / "rank-00000.bin").write_bytes(content)
+    (saved / "manifest.json").write_bytes(
+        f"slurmext-checkpoint/1 sha256 {hashlib.sha256(body).hexdigest()}\n".encode() + body
+    )
+    state = {"w": np.zeros((3, 2), np.float32, order="F"), "x": np.float64(0), "n": 0}
+    with Engine(tmp_path) as engine:
+        step, found = engine.restore(state)
+        assert step == 40 and (state["w"] == values.T).all() and found["x"] == 2.5 and found["n"] == 4
+        for more in (41, 42):
+            engine.save(more, state, wait=True)
+            engine.wait()
+    assert [item.step for item in folder.saved_in(tmp_path)] == [42, 41]
+
+
+def test_a_file_system_without_direct_io(tmp_path, monkeypatch):
+    """Where O_DIRECT is refused, at the open or at the first write, the page cache is used."""
+    real = os.pwrite
+
+    def refuse(fd, content, offset):
+        import fcntl
+
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(22, "Invalid argument")
+        return real(fd, content, offset)
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    save(tmp_path, 1)
+    monkeypatch.undo()
+    with Engine(tmp_path) as engine:
+        assert engine.restore(state_of(0))[0] == 1
+    file = NewFile(tmp_path / "x")
+    file.write(memoryview(bytearray(4096)), 0)
+    file.finish(100)
+    file.close()
+    assert (tmp_path / "x").stat().st_size == 100
+
+
+def test_a_forked_process_is_told(tmp_path):
+    """A data loader's worker that calls the engine gets an error, and the parent's directory stays its own."""
+    with Engine(tmp_path) as engine:
+        engine.save(1, {"a": 1}, wait=True)
+        child = os.fork()
+        if child == 0:
+            try:
+                engine.save(2, {"a": 2})
+            except CheckpointError:
+                os._exit(3)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+
+
+def test_saving_while_nobody_reads_the_ticket_is_not_silent(tmp_path, capsys):
+    """A background save that fails is told on stderr and by the ticket, and the next ones work."""
+    with Engine(tmp_path) as engine:
+        engine.open()
+        (tmp_path / "save-00000001-step-5").write_text("a file in the way")
+        bad = engine.save(5, {"a": 1})
+        bad.settled.wait(10)
+        ok = bad.path is not None
+        engine.save(6, {"a": 2}, wait=True)
+    assert ok or "step 5 is not saved" in capsys.readouterr().err
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 300_000), st.booleans()), max_size=12), st.integers(1, 5))
+def test_every_row_is_written_by_exactly_one_rank(shapes, world):
+    """Replicated arrays are shared out without a gap or an overlap, and about evenly."""
+    everyone = tuple(range(world))
+    leaves = [
+        arrays.Leaf(name=f"a{i}", kind="numpy", dtype="<f4", shape=(rows, width), whole=(rows, width), offset=(0, 0),
+                    replicas=everyone if shared else (0,), sharded=True)
+        for i, (rows, width, shared) in enumerate(shapes)
+    ]  # fmt: skip
+    written: dict[str, list[tuple[int, int]]] = {}
+    for rank in everyone:
+        mine = [leaf for leaf in leaves if rank in leaf.replicas]
+        layout = stream.lay_out(mine, rank)
+        assert sum(size for _, size in layout.blocks) == layout.size
+        for piece in layout.pieces:
+            written.setdefault(piece.leaf.name, []).append((piece.first, piece.last))
+    for leaf in leaves:
+        ranges = sorted(written[leaf.name])
+        assert ranges[0][0] == 0 and ranges[-1][1] == leaf.shape[0]
+        assert all(a[1] == b[0] for a, b in zip(ranges, ranges[1:], strict=False))
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_any_box_is_restored_from_any_boxes(data, tmp_path_factory):
+    """An array saved in parts along one axis is restored into a box of any shape and place."""
+    place = tmp_path_factory.mktemp("boxes")
+    shape = data.draw(st.tuples(st.integers(1, 7), st.integers(1, 7), st.integers(1, 4)))
+    whole = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
+    axis, cut = data.draw(st.integers(0, 2)), data.draw(st.integers(0, 7))
+    cut = min(cut, shape[axis])
+    parts = np.split(whole, [cut], axis)
+    offsets = [(0, 0, 0), tuple(cut if i == axis else 0 for i in range(3))]
+
+    def run(rank: int) -> None:
+        with Engine(place, rank=rank, world=2, patience_s=20) as engine:
+            local = np.ascontiguousarray(parts[rank])
+            engine.save(1, {"w": Sharded(local=local, shape=shape, offset=offsets[rank])}, wait=True)
+
+    other = threading.Thread(target=run, args=(1,))
+    other.start()
+    run(0)
+    other.join()
+    low = [data.draw(st.integers(0, n - 1)) for n in shape]
+    high = [data.draw(st.integers(a + 1, n)) for a, n in zip(low, shape, strict=True)]
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    target = np.zeros([b - a for a, b in zip(low, high, strict=True)], np.int32)
+    if data.draw(st.booleans()):
+        target = np.asfortranarray(target)
+    with Engine(place) as engine:
+        engine.restore({"w": Sharded(local=target, shape=shape, offset=tuple(low))})
+        assert (engine.restore()[1]["w"] == whole).all()
+    assert (target == whole[box]).all()
