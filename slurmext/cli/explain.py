@@ -24,7 +24,7 @@ def as_text(answer: Answer) -> list[str]:
     """Lines for a person."""
     return [
         _clean(line)
-        for part in (_head, _notices, _why, _when, _losses, _saved, _reasons, _timeline)
+        for part in (_head, _slices, _notices, _why, _when, _losses, _saved, _reasons, _timeline)
         for line in part(answer)
     ]
 
@@ -45,7 +45,29 @@ def _head(answer: Answer) -> Iterator[str]:
     else:
         doing = f"{STATES.get(job['state'], job['state'])} on {job['nodes'] or '?'} since {clock(job['start_s'])}"
     name = f" ({job['name']})" if job["name"] else ""
-    yield f"Job {job['job_id']}{name} of {job['user']}, {job['gpus']} GPUs in queue {job['queue'] or '-'}: {doing}."
+    what = f"{job['gpus']} GPUs" if job["gpus"] else "parts of GPUs"
+    yield f"Job {job['job_id']}{name} of {job['user']}, {what} in queue {job['queue'] or '-'}: {doing}."
+
+
+def _slices(answer: Answer) -> Iterator[str]:
+    """What it has or awaits of GPUs, and what a need was turned into."""
+    found = answer.get("slices") or ()
+    if not found:
+        return
+    said = {"reserved": "reserved", "ready": "reserved, its node knows", "live": "in use"}
+    yield ""
+    yield "Slices"
+    for each in found:
+        place = f"at unit {each['start']} of " if each["start"] is not None else "of "
+        gpu = "?" if each["minor"] is None else each["minor"]
+        memory = f", {each['memory_mib']} MiB" if each["memory_mib"] else ""
+        counts = f"counts as {each['milli'] / 1000:.3f} GPUs"
+        yield (
+            f"  {each['slice']}{memory} {place}GPU {gpu} on {each['node']}: {said.get(each['state'], each['state'])};"
+            f" {counts}"
+        )
+    for why in sorted({each["why"] for each in found if each["why"]}):
+        yield f"  {why}"
 
 
 def _why(answer: Answer) -> Iterator[str]:

@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "job": ("slurmext.cli.job:cli", "Jobs slurmext looks after: list them, explain one."),
     "queue": ("slurmext.cli.queue:cli", "Queues: who may use how many GPUs, and who does."),
     "size": ("slurmext.cli.size:cli", "Sizes: what 'sbatch --size=NAME' asks for."),
+    "slice": ("slurmext.cli.slice:cli", "Slices: parts of GPUs, who has them, and which size would do."),
     "plan": ("slurmext.cli.plan:cli", "What the daemon would do now, or for a snapshot."),
     "simulate": ("slurmext.cli.simulate:cli", "What a policy would do to a history of jobs."),
     "defrag": ("slurmext.cli.defrag:cli", "Move small jobs together, so that whole nodes are free."),

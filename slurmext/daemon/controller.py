@@ -100,6 +100,7 @@ class Daemon:
             store=self._store,
             live=live,
             world=self._world,
+            slices=lambda: self._controller.slices.last if self._controller.slices is not None else None,
             forecast=forecast_apart,
             changed=self._wake.set,
             tidy=self._controller.tidying.ask,

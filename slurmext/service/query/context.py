@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from slurmext.config.policy import SitePolicy, stored_policy
 from slurmext.model.plan import Plan
+from slurmext.model.slicing import SlicePlan, SliceSnapshot
 from slurmext.model.snapshot import Snapshot
 from slurmext.model.state import PolicyVersion
 from slurmext.ports import Store
@@ -21,6 +22,10 @@ def _no_world() -> World | None:
     return None
 
 
+def _no_slices() -> tuple[SliceSnapshot, SlicePlan] | None:
+    return None
+
+
 def _no_forecast(_snapshot: Snapshot, _job_id: str) -> Forecast | None:
     return None
 
@@ -29,9 +34,9 @@ def _no_forecast(_snapshot: Snapshot, _job_id: str) -> Forecast | None:
 class Context:
     """The store, and what only the running daemon knows.
 
-    `live` has `status` and `plan`, each JSON values; `world` is its last cycle's, and `forecast` runs that on.
-    `changed` is called when an answer changed something that the next cycle should see, `tidy` when the next cycle
-    shall defragment.
+    `live` has `status` and `plan`, each JSON values; `world` is its last cycle's (`slices` for parts of GPUs), and
+    `forecast` runs that on. `changed` is called when an answer changed something that the next cycle should see,
+    `tidy` when the next cycle shall defragment.
     """
 
     store: Store
@@ -41,6 +46,7 @@ class Context:
     )
     world: Callable[[], World | None] = _no_world
     forecast: Callable[[Snapshot, str], Forecast | None] = _no_forecast
+    slices: Callable[[], tuple[SliceSnapshot, SlicePlan] | None] = _no_slices
     changed: Callable[[], None] = lambda: None
     tidy: Callable[[], None] = lambda: None
     _parsed: tuple[int, SitePolicy] | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from slurmext.errors import UsageError
-from slurmext.service.query import copies, daemon, extend, history, jobs, policy, queues, sizes
+from slurmext.service.query import copies, daemon, extend, history, jobs, policy, queues, sizes, slices
 from slurmext.service.query.context import Context
 from slurmext.service.query.viewer import Answer, Question, Viewer
 
@@ -18,6 +18,11 @@ _OPERATIONS: Mapping[str, Callable[[Context, Viewer, Question], Answer]] = {
     "queues": queues.listed,
     "sizes": sizes.listed,
     "queue_explain": queues.explained,
+    "slices": slices.listed,
+    "slice_profiles": slices.profiles,
+    "slice_map": slices.mapped,
+    "slice_history": slices.history,
+    "slice_advise": slices.advised,
     "defragment": daemon.defragment,
     "history": history.events,
     "checkpoints": history.checkpoints,

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from slurmext.errors import SlurmextError
 from slurmext.model.state import ActionKind, ActionRecord, JobRow, Notice
 from slurmext.policy.explain.job import JobAccount, job_account
+from slurmext.service.query.cards import of_job
 from slurmext.service.query.context import Context
 from slurmext.service.query.gpus import told
 from slurmext.service.query.values import action_values, event_values, job_values
@@ -45,6 +46,7 @@ def shown(context: Context, viewer: Viewer, asked: Question) -> Answer:
         "now_s": context.now(),
         "job": job_values(row),
         "checkpoint": _last_checkpoint(context, row),
+        "slices": of_job(context, row.job.job_id),
         **told(context, row),
     }
 
@@ -66,6 +68,7 @@ def explained(context: Context, viewer: Viewer, asked: Question) -> Answer:
         "preemptions": [{**asdict(item), "victim": item.victim.job_id} for item in ledger],
         "checkpoint": _last_checkpoint(context, row),
         "timeline": [event_values(event) for event in events],
+        "slices": of_job(context, job_id),
         **_outlook(context, row),
         **told(context, row),
     }

@@ -22,7 +22,10 @@ _DAYS = 7.0
 
 
 def listed(context: Context, viewer: Viewer, asked: Question) -> Answer:
-    """Every queue, or one and those below it, without names of users for whoever does not see all."""
+    """Every queue, or one and those below it, without names of users for whoever does not see all.
+
+    `sliced` is what of `used` are parts of GPUs.
+    """
     found = context.site_policy()
     if found is None:
         return {"version": 0, "queues": []}
@@ -41,8 +44,13 @@ def listed(context: Context, viewer: Viewer, asked: Question) -> Answer:
     ]
     world = context.world()
     cuts = {queue.path: queue.cut_s for queue in world[0].queues} if world is not None else {}
+    sliced = _sliced(context)
     for row in rows:
         row["cut_s"] = cuts.get(str(row["path"]))
+        row["sliced"] = part = sliced.get(str(row["path"]), 0.0)
+        if part:
+            row["used"] = round(float(str(row["used"])) + part, 3)
+            row["borrowed"] = max(0.0, round(float(str(row["used"])) - float(str(row["guaranteed"])), 3))
     if not viewer.sees_all:
         for row in rows:
             row.pop("users", None)
@@ -50,6 +58,17 @@ def listed(context: Context, viewer: Viewer, asked: Question) -> Answer:
             row["dynamic"] = None if row["dynamic"] is None else {}
             row.pop("acl", None)
     return {"version": stored.version, "default_queue": policy.settings.default_queue, "queues": rows}
+
+
+def _sliced(context: Context) -> dict[str, float]:
+    """GPUs in slices by queue, those of queues below it included."""
+    used: dict[str, float] = {}
+    for record in context.store.slices():
+        path = record.queue
+        while path:
+            used[path] = round(used.get(path, 0.0) + record.milli / 1000, 3)
+            path = path.rpartition("/")[0]
+    return used
 
 
 def explained(context: Context, viewer: Viewer, asked: Question) -> Answer:

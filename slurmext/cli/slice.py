@@ -1,0 +1,189 @@
+"""`slurmext slice`: parts of GPUs, who has them, and which size would have done."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from slurmext.cli.base import Command, Group
+from slurmext.cli.formats import clock, moment, parse_since, plain
+from slurmext.cli.render import Column, Output, console, json_option, output_options, print_json
+from slurmext.cli.slice_map import drawn
+
+if TYPE_CHECKING:
+    from slurmext.cli.session import Session
+
+
+def _mib(value: object) -> str:
+    return "" if value is None else f"{value}M"
+
+
+def _percent(value: object) -> str:
+    return "" if not isinstance(value, int | float) else f"{value:.0f}%"
+
+
+def _milli(value: object) -> str:
+    return "" if not isinstance(value, int) else f"{value / 1000:.3f}"
+
+
+_SLICE = (
+    Column(key="job_id", title="JobID"),
+    Column(key="user", title="User"),
+    Column(key="queue", title="Queue"),
+    Column(key="node", title="Node"),
+    Column(key="minor", title="GPU", right=True),
+    Column(key="slice", title="Slice"),
+    Column(key="start", title="Start", right=True),
+    Column(key="memory_mib", title="Memory", show=_mib, right=True),
+    Column(key="milli", title="GPUs", show=_milli, right=True),
+    Column(key="state", title="State"),
+)
+COLUMNS = (
+    *_SLICE,
+    Column(key="changed_s", title="Since", show=clock),
+    Column(key="gpu_type", title="Type", shown=False),
+    Column(key="uuid", title="UUID", shown=False),
+    Column(key="gpu", title="GPUUUID", shown=False),
+    Column(key="made_ms", title="MadeMs", right=True, shown=False),
+    Column(key="why", title="Why", shown=False),
+)
+PROFILE_COLUMNS = (
+    Column(key="gpu_type", title="Type"),
+    Column(key="profile", title="Profile"),
+    Column(key="memory_mib", title="Memory", show=_mib, right=True),
+    Column(key="sm", title="SMs", right=True),
+    Column(key="compute_slices", title="ComputeSlices", right=True),
+    Column(key="memory_units", title="MemoryUnits", right=True),
+    Column(key="most", title="MostPerGPU", right=True),
+    Column(key="gpus", title="GPUs", right=True),
+    Column(key="fits_now", title="FitNow", right=True),
+)
+HISTORY_COLUMNS = (
+    Column(key="created_s", title="Reserved", show=moment),
+    *_SLICE,
+    Column(key="live_s", title="From", show=clock),
+    Column(key="ended_s", title="Until", show=clock),
+    Column(key="made_ms", title="MadeMs", right=True),
+    Column(key="why", title="Why"),
+    Column(key="uuid", title="UUID", shown=False),
+    Column(key="gpu", title="GPUUUID", shown=False),
+)
+ADVICE_COLUMNS = (
+    Column(key="job_id", title="JobID"),
+    Column(key="user", title="User", shown=False),
+    Column(key="had", title="Had"),
+    Column(key="memory_mib", title="Memory", show=_mib, right=True),
+    Column(key="memory_peak_mib", title="PeakMemory", show=_mib, right=True),
+    Column(key="sm_mean_pct", title="SMMean", show=_percent, right=True),
+    Column(key="sm_peak_pct", title="SMPeak", show=_percent, right=True),
+    Column(key="oom", title="OutOfMemory", show=plain),
+    Column(key="options", title="AskFor", show=lambda value: str(value) or "the same"),
+    Column(key="why", title="Because"),
+    Column(key="samples", title="Samples", right=True, shown=False),
+)
+
+
+@click.group("slice", cls=Group)
+def cli() -> None:
+    """Slices: parts of GPUs (sbatch --gpu-slice, --gpu-mem, --gpu-share)."""
+
+
+@cli.command(
+    "list",
+    cls=Command,
+    examples=[
+        ("slurmext slice list", "slices that jobs have or await"),
+        ("slurmext slice list --profiles", "what the GPUs here can be cut into, and how many of each fit now"),
+        ("slurmext slice list -P -o JobID,UUID", "for a script"),
+    ],
+)
+@click.option("-u", "--user", metavar="USER", help="Only this user's (root and SlurmUser).")
+@click.option("--profiles", is_flag=True, help="What the GPUs can be cut into, instead.")
+@output_options
+@click.pass_obj
+def list_slices(session: Session, output: Output, *, user: str | None, profiles: bool) -> None:
+    """List slices: root sees all, others their own."""
+    if profiles:
+        found = session.ask("slice_profiles")["profiles"]
+        output.rows(PROFILE_COLUMNS, found, empty="no GPU here can be cut (--gpu-share works on every one)")
+        return
+    output.rows(COLUMNS, session.ask("slices", user=user)["slices"], empty="no job has or awaits a slice")
+
+
+@cli.command(
+    "map",
+    cls=Command,
+    examples=[
+        ("slurmext slice map", "every GPU in sliced use, unit by unit"),
+        ("slurmext slice map --all --every 1", "all GPUs, drawn anew each second until Ctrl-C"),
+        ("slurmext slice map --json", "as data, with how fragmented the free parts are"),
+    ],
+)
+@click.option("-a", "--all", "show_all", is_flag=True, help="GPUs in whole use as well.")
+@click.option("--every", type=click.FloatRange(min=0.2), metavar="SECONDS", help="Draw it anew so often.")
+@json_option
+@click.pass_obj
+def show_map(session: Session, *, as_json: bool, show_all: bool, every: float | None) -> None:
+    """Draw each GPU's memory units (of a shared one its percent) with who sits where.
+
+    You see your own jobs by number; what others have is only shown as taken.
+    """
+    if as_json:
+        print_json(session.ask("slice_map"))
+        return
+    if every is None:
+        console().print(drawn(session.ask("slice_map"), show_all=show_all))
+        return
+    from rich.live import Live
+
+    with Live(console=console(), auto_refresh=False) as live:
+        while True:
+            live.update(drawn(session.ask("slice_map"), show_all=show_all), refresh=True)
+            time.sleep(every)
+
+
+@cli.command(
+    "history",
+    cls=Command,
+    examples=[
+        ("slurmext slice history --since today", "slices of today, with how long making them took"),
+        ("slurmext slice history --job 41", "of one job, missed ones included"),
+    ],
+)
+@click.option("-j", "--job", metavar="JOB", help="Only this job.")
+@click.option("-u", "--user", metavar="USER", help="Only this user's (root and SlurmUser).")
+@click.option("--since", metavar="TIME", help="From then on: 2h, 3d, today, 2026-11-21.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="At most the newest so many."
+)
+@output_options
+@click.pass_obj
+def history(
+    session: Session, output: Output, *, job: str | None, user: str | None, since: str | None, limit: int
+) -> None:
+    """List slices that were and are, oldest first: root sees all, others their own."""
+    since_s = None if since is None else parse_since(since, session.now())
+    answer = session.ask("slice_history", job=job, user=user, since_s=since_s, limit=limit)
+    output.rows(HISTORY_COLUMNS, answer["slices"], empty="there were no slices")
+
+
+@cli.command(
+    "advise",
+    cls=Command,
+    examples=[
+        ("slurmext slice advise 41", "which size job 41 would have done with"),
+        ("slurmext slice advise --since 7d", "the same for your last jobs"),
+    ],
+)
+@click.argument("job", required=False)
+@click.option("-u", "--user", metavar="USER", help="Only this user's jobs (root and SlurmUser).")
+@click.option("--since", metavar="TIME", help="Of jobs from then on: 2h, 3d, today, 2026-11-21.")
+@output_options
+@click.pass_obj
+def advise(session: Session, output: Output, *, job: str | None, user: str | None, since: str | None) -> None:
+    """Say which size would have done, from the GPU memory and SMs that were used."""
+    since_s = None if since is None else parse_since(since, session.now())
+    answer: dict[str, Any] = session.ask("slice_advise", job=job, user=user, since_s=since_s)
+    output.rows(ADVICE_COLUMNS, answer["advice"], empty="nothing was measured of your jobs on parts of GPUs")

@@ -1,0 +1,107 @@
+"""The picture of `slurmext slice map`: a line for each GPU, its units drawn to scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+Card = Mapping[str, Any]
+
+WIDTH = 64
+"""Columns of a whole GPU: so many for 8 units as for 12."""
+_COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
+_HUNDRED = 100
+
+
+def drawn(answer: Mapping[str, Any], *, show_all: bool = False) -> RenderableType:
+    """Something rich can print."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    cards = [card for card in answer["gpus"] if show_all or card["use"] in {"mig", "shared"}]
+    table = Table(box=None, pad_edge=False, show_header=True, header_style="bold")
+    for title in ("Node", "GPU", "Type", "Use"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("Memory units, or percent of a shared GPU", no_wrap=True, min_width=WIDTH)
+    table.add_column("Free", justify="right", no_wrap=True)
+    for card in cards:
+        use = card["use"] + (" (leaving)" if card["leaving"] else "")
+        free = f"{card['free_gpus']:.2f}" if card["use"] in {"mig", "shared"} else ""
+        table.add_row(card["node"], str(card["minor"]), card["gpu_type"], use, bar(card), free)
+    return Group(table, Text(summary(answer))) if cards else Text(f"no GPU is cut or shared\n{summary(answer)}")
+
+
+def summary(answer: Mapping[str, Any]) -> str:
+    """What is free, and for what."""
+    found = answer["fragmentation"]
+    whole = sum(card["use"] == "whole" for card in answer["gpus"])
+    fits = ", ".join(f"{fit['fits']} x {fit['profile']}" for fit in found["fits"] if fit["fits"])
+    parts = [
+        f"{found['gpus']} GPUs in sliced use, {found['free_gpus']:.2f} of them free, {whole} GPUs whole",
+        f"fragmentation {found['percent']:g} %" if found["fits"] else "",
+        f"room for {fits}" if fits else "",
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def bar(card: Card) -> Text:
+    """One GPU to scale."""
+    from rich.text import Text
+
+    if card["use"] == "shared":
+        return _shares(card["parts"])
+    if card["use"] != "mig" or not card["memory_units"]:
+        return Text(
+            "whole" if card["use"] == "whole" else "not known: its agent is away, or something else cut it", "dim"
+        )
+    return _instances(card)
+
+
+def _instances(card: Card) -> Text:
+    from rich.text import Text
+
+    units, text = int(card["memory_units"]), Text()
+    edge = [round(unit * WIDTH / units) for unit in range(units + 1)]
+    by_start = {part["start"]: part for part in card["parts"]}
+    unit = 0
+    while unit < units:
+        part = by_start.get(unit)
+        end = min(units, unit + (part["units"] if part else 1))
+        width = edge[end] - edge[unit]
+        text.append(*(_block(part, width) if part else ("·".ljust(width), "dim")))
+        unit = end
+    return text
+
+
+def _shares(parts: Sequence[Card]) -> Text:
+    from rich.text import Text
+
+    text, at = Text(), 0
+    for part in parts:
+        width = min(WIDTH - at, max(1, round(part["percent"] * WIDTH / _HUNDRED)))
+        text.append(*_block(part, width))
+        at += width
+    text.append("·" * (WIDTH - at), "dim")
+    return text
+
+
+def _block(part: Card, width: int) -> tuple[str, str]:
+    """`[12 1g.10gb]` in so many columns, coloured by job. Job ids are Slurm's, never a user's text."""
+    what = part["profile"] if part["kind"] == "mig" else f"{part['percent']}% {part['memory_mib']}M"
+    who = part["job"] or part["state"]
+    inner = max(0, width - 2)
+    label = f"{who} {what}"[:inner].ljust(inner)
+    style = "dim" if part["state"] in {"warm", "foreign", "unknown", "taken"} else _colour(str(part["job"]))
+    if part["state"] == "reserved":
+        style += " italic"
+    return (f"[{label}]" if width > 1 else "|"), style
+
+
+def _colour(job: str) -> str:
+    digits = "".join(character for character in job if character.isdigit()) or "0"
+    return f"black on {_COLOURS[int(digits) % len(_COLOURS)]}"
