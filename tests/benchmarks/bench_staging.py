@@ -40,7 +40,11 @@ def main() -> int:
     parser.add_argument("--rate", default="400mbit", help="each link, in each direction [%(default)s]")
     parser.add_argument("--direction-rate", default="1gbit", help="links of the direction test [%(default)s]")
     parser.add_argument("--rounds", type=int, help="rounds of each N [3; quick 1]")
-    parser.add_argument("--only", default="", help="parts to run, comma-separated: ideal,peers,direction,unequal,death,hop,shared,load,plan")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="parts to run, comma-separated: ideal,peers,direction,unequal,death,hop,shared,load,plan",
+    )
     options = parser.parse_args()
     mib = options.mib or (64 if options.quick else 512)
     rounds = options.rounds or (1 if options.quick else 3)
@@ -106,7 +110,9 @@ def on_nodes(
             set_rate(nodes, name, options.direction_rate)
         mbps, keeps = multicast.direction(nodes, manifest, options.direction_rate)
         result |= {"direction_mbps": mbps, "reader_keeps_pct": keeps}
-        print(f"\n{options.direction_rate}, source's inbound full: {mbps} Mb/s; the other source's reader keeps {keeps} %")
+        print(
+            f"\n{options.direction_rate}, source's inbound full: {mbps} Mb/s; the other source's reader keeps {keeps} %"
+        )
     nodes.evict(manifest, nodes.names)
     if wanted("hop"):
         print("\none hop without limits")
@@ -142,8 +148,10 @@ def on_one(work: Path, mib: int, rounds: int) -> dict[str, object]:
         tier.evict(imported.manifest.key)
     finally:
         tier.close()
-        os.system(f"rm -rf {root}")  # noqa: S605 - its own directory
-    print("\nstaged model, name to first tensor: " + ", ".join(f"{name} {taken:.1f} ms" for name, taken in warm.items()))
+        os.system(f"rm -rf {root}")
+    print(
+        "\nstaged model, name to first tensor: " + ", ".join(f"{name} {taken:.1f} ms" for name, taken in warm.items())
+    )
     return {
         "cold_over_raw": round(rates["ours"] / rates["raw"], 3),
         "cold_over_load_file": round(rates["ours"] / rates["load_file"], 3),

@@ -81,18 +81,24 @@ def set_timeouts(connection: socket.socket, *, receive_s: float, send_s: float) 
 
 def fill_exactly(connection: socket.socket, place: memoryview, *, silence_s: float = SILENCE_S) -> None:
     """Receive exactly as much as fits. Raises LinkLost, also when nothing at all comes for `silence_s`."""
-    done, size = 0, len(place)
-    watch = select.poll()
-    watch.register(connection, select.POLLIN)
-    while done < size:
-        piece = min(size - done, MOST_AWAITED)
-        try:
-            # Woken once for all of it, not for every packet: with several flows on a node that is most of the work.
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, piece)
-            watch.poll(silence_s * 1000)
-            count = connection.recv_into(place[done:], size - done, socket.MSG_DONTWAIT)
-        except OSError as error:
-            raise LinkLost("it fell silent" if isinstance(error, BlockingIOError) else str(error)) from error
-        if not count:
-            raise LinkLost("it closed the connection")
-        done += count
+    done, size, awaited = 0, len(place), False
+    try:
+        while done < size:
+            try:
+                count = connection.recv_into(place[done:], size - done, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                if awaited:
+                    raise LinkLost(f"it was silent for {silence_s:g} s") from None
+                # Woken once for a piece, not for every packet: with several flows on a node that is most of the work.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(size - done, MOST_AWAITED))
+                watch = select.poll()
+                watch.register(connection, select.POLLIN)
+                watch.poll(silence_s * 1000)
+                awaited = True
+                continue
+            if not count:
+                raise LinkLost("it closed the connection")
+            done += count
+            awaited = False
+    except OSError as error:
+        raise LinkLost(str(error)) from error

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from slurmext.adapters.munge import MungeAuth
+from slurmext.adapters.munge_library import find_munge
 from slurmext.adapters.transport.handshake import Identity
 from slurmext.adapters.transport.select import make_transport
 from slurmext.agent.server import UnixServer
@@ -39,7 +39,7 @@ def main(
 ) -> None:  # fmt: skip
     """Serve until TERM."""
     logging.basicConfig(level=os.environ.get("LOG", "INFO"), format="%(asctime)s %(message)s")
-    identity = Identity(node=node, prover=MungeAuth.find(socket=munge_socket), trusted_uids={0, os.geteuid()})
+    identity = Identity(node=node, prover=find_munge(socket=munge_socket), trusted_uids={0, os.geteuid()})
     room, spare = mib << 20, spare_mib << 20
     tiers = {TierKind.MEMORY: Tier(memory, TierKind.MEMORY, capacity_bytes=room, spare_bytes=spare)}
     if disk is not None:

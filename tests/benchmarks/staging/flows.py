@@ -1,9 +1,9 @@
 """Plain TCP between nodes: a sender and a receiver of nothing in particular, and sendfile as it is at best.
 
-    python flows.py sink PORT            counts what arrives, a line for each half second
-    python flows.py send HOST PORT       sends until it is ended
-    python flows.py take PORT SIZE FILE  receives a file into a mapping that is faulted in, says how long it took
-    python flows.py give HOST PORT FILE  sends it with sendfile
+python flows.py sink PORT            counts what arrives, a line for each half second
+python flows.py send HOST PORT       sends until it is ended
+python flows.py take PORT SIZE FILE  receives a file into a mapping that is faulted in, says how long it took
+python flows.py give HOST PORT FILE  sends it with sendfile
 """
 
 from __future__ import annotations

@@ -132,5 +132,3 @@ def planner_ms(rounds: int) -> float:
         taken.append((time.perf_counter() - started) * 1000)
         assert len(plan.assignments) == 998
     return statistics.median(taken)
-
-

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from staging.nodes import LIMIT_S, Nodes, counters, place, planned, set_rate
-
 from slurmext.devcluster import netns
 from slurmext.staging.manifest import Manifest
 from slurmext.staging.plan.conduct import Conductor, Report
 from slurmext.staging.plan.fabric import Assignment, Feed, Host, Replica, Request, Storage
+from staging.nodes import LIMIT_S, Nodes, counters, planned, set_rate
 
 FLOWS = str(Path(__file__).with_name("flows.py"))
 SOURCE = "n1"
@@ -116,7 +115,15 @@ def rsync(nodes: Nodes, manifest: Manifest, count: int) -> float:
         url = f"rsync://{nodes.ip(SOURCE)}:6873/model/"
         clients = [
             subprocess.Popen(
-                [*nodes.inside(name), "rsync", "-a", "--whole-file", "--exclude=.slurmext", url, f"{nodes.room}/rsync-{name}/"]
+                [
+                    *nodes.inside(name),
+                    "rsync",
+                    "-a",
+                    "--whole-file",
+                    "--exclude=.slurmext",
+                    url,
+                    f"{nodes.room}/rsync-{name}/",
+                ]
             )
             for name in nodes.names[1 : count + 1]
         ]
@@ -320,7 +327,10 @@ def one_hop(nodes: Nodes, manifest: Manifest, rate: str, rounds: int) -> tuple[f
         raw: list[float] = []
         for _ in range(rounds):
             ours.append(manifest.size / nodes.run(manifest, plan)[receiver] / 1e9)
-            subprocess.run([*nodes.inside(sender), sys.executable, FLOWS, "give", nodes.ip(receiver), "7003", str(path)], check=True)
+            subprocess.run(
+                [*nodes.inside(sender), sys.executable, FLOWS, "give", nodes.ip(receiver), "7003", str(path)],
+                check=True,
+            )
             raw.append(largest.size / float(take.stdout.readline()) / 1e9)
             print(f"  ours {ours[-1]:.2f}   sendfile {raw[-1]:.2f} GB/s", flush=True)
     finally:
@@ -359,5 +369,3 @@ def shared_reads(nodes: Nodes, manifest: Manifest, rate: str, source: Path, work
         image.unlink()
         mount.rmdir()
     return read / manifest.size
-
-

@@ -12,12 +12,13 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from slurmext.devcluster import Devcluster, namespaces, netns
 from slurmext.staging.manifest import Manifest
 from slurmext.staging.plan.fabric import STORAGE, Assignment, Host, Replica, Request, Storage
 from slurmext.staging.plan.multicast import plan_multicast
+from slurmext.staging.store.mount import mount_memory, unmount_memory
 
 LIMIT_S = 600
 PORT = 6850
@@ -31,9 +32,9 @@ class Nodes:
         self.names = list(cluster.node_names)
         self.room = room
         self._processes: dict[str, subprocess.Popen[str]] = {}
-        room.mkdir(mode=0o755)
+        mount_memory(room, 16 << 30)
 
-    def __enter__(self) -> Nodes:
+    def __enter__(self) -> Self:
         for name in self.names:
             self.start(name)
         return self
@@ -43,6 +44,7 @@ class Nodes:
             process.terminate()
         for process in self._processes.values():
             process.wait()
+        unmount_memory(self.room)
         shutil.rmtree(self.room, ignore_errors=True)
 
     def inside(self, name: str) -> list[str]:
@@ -83,7 +85,9 @@ class Nodes:
             while not answer.endswith(b"\n"):
                 piece = connection.recv(65536)
                 if not piece:
-                    raise SystemExit(f"the engine of {name} hung up:\n{(self.room / f'{name}.log').read_text()[-2000:]}")
+                    raise SystemExit(
+                        f"the engine of {name} hung up:\n{(self.room / f'{name}.log').read_text()[-2000:]}"
+                    )
                 answer += piece
         said = json.loads(answer)
         if not said["ok"]:
@@ -139,7 +143,9 @@ class Nodes:
             if self.progress(name):
                 self.ask(name, "stage_evict", **place(manifest))
 
-    def run(self, manifest: Manifest, assignments: tuple[Assignment, ...], storage: Path | None = None) -> dict[str, float]:
+    def run(
+        self, manifest: Manifest, assignments: tuple[Assignment, ...], storage: Path | None = None
+    ) -> dict[str, float]:
         """Hand out a whole plan and wait; seconds until each target has the model. It is evicted afterwards."""
         started = time.monotonic()
         for assignment in assignments:
@@ -158,7 +164,7 @@ def place(manifest: Manifest) -> dict[str, str]:
 def planned(
     manifest: Manifest, hosts: list[Host], sources: list[str], targets: list[str], storage: Storage | None = None
 ) -> tuple[Assignment, ...]:
-    """slurmext's plan."""
+    """Our plan."""
     return plan_multicast(
         Request(
             size_bytes=manifest.size,

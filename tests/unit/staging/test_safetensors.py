@@ -13,7 +13,12 @@ from slurmext.staging.safetensors import read_header
 
 from .conftest import noise, safetensors
 
-GOOD = {"a": ("F32", [2, 3], noise(24)), "b": ("U8", [0], b""), "c": ("BF16", [4], noise(8)), "d": ("I64", [], noise(8))}
+GOOD = {
+    "a": ("F32", [2, 3], noise(24)),
+    "b": ("U8", [0], b""),
+    "c": ("BF16", [4], noise(8)),
+    "d": ("I64", [], noise(8)),
+}
 
 
 def header(raw: bytes):
@@ -36,7 +41,9 @@ def test_agrees_with_the_library(tmp_path):
     """What safetensors itself writes is accepted, padding and remarks included."""
     numpy = pytest.importorskip("numpy")
     library = pytest.importorskip("safetensors.numpy")
-    library.save_file({"w": numpy.arange(6, dtype=numpy.float32).reshape(2, 3)}, tmp_path / "m", metadata={"format": "pt"})
+    library.save_file(
+        {"w": numpy.arange(6, dtype=numpy.float32).reshape(2, 3)}, tmp_path / "m", metadata={"format": "pt"}
+    )
     found = header((tmp_path / "m").read_bytes())
     assert found.metadata == {"format": "pt"}
     assert found.tensors[0].shape == (2, 3)

@@ -152,7 +152,9 @@ def test_half_made_models_are_removed(memory, model):
 
 
 def several(tmp_path: Path, count: int) -> list[Imported]:
-    return [import_model(write_model(tmp_path / f"f{at}", seeds=(at, 50, 51, 52)), "org/m", f"v{at}") for at in range(count)]
+    return [
+        import_model(write_model(tmp_path / f"f{at}", seeds=(at, 50, 51, 52)), "org/m", f"v{at}") for at in range(count)
+    ]
 
 
 def test_room_is_made_by_evicting_and_never_the_pinned(memory, tmp_path):

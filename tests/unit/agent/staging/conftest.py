@@ -13,9 +13,9 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))
 
-from agent.conftest import KeyedMunge
 from staging.conftest import write_model
 
+from agent.conftest import KeyedMunge
 from slurmext.adapters.transport.handshake import Identity
 from slurmext.adapters.transport.sockets import SocketTransport
 from slurmext.agent.staging.engine import StagingEngine
@@ -35,13 +35,17 @@ class Cluster:
         self.room = room
         self.engines: dict[str, StagingEngine] = {}
 
-    def start(self, node: str, *, key: bytes = b"k", uid: int = 0, give_up_s: float = 5, tx_cap_bps: float | None = None) -> StagingEngine:
+    def start(
+        self, node: str, *, key: bytes = b"k", uid: int = 0, give_up_s: float = 5, tx_cap_bps: float | None = None
+    ) -> StagingEngine:
         tiers = {
             TierKind.MEMORY: Tier(self.room / node / "memory", TierKind.MEMORY, capacity_bytes=256 << 20),
             TierKind.DISK: Tier(self.room / node / "disk", TierKind.DISK, capacity_bytes=256 << 20),
         }
         identity = Identity(node=node, prover=KeyedMunge(uid=uid, key=key))
-        engine = StagingEngine(tiers, SocketTransport("127.0.0.1:0", identity), give_up_s=give_up_s, tx_cap_bps=tx_cap_bps)
+        engine = StagingEngine(
+            tiers, SocketTransport("127.0.0.1:0", identity), give_up_s=give_up_s, tx_cap_bps=tx_cap_bps
+        )
         engine.start()
         self.engines[node] = engine
         return engine
@@ -49,7 +53,14 @@ class Cluster:
     def peer(self, node: str) -> Peer:
         return Peer(node=node, address="{}:{}".format(*self.engines[node].address))
 
-    def order(self, manifest: Manifest, *sources: str | Source, backups: tuple[str, ...] = (), tier: TierKind = TierKind.MEMORY, access: Access = Access()) -> StageOrder:
+    def order(
+        self,
+        manifest: Manifest,
+        *sources: str | Source,
+        backups: tuple[str, ...] = (),
+        tier: TierKind = TierKind.MEMORY,
+        access: Access = Access(),
+    ) -> StageOrder:
         """An order to take a model from these nodes."""
         return StageOrder(
             key=manifest.key,
@@ -68,7 +79,9 @@ class Cluster:
         engine.stage(self.order(imported.manifest, source))
         self.complete(imported.manifest, node)
 
-    def complete(self, manifest: Manifest, *nodes: str, tier: TierKind = TierKind.MEMORY, timeout_s: float = 20) -> None:
+    def complete(
+        self, manifest: Manifest, *nodes: str, tier: TierKind = TierKind.MEMORY, timeout_s: float = 20
+    ) -> None:
         """Wait until these nodes have the model, and check every byte."""
         for node in nodes:
             assert self.engines[node].wait(manifest.key, timeout_s, tier), (node, self.engines[node].progress())

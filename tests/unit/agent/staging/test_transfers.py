@@ -152,13 +152,15 @@ signal.pause()
 
 
 def test_a_relay_that_is_killed_costs_its_receivers_nothing_but_time(cluster: Cluster, model):
-    """kill -9 of a process in the middle: the next node goes on with the source before it, every byte good."""
+    """Kill -9 of a process in the middle: the next node goes on with the source before it, every byte good."""
     cluster.start("n0", tx_cap_bps=60e6)
     cluster.start("n2")
     cluster.seed("n0", model)
     tests = str(Path(__file__).parents[2])
     code = PROCESS.format(paths=[tests], room=str(cluster.room), node="n1", files=str(model.tree.root))
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as relay:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as relay:
         try:
             address = relay.stdout.readline().strip()
             relay.stdin.write(cluster.peer("n0").address + "\n")
@@ -185,7 +187,7 @@ class Hostile:
 
     @property
     def peer(self) -> Peer:
-        return Peer(node="evil", address="127.0.0.1:{}".format(self._listener.getsockname()[1]))
+        return Peer(node="evil", address=f"127.0.0.1:{self._listener.getsockname()[1]}")
 
     def _serve(self) -> None:
         while True:
