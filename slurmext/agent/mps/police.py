@@ -71,7 +71,7 @@ class Police:
         for key, use in over.items():
             self._over[key] = self._over.get(key, 0) + 1
             if self._over[key] == 1:
-                self._say(use, "warned")
+                self._say(use, "told")
             elif self._ends and self._over[key] > LOOKS:
                 self._end_largest(use)
                 self._over[key] = 1  # it may be enough

@@ -211,7 +211,7 @@ def test_memory_of_all_processes_of_a_job(node, control):
         node.gpus.hold(0, process.pid, memory_mib=memory_mib)
     police = Police(node.book, node.shares, node.driver, node.events, job_of=jobs.get)
     police.look()
-    assert [event["action"] for event in node.events.of("slice_over")] == ["warned"]
+    assert [event["action"] for event in node.events.of("slice_over")] == ["told"]
     assert [use.used_mib for use in police.look()] == [1200, 990]
     for _ in range(LOOKS):
         police.look()
@@ -220,7 +220,7 @@ def test_memory_of_all_processes_of_a_job(node, control):
         police.look()
     assert small.poll() is None and other.poll() is None
     assert [(event["action"], event.get("pid")) for event in node.events.of("slice_over")] == [
-        ("warned", None), ("ended", large.pid)]  # fmt: skip
+        ("told", None), ("ended", large.pid)]  # fmt: skip
     for process in (small, other):
         process.kill()
         process.wait()
