@@ -110,8 +110,7 @@ class Checkpointer:
         self._closed = False
         self._signals = signals
         atexit.register(self.close)
-        if self.place.world == 1:
-            self.begin()
+        self.begin()
 
     def install(self) -> None:
         """Take the checkpoint signal from now on; the constructor does this already."""
@@ -218,7 +217,9 @@ class Checkpointer:
         if self._pilot is None:
             place, board = self.place, None
             if place.world > 1:
-                board = Board(self.directory, run=place.run, rank=place.rank)
+                engine = self._hold()
+                engine.open()  # the ranks meet here
+                board = Board(self.directory, run=engine.session_id, rank=place.rank)
                 if place.leads:
                     board.remove_others()
             self._pilot = Pilot(self.gate, place, board, self._listener, take=self._take_quiet, every_s=self.every_s)
@@ -240,7 +241,6 @@ class Checkpointer:
                 keep=self._keep,
                 tiers=tiers,
             )
-            self.begin()
         return self._engine
 
     def _tree(self, state: Any) -> Any:

