@@ -6,7 +6,7 @@ MakingRoom (wait, reclaim, move, hold).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from slurmext.model.job import HOLDING, Job, JobState
 from slurmext.model.plan import Reason
@@ -48,7 +48,8 @@ class Desk:
         """Jobs that give their places back without being asked again, and for whom."""
         self.site = Site(self.yard, self.wants.mix())
         self.pools = Pools(snapshot, self.site)
-        self.milli = {job.id: _by_type(self.wants.milli_of(job.places)) for job in self.jobs.values() if job.places}
+        self.milli: dict[str, dict[str, int]] = {}
+        """What jobs that have places count against quotas, in thousandths by GPU type."""
         self.shadows = {job.id: self._shadow(job) for job in self.jobs.values()}
         self.quotas = Quotas(snapshot, [*whole, *self.shadows.values()], idle_milli(self.yard))
         self.reserve: list[Reserve] = []
@@ -60,9 +61,13 @@ class Desk:
         self.details: dict[str, str] = {}
 
     def _shadow(self, job: SliceJob) -> Job:
+        if not job.places:
+            return slice_in_milli(job, self.wants.milli(job), {})
         on_nodes: dict[str, int] = {}
-        for (node, _), milli in self.wants.milli_of(job.places).items():
+        by_type = self.milli[job.id] = {}
+        for (node, gpu_type), milli in self.wants.milli_of(job.places).items():
             on_nodes[node] = on_nodes.get(node, 0) + milli
+            by_type[gpu_type] = by_type.get(gpu_type, 0) + milli
         return slice_in_milli(job, sum(on_nodes.values()) or self.wants.milli(job), on_nodes)
 
     @property
@@ -151,13 +156,6 @@ def _on_its_way_out(job: SliceJob) -> bool:
     if job.state is JobState.COMPLETING:
         return True
     return job.evicting_for is not None and job.state in HOLDING
-
-
-def _by_type(milli: Mapping[tuple[str, str], int]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for (_, gpu_type), count in milli.items():
-        found[gpu_type] = found.get(gpu_type, 0) + count
-    return found
 
 
 def _place(host: Host, card: Card, pick: Pick) -> SlicePlace:

@@ -38,6 +38,11 @@ class Pick:
     share: ShareSize | None
 
 
+_State = tuple[GpuUse | None, CardState, SharedState]
+_After = tuple[GpuUse, CardState, SharedState]
+_Way = tuple[Pick, _After, float]
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """What jobs that are alike ask of each node, in one use. `types` and `candidates`: empty for any."""
@@ -70,6 +75,7 @@ class Site:
         """Numbers of card types of which no more idle GPUs may be taken."""
         self._finders: dict[tuple[int, int, int], Finder] = {}
         self._known: dict[tuple[object, ...], Found | None] = {}
+        self._ways: dict[tuple[object, ...], tuple[Spot | None, ShareSize | None, _After, float] | None] = {}
         self._signatures: dict[int, tuple[object, ...]] = {}
 
     def changed(self, host: int) -> None:
@@ -107,9 +113,11 @@ class Site:
         usable = [card for card in cards if self._usable(card, request, stage)]
         states = [(card.use, card.mig, card.shared) for card in cards]
         numbers = [self.mix.now(card) for card in cards]
-        room = {card.position: capacity(card, request) for card in usable}
-        if sum(room.values()) < request.per_node:
-            return None
+        room: dict[int, int] = {}
+        if request.per_node > 1:
+            room = {card.position: capacity(card, request) for card in usable}
+            if sum(room.values()) < request.per_node:
+                return None
         before = self.mix.host(host, numbers)
         picks: list[Pick] = []
         bonus = 0.0
@@ -123,7 +131,8 @@ class Site:
             latest, rank = max(latest, used_stage), max(rank, late)
             card = cards[pick.card]
             numbers[pick.card] = self.mix.number(card, *state)
-            room[pick.card] = _capacity(card, request, state)
+            if more:
+                room[pick.card] = _capacity(card, request, state)
             picks.append(pick)
         lost = self.mix.host(host, numbers, request.cpus, request.memory_mib) - before - bonus
         return Found((rank, latest, round(lost, 6), self.mix.free(numbers)), tuple(picks))
@@ -133,25 +142,26 @@ class Site:
         host: Host,
         request: Request,
         usable: Sequence[Card],
-        states: Sequence[tuple[GpuUse | None, CardState, SharedState]],
+        states: Sequence[_State],
         numbers: list[int],
         room: dict[int, int],
         more: int,
-    ) -> tuple[tuple[int, int, float, float], Pick, tuple[GpuUse, CardState, SharedState]] | None:
+    ) -> tuple[tuple[int, int, float, float], Pick, _After] | None:
         """The best next slice, such that `more` fit afterwards."""
         all_room = sum(room.values())
         seen: set[tuple[object, ...]] = set()
-        best: tuple[tuple[int, int, float], float, Pick, tuple[GpuUse, CardState, SharedState]] | None = None
+        best: tuple[tuple[int, int, float], float, Pick, _After] | None = None
         for card in usable:
             at = card.position
-            alike = card.card_type.number, card.stage, states[at], card.warm
-            if alike in seen or not room[at]:
+            alike = card.card_type.number, card.stage, states[at], tuple(spot for spot, _ in card.warm)
+            if alike in seen:
                 continue
             seen.add(alike)
             late = request.types.index(card.card_type.gpu_type) if request.types else 0
             kept = numbers[at]
-            for pick, state, worth in _ways(card, request, states[at]):
-                if all_room - room[at] + _capacity(card, request, state) < more:
+            ways = _ways(card, request, states[at]) if more else self._best_way(card, request, states[at])
+            for pick, state, worth in ways:
+                if more and all_room - room[at] + _capacity(card, request, state) < more:
                     continue
                 numbers[at] = self.mix.number(card, *state)
                 lost = self.mix.host(host, numbers, request.cpus, request.memory_mib) - worth
@@ -160,6 +170,20 @@ class Site:
                     best = key, worth, pick, state
             numbers[at] = kept
         return None if best is None else ((*best[0], best[1]), best[2], best[3])
+
+    def _best_way(self, card: Card, request: Request, state: _State) -> list[_Way]:
+        """Of the ways to put one slice on the card the one that loses least of it, in a list; empty when none is."""
+        warm = tuple(spot for spot, _ in card.warm)
+        key = request.number, card.card_type.number, card.strange, state, warm
+        found = self._ways.get(key, ())
+        if found == ():
+            ways = _ways(card, request, state)
+            best = min(ways, key=lambda way: self.mix.mean(self.mix.number(card, *way[1])) - way[2], default=None)
+            found = self._ways[key] = None if best is None else (best[0].spot, best[0].share, best[1], best[2])
+        if not found:
+            return []
+        spot, share, after, worth = found
+        return [(Pick(card.position, request.use, spot, share), after, worth)]
 
     def _usable(self, card: Card, request: Request, stage: int) -> bool:
         if card.stage > stage or card.closing:
@@ -178,14 +202,14 @@ def _stage(card: Card, request: Request) -> int:
     return card.stage if card.use is None or card.use is request.use else TURN
 
 
-def _ways(
-    card: Card, request: Request, state: tuple[GpuUse | None, CardState, SharedState]
-) -> list[tuple[Pick, tuple[GpuUse, CardState, SharedState], float]]:
+def _ways(card: Card, request: Request, state: _State) -> list[_Way]:
     """Every way to put one slice on the card, the state after it, and what it is worth or costs beside that."""
     _, mig, shared = state
     number = card.card_type.number
     if request.use is GpuUse.SHARED:
         size = request.wish.shares[number]
+        if not _capacity(card, request, state):
+            return []
         after = SharedState(shared.percent + size.percent, shared.memory_mib + size.memory_mib)
         return [(Pick(card.position, request.use, None, size), (request.use, mig, after), 0.0)]
     kind, profile = card.kind, request.wish.profiles[number]
@@ -212,7 +236,7 @@ def capacity(card: Card, request: Request) -> int:
     return _capacity(card, request, (card.use, card.mig, card.shared))
 
 
-def _capacity(card: Card, request: Request, state: tuple[GpuUse | None, CardState, SharedState]) -> int:
+def _capacity(card: Card, request: Request, state: _State) -> int:
     _, mig, shared = state
     number = card.card_type.number
     if request.use is GpuUse.SHARED:

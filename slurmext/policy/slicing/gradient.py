@@ -36,11 +36,14 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class CardWorth:
-    """Of one card: free thousandths, and for each group what of it is of no use, and how many requests fit."""
+    """Of one card: free thousandths, and for each group what of it is of no use, and how many requests fit. `mean` is
+    what is of no use on average over the groups.
+    """
 
     free: float
     lost: tuple[float, ...]
     fits: tuple[int, ...]
+    mean: float
 
 
 class Mix:
@@ -57,7 +60,8 @@ class Mix:
         self._mib_per_milli = sum(m * w for group in chosen for _, m, w in group.beside) / gpus
         self._cards: dict[tuple[object, ...], int] = {}
         self._worth: list[CardWorth] = []
-        self._fitting: dict[tuple[int | None, int | None], tuple[float, ...]] = {}
+        self._several = tuple(n for n, group in enumerate(chosen) if group.per_node > 1)
+        self._lacking: dict[tuple[int | None, int | None], tuple[tuple[int, float], ...]] = {}
         self._nodes: dict[tuple[int | None, int | None, tuple[int, ...]], float] = {}
 
     def number(self, card: Card, use: GpuUse | None, mig: CardState, shared: SharedState) -> int:
@@ -87,6 +91,10 @@ class Mix:
             found = self._nodes[key] = self._lost(left_cpus, left_mib, [self._worth[n] for n in key[2]])
         return found
 
+    def mean(self, number: int) -> float:
+        """Thousandths lost on a card of this worth, the node left out of account."""
+        return self._worth[number].mean
+
     def free(self, numbers: Iterable[int]) -> float:
         """Thousandths free on cards of these worths."""
         return sum(self._worth[number].free for number in numbers)
@@ -95,19 +103,37 @@ class Mix:
         free = sum(card.free for card in cards)
         if not free:
             return 0.0
-        fitting = self._fitting.get((cpus, memory_mib))
-        if fitting is None:
-            fitting = self._fitting[cpus, memory_mib] = tuple(
-                sum(w for c, m, w in beside if (cpus is None or c <= cpus) and (memory_mib is None or m <= memory_mib))
-                for beside in self._beside
-            )
-        lost = self._starved(free, cpus, memory_mib)
-        for n, group in enumerate(self.groups):
-            could = fitting[n] if sum(card.fits[n] for card in cards) >= group.per_node else 0.0
-            lost += (self.weights[n] - could) * free
-            if could:
-                lost += could * sum(card.lost[n] for card in cards)
+        lost = self._starved(free, cpus, memory_mib) + sum(card.mean for card in cards)
+        # Where a card has no room for a request all that is free there is lost already. The same goes for all cards
+        # of the node where what it needs beside is not there, or where it needs more slices than the node has.
+        short = self._short(cpus, memory_mib)
+        for n, weight in short:
+            lost += weight * (free - sum(card.lost[n] for card in cards))
+        for n in self._several:
+            if sum(card.fits[n] for card in cards) < self.groups[n].per_node:
+                weight = self.weights[n] - dict(short).get(n, 0.0)
+                lost += weight * (free - sum(card.lost[n] for card in cards))
         return lost
+
+    def _short(self, cpus: int | None, memory_mib: int | None) -> tuple[tuple[int, float], ...]:
+        """Groups that find too little beside the GPUs, with the weight of their requests that do."""
+        found = self._lacking.get((cpus, memory_mib))
+        if found is None:
+            rows: list[tuple[int, float]] = []
+            for n, beside in enumerate(self._beside):
+                weight = sum(
+                    w
+                    for c, m, w in beside
+                    if (cpus is not None and c > cpus) or (memory_mib is not None and m > memory_mib)
+                )
+                if weight:
+                    rows.append((n, weight))
+            found = self._lacking[cpus, memory_mib] = tuple(rows)
+        return found
+
+    def _worth_of(self, free: float, lost: Sequence[float], fits: Sequence[int]) -> CardWorth:
+        mean = sum(weight * part for weight, part in zip(self.weights, lost, strict=True))
+        return CardWorth(free, tuple(lost), tuple(fits), mean)
 
     def _starved(self, free: float, cpus: int | None, memory_mib: int | None) -> float:
         """Free thousandths that the CPUs and the memory left would not do for."""
@@ -123,12 +149,12 @@ class Mix:
         memory = card_type.memory_mib - shared.memory_mib
         free = max(0.0, min(percent * WHOLE_MILLI / FULL_PCT, memory * WHOLE_MILLI / (card_type.memory_mib or 1)))
         fits = tuple(shares_in(percent, memory, group.wish.shares.get(card_type.number)) for group in self.groups)
-        return CardWorth(free, tuple(0.0 if count else free for count in fits), fits)
+        return self._worth_of(free, [0.0 if count else free for count in fits], fits)
 
     def _cut_worth(self, card_type: CardType, kind: Kind | None, mig: CardState) -> CardWorth:
         if kind is None:
             none = len(self.groups)
-            return CardWorth(0.0, (0.0,) * none, (0,) * none)
+            return self._worth_of(0.0, (0.0,) * none, (0,) * none)
         unit = WHOLE_MILLI / kind.units
         free = kind.free_units(mig) * unit
         lost: list[float] = []
@@ -139,7 +165,7 @@ class Mix:
             used = 0 if profile is None else count * kind.profiles[profile].memory_units
             fits.append(count)
             lost.append(free - used * unit)
-        return CardWorth(free, tuple(lost), tuple(fits))
+        return self._worth_of(free, lost, fits)
 
 
 def shares_in(percent: int, memory_mib: int, size: ShareSize | None) -> int:
