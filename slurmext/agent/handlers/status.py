@@ -19,6 +19,7 @@ def status(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]
     """Everyone sees the agent's state and their own jobs; root sees every job."""
     everything = peer.uid in node.trusted_uids
     states = node.gpu_states()
+    slices = node.slices.described(None if everything else peer.uid) if node.slices is not None else []
     jobs = [job for job in node.jobs.all() if everything or job.uid == peer.uid]
     return {
         "version": __version__,
@@ -28,6 +29,7 @@ def status(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]
         "controller_since_s": node.controller_since_s(),
         "events_waiting": len(node.events),
         "jobs": [asdict(job) | {"gpu_state": states.get(job.job_id, "")} for job in jobs][:1000],
+        "slices": slices[:1000],
     }
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from slurmext.agent.slices.check import check
-from slurmext.agent.slices.maker import Miss
 from slurmext.agent.slices.records import Piece, Reservation, Stage
 from slurmext.errors import SlurmextError
 
@@ -81,18 +80,20 @@ class SliceKeeper:
                 self._say("slice_freed", order, items=[])
                 return
             for former in self._p.book.of_job(order.job_id):
-                if former.stage is Stage.RESERVED:
+                if former.stage is Stage.RESERVED and former.job == (order.job or str(order.job_id)):
                     self._end(former, [])
-            try:
-                check(order, book=self._p.book, maker=self._p.maker, driver=self._p.driver)
-                reservation = Reservation(
-                    reservation=order.reservation, job_id=order.job_id, job=order.job or str(order.job_id),
-                    uid=order.uid, items=order.items, restarts=order.restarts, stage=Stage.RESERVED, at_s=self._now(),
-                )  # fmt: skip
-                self._p.book.keep(reservation)
-            except SlurmextError as error:
-                self._say("slice_missed", order, reason=str(error))
-                return
+        reservation = Reservation(
+            reservation=order.reservation, job_id=order.job_id, job=order.job or str(order.job_id),
+            uid=order.uid, items=order.items, restarts=order.restarts, stage=Stage.RESERVED, at_s=self._now(),
+        )  # fmt: skip
+        try:
+            # Hooks need not wait for the driver here: only orders reserve, and they come one after the other.
+            check(order, book=self._p.book, maker=self._p.maker, driver=self._p.driver)
+            self._p.book.keep(reservation)
+        except SlurmextError as error:
+            self._say("slice_missed", order, reason=str(error))
+            return
+        with self._lock:
             if not any(each.began_s is not None for each in self._p.book.of_job(order.job_id)):
                 self._p.files.wait(order.job_id, order.uid)
             self._say("slice_reserved", reservation)
@@ -125,9 +126,9 @@ class SliceKeeper:
         `wanted` says that the job asked for slices; else that shows in a reservation. `restarts` None: not known.
         """
         began_s = time.perf_counter()
-        self._adopt_task(job_id, uid)
+        name = self._name_of_task(job_id, uid)
         with self._lock:
-            reservation = self._begin(job_id, uid, restarts, wanted=wanted)
+            reservation = self._begin(job_id, uid, restarts, wanted=wanted, name=name)
         if isinstance(reservation, str):
             return reservation or None
         try:
@@ -139,20 +140,21 @@ class SliceKeeper:
                 self._making.discard(reservation.reservation)
         return self._finish(reservation, warm, (time.perf_counter() - began_s) * 1000)
 
-    def _adopt_task(self, job_id: int, uid: int) -> None:
-        """Find the reservation of an array's task under the name that it had when it was reserved."""
-        tasks = [each for each in self._p.book.reservations()
-                 if each.stage is Stage.RESERVED and each.uid == uid and "_" in each.job]  # fmt: skip
-        if self._p.book.of_job(job_id) or not tasks:
-            return
-        name = self._name_of(job_id)
-        for each in tasks:
-            if each.job == name:
-                self._p.book.leave(replace(each, job_id=job_id))
+    def _name_of_task(self, job_id: int, uid: int) -> str | None:
+        """What Slurm calls the job, asked only where a task of an array of this user has a reservation: those are made
+        when it has no number of its own yet, under that of its array, which one of the tasks has later.
+        """
+        tasks = [each for each in self._p.book.reservations() if _waits_as_task(each) and each.uid == uid]
+        return self._name_of(job_id) if tasks else None
 
-    def _begin(self, job_id: int, uid: int, restarts: int | None, *, wanted: bool) -> Reservation | str:
+    def _begin(
+        self, job_id: int, uid: int, restarts: int | None, *, wanted: bool, name: str | None
+    ) -> Reservation | str:
         """The reservation that is to be made now, or the reason why there is none ("": nothing is to be done)."""
-        mine = self._p.book.of_job(job_id)
+        for each in self._p.book.reservations():
+            if _waits_as_task(each) and each.job == name and each.uid == uid:
+                self._p.book.leave(replace(each, job_id=job_id))
+        mine = [each for each in self._p.book.of_job(job_id) if not _waits_as_task(each) or each.job == name]
         fits = [each for each in mine if each.restarts is None or restarts is None or each.restarts == restarts]
         fresh = next((each for each in reversed(fits) if each.stage is Stage.RESERVED), None)
         if fresh is None and any(each.stage in {Stage.LIVE, Stage.MAKING} for each in fits):
@@ -175,11 +177,11 @@ class SliceKeeper:
             else:
                 self._making.add(fresh.reservation)
                 return fresh
-        name = None if fresh is None else fresh.reservation
+        known = None if fresh is None else fresh.reservation
         if fresh is not None:
             self._p.book.leave(replace(fresh, stage=Stage.MISSED, began_s=self._now(), why=why))
         self._p.files.miss(job_id, uid, why)
-        self._p.events.add("slice_missed", job_id=job_id, reservation=name, reason=why)
+        self._p.events.add("slice_missed", job_id=job_id, reservation=known, reason=why)
         log.warning("job %d: %s", job_id, why)
         return why
 
@@ -333,4 +335,5 @@ class SliceKeeper:
                            job=about.job, **detail)  # fmt: skip
 
 
-__all__ = ["Miss", "Parts", "SliceKeeper"]
+def _waits_as_task(reservation: Reservation) -> bool:
+    return reservation.stage is Stage.RESERVED and "_" in reservation.job

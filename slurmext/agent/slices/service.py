@@ -109,6 +109,15 @@ class Slices:
             thread.join(2)
         self._driver.release()
 
+    def described(self, uid: int | None) -> list[dict[str, Any]]:
+        """Reservations and slices of that user's jobs, of everybody's for None."""
+        return [
+            {"job_id": each.job_id, "job": each.job, "uid": each.uid, "reservation": each.reservation,
+             "stage": each.stage.value, "why": each.why, "items": [item.fields() for item in each.items]}
+            for each in self._book.reservations()
+            if uid in {None, each.uid}
+        ]  # fmt: skip
+
     def sliced_minors(self) -> set[int]:
         """Minor numbers of the GPUs that are cut or shared: their placeholder jobs use nothing."""
         sliced = {use.gpu for use in self._book.uses() if use.use in {GpuUse.MIG, GpuUse.SHARED}}

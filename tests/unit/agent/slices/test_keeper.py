@@ -331,3 +331,19 @@ def test_a_full_disk(new_node, monkeypatch):
     node.book._path.symlink_to("/dev/full")
     assert "written down" in node.keeper.prolog(1, 1000)
     assert node.places() == []
+
+
+def test_tasks_of_one_array_wait_side_by_side(new_node):
+    """Reservations of an array's tasks, all under the array's number, do not replace each other."""
+    node = new_node("h100")
+    node.mig()
+    for task in range(3):
+        assert node.reserve(100, node.item("1g.10gb", task), job=f"100_{task}", name=f"r{task}") == "slice_reserved"
+    node.names |= {100 + task: f"100_{task}" for task in range(3)}
+    for task in (1, 0, 2):
+        assert node.keeper.prolog(100 + task, 1000, wanted=True) is None
+        assert f"1g.10gb at {task}" in f"{node.places()[-1][1]} at {task}"
+    assert node.places() == [(0, "1g.10gb", 0), (0, "1g.10gb", 1), (0, "1g.10gb", 2)]
+    for task in range(3):
+        (reservation,) = node.book.of_job(100 + task)
+        assert reservation.items[0].start == task
