@@ -91,7 +91,7 @@ class Agent:
             spool_dir=spool_dir,
             events=events,
             driver=slice_driver or NvmlSliceDriver(),
-            access=access or NvidiaDevices(),
+            access=access or NvidiaDevices(slurm_conf=site.slurm.conf),
             with_processes=jobs_with_processes,
             in_slurm=here.jobs,
             name_of=here.name_of,

@@ -23,7 +23,8 @@ DRIVER_ROOT = "SLURMEXT_DRIVER_ROOT"
 class NvidiaDevices:
     """`root`: where the driver's /proc and /dev are; without one as DRIVER_ROOT says, else `/`.
 
-    `gres_conf`: where gres.conf may be; the devices in it are kept from slice jobs where Slurm keeps them.
+    The devices in gres.conf, beside `slurm_conf` or where Slurm looks for it, are kept from slice jobs where Slurm
+    keeps them.
     """
 
     def __init__(
@@ -31,12 +32,12 @@ class NvidiaDevices:
         root: Path | None = None,
         *,
         hierarchies: Hierarchies | None = None,
-        gres_conf: Sequence[Path] = PLACES,
+        slurm_conf: Path | None = None,
     ) -> None:
         self._root = root or Path(os.environ.get(DRIVER_ROOT, "/"))
         self._nodes = CapabilityNodes(self._root)
         self._hierarchies = hierarchies or _usable(Hierarchies.of_this_node())
-        self._gres_conf = tuple(gres_conf)
+        self._gres_conf = PLACES if slurm_conf is None else (slurm_conf.with_name("gres.conf"),)
 
     def give(self, card: GpuCard, instance: MigInstance | None, *, uid: int, job_id: int) -> None:
         """Only this user (and root) may open the instance; without one: the GPU may be opened as ever."""

@@ -172,7 +172,7 @@ def test_v2_other_devices_of_gres_conf_stay_out_of_reach(node: SimulatedGpus, sl
     gres.write_text(f"# File=/dev/zero\nNodeName=n1 Name=nic File={tmp_path}/card[0-1],/dev/null\nName=gpu Count=2\n")
     assert devices_of_gres([tmp_path / "none", gres]) == ((major - 1, 300), (major - 1, 301))
     found = Hierarchies(unified=HERE.unified, devices=None)
-    devices = NvidiaDevices(node.root, hierarchies=found, gres_conf=[gres])
+    devices = NvidiaDevices(node.root, hierarchies=found, slurm_conf=tmp_path / "slurm.conf")
     for constrained, expected in ((True, "EPERM"), (False, "opened")):
         with job_cgroup(HERE.unified) as (_, _, task):
             if constrained:
