@@ -73,7 +73,7 @@ def clearing(
 
 def _usable(card: Card, request: Request) -> bool:
     known = request.wish.profiles if request.use is GpuUse.MIG else request.wish.shares
-    return card.use is request.use and not card.closing and card.card_type.number in known
+    return card.use is request.use and card.stage == 0 and not card.closing and card.card_type.number in known
 
 
 def _ways(card: Card, request: Request, tenants: Sequence[Tenant], price: Price) -> Iterator[_Way]:
