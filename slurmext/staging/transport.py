@@ -33,10 +33,11 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Chunks [first, first + count) of one file, one after the other."""
+    """Chunks [first, first + count) of one file, one after the other; `due` more the sender has for this receiver."""
 
     first: int
     count: int
+    due: int = 0
 
 
 @dataclass(frozen=True, slots=True)

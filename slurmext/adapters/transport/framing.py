@@ -15,13 +15,13 @@ from typing import Any, Final
 from slurmext.staging.manifest import Manifest
 from slurmext.staging.transport import LinkLost, Request, Run
 
-HEAD: Final = struct.Struct("<4sIQ")
+HEAD: Final = struct.Struct("<4sIII")
 DATA: Final = b"DATA"
-"""Number: the first chunk; length: how many chunks. Their bytes follow."""
+"""First chunk, how many, and how many more are due. Their bytes follow."""
 BEAT: Final = b"BEAT"
-"""Number: how many chunks the sender has."""
+"""How many chunks the sender has."""
 TEXT: Final = b"TEXT"
-"""Length: bytes of JSON or of a manifest that follow."""
+"""0 or 1 for a refusal; bytes of JSON or of a manifest that follow."""
 MOST_RUN: Final = 8
 MOST_AWAITED: Final = 64 * 1024
 MOST_TEXT: Final = 1 << 28
@@ -65,11 +65,11 @@ def parse_request(said: Mapping[str, Any], count: int) -> Request:
     return Request(pairs, drop)
 
 
-def checked_run(number: int, length: int, manifest: Manifest) -> Run:
+def checked_run(first: int, count: int, due: int, manifest: Manifest) -> Run:
     """The run of a head, if it is one of this model's. Raises LinkLost."""
-    if not 0 < length <= MOST_RUN or number + length > manifest.chunk_count:
-        raise LinkLost(f"a run of {length} chunks from {number} is not of this model")
-    return Run(number, length)
+    if not 0 < count <= MOST_RUN or first + count > manifest.chunk_count:
+        raise LinkLost(f"a run of {count} chunks from {first} is not of this model")
+    return Run(first, count, due)
 
 
 def set_timeouts(connection: socket.socket, *, receive_s: float, send_s: float) -> None:

@@ -37,6 +37,8 @@ from slurmext.staging.transport import Inlet, LinkLost, Outlet, Peer, Refused, R
 log = logging.getLogger(__name__)
 
 _MAX_PACING_RATE: Final = 47  # SO_MAX_PACING_RATE, socket(7); TCP paces itself, whatever the queueing discipline
+_TCP_NOTSENT_LOWAT: Final = 25  # tcp(7)
+_MOST_UNSENT: Final = 1 << 20
 _MOST_STRANGERS: Final = 64
 _MOST_MANIFEST: Final = MOST_TEXT
 
@@ -65,9 +67,9 @@ class SocketInlet:
 
     def receive(self) -> Run | int:
         fill_exactly(self._connection, self._head)
-        kind, number, length = HEAD.unpack(self._head)
+        kind, number, count, due = HEAD.unpack(self._head)
         if kind == DATA:
-            return checked_run(number, length, self._manifest)
+            return checked_run(number, count, due, self._manifest)
         if kind == BEAT:
             return number
         raise LinkLost(f"{self._peer.node} sent {kind!r}, which is no frame")
@@ -94,6 +96,8 @@ class SocketOutlet:
         self._manifest = staged.manifest
         self._asked_bps = float(cap_bps) if isinstance(cap_bps, int | float) and cap_bps > 0 else None
         self._descriptors = [os.dup(staged.descriptor(file)) for file in range(len(staged.manifest.files))]
+        # What waits in the kernel behind a slow link is not seen as due, and would be sent twice after a change.
+        connection.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _MOST_UNSENT)
         self.pace(None)
 
     @property
@@ -115,7 +119,7 @@ class SocketOutlet:
         last = self._manifest.chunk(run.first + run.count - 1)
         offset, end = first.offset, last.offset + last.length
         try:
-            self._send(HEAD.pack(DATA, run.first, run.count), socket.MSG_MORE)
+            self._send(HEAD.pack(DATA, run.first, run.count, run.due), socket.MSG_MORE)
             while offset < end:
                 sent = os.sendfile(self._connection.fileno(), self._descriptors[first.file], offset, end - offset)
                 if not sent:
@@ -126,7 +130,7 @@ class SocketOutlet:
 
     def beat(self, ready: int) -> None:
         try:
-            self._send(HEAD.pack(BEAT, ready, 0))
+            self._send(HEAD.pack(BEAT, ready, 0, 0))
         except OSError as error:
             raise LinkLost(f"{self._node}: {error}") from error
 
@@ -236,7 +240,7 @@ class SocketTransport:
             lines.send(question)
             head = memoryview(bytearray(HEAD.size))
             fill_exactly(connection, head, silence_s=2 * HANDSHAKE_S)
-            kind, refused, length = HEAD.unpack(head)
+            kind, refused, length, _ = HEAD.unpack(head)
             if kind != TEXT or length > _MOST_MANIFEST:
                 raise LinkLost(f"{peer.node} did not answer")
             answer = memoryview(bytearray(length))
@@ -289,4 +293,4 @@ class SocketTransport:
     @staticmethod
     def _reply(connection: socket.socket, content: bytes | None) -> None:
         answer = json.dumps("this model is not here").encode() if content is None else content
-        connection.sendall(HEAD.pack(TEXT, int(content is None), len(answer)) + answer)
+        connection.sendall(HEAD.pack(TEXT, int(content is None), len(answer), 0) + answer)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from slurmext.agent.staging.shares import deal, moved
+from slurmext.agent.staging.shares import STRIPE, deal, moved
 from slurmext.errors import SlurmextError
 from slurmext.staging.order import Source, StageOrder
 from slurmext.staging.store.staged import StagedModel
@@ -36,8 +36,8 @@ class _Feed:
     assigned: set[int] = field(default_factory=set)
     inlet: Inlet | None = None
     stopped: bool = False
-    peer_ready: int = 0
-    idle: bool = False
+    waits: bool = False
+    """Whether the source has sent all it has: what is missing is not there yet either."""
 
 
 class Reception:
@@ -112,8 +112,7 @@ class Reception:
         """Whether no source has anything that is missing here."""
         with self._lock:
             feeds = [feed for feed in self._feeds.values() if feed.inlet is not None]
-            here = self.staged.ready_chunks
-            return bool(feeds) and all(feed.idle or feed.peer_ready <= here for feed in feeds)
+            return bool(feeds) and all(feed.waits for feed in feeds)
 
     def _supervise(self) -> None:
         try:
@@ -220,11 +219,11 @@ class Reception:
 
     def _take(self, feed: _Feed, inlet: Inlet, said: Run | int) -> None:
         if isinstance(said, int):
-            feed.peer_ready, feed.idle = said, True
+            feed.waits = True
             if not feed.stopped:
                 self._help(feed)
             return
-        feed.idle = False
+        feed.waits = said.due < STRIPE
         staged, name = self.staged, feed.source.peer.node
         for index in range(said.first, said.first + said.count):
             with self._lock:

@@ -94,4 +94,4 @@ class Serving:
                 break
             self._wanted[first + count] = 0
             count += 1
-        return Run(first, count)
+        return Run(first, count, len(self._due))

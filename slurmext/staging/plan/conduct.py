@@ -131,7 +131,7 @@ class Conductor:
         if planned is None:
             return
         node = report.node
-        if report.rate_bps > planned.rate_bps * (1 + SLOW) and node in self._suspects:
+        if node in self._suspects and report.rate_bps > SLOW * self._original(node).rx_free_bps:
             # Fast from another source: it was the source's way out that was slow, not this one's way in.
             source, rate = self._suspects.pop(node)
             self._hosts[node] = self._original(node)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Final
 
-from slurmext.staging.plan.fabric import STORAGE, Assignment, Feed, Host, Lease, MulticastPlan, Request
+from slurmext.staging.plan.fabric import LEAST_SHARE, STORAGE, Assignment, Feed, Host, Lease, MulticastPlan, Request
 
 _ENOUGH: Final = 0.95
 """A single source that gives this part of what several would give is left single."""
@@ -26,6 +26,8 @@ _MOST_FEEDS: Final = 4
 _LOOKED_AT: Final = 6
 _MOST_BACKUPS: Final = 8
 _LEAST_BPS: Final = 1.0
+_LEAST_LEFT: Final = 0.01
+"""A source with less than this part of its link left is not used for another target."""
 _PIPELINE: Final = 0.1
 """When the pipeline takes more than this part of the time, shorter chains are tried."""
 
@@ -78,6 +80,8 @@ class _Work:
         self._hosts = hosts
         self._racks_up = {rack.name: rack.up_bps for rack in request.racks}
         self._racks_down = {rack.name: rack.down_bps for rack in request.racks}
+        self._least_up = {rack.name: rack.up_bps * LEAST_SHARE for rack in request.racks}
+        self._least_down = {rack.name: rack.down_bps * LEAST_SHARE for rack in request.racks}
         self._sources: dict[str, _Source] = {}
         self._heap: list[tuple[float, int, str, int]] = []
         self._by_rack: dict[str, list[tuple[float, int, str, int]]] = {}
@@ -93,7 +97,7 @@ class _Work:
                 self._unserved[name] = "not connected"
         for replica in sorted(request.replicas, key=lambda one: one.host):
             if host := hosts.get(replica.host):
-                arrival = math.inf if replica.read_bps is None else replica.read_bps
+                arrival = math.inf if replica.read_bps is None else max(replica.read_bps, _LEAST_BPS)
                 tx = host.tx_free_bps
                 self._open(_Source(host, tx, arrival, 0, (), tx / branches))
         self._roots = sorted(self._sources)
@@ -249,13 +253,16 @@ class _Work:
 
     def _use(self, source: _Source, host: Host, rate: float) -> None:
         source.tx_left = max(0.0, source.tx_left - rate)
-        if source.tx_left < LEAST * source.host.tx_bps:
+        if source.tx_left < _LEAST_LEFT * source.host.tx_bps:
             source.tx_left = 0.0
         self._tx_used[source.host.name] = self._tx_used.get(source.host.name, 0.0) + rate
         if source.host.rack != host.rack:
-            for racks, name in ((self._racks_up, source.host.rack), (self._racks_down, host.rack)):
+            for racks, least, name in (
+                (self._racks_up, self._least_up, source.host.rack),
+                (self._racks_down, self._least_down, host.rack),
+            ):
                 if name in racks:
-                    racks[name] = max(0.0, racks[name] - rate)
+                    racks[name] = max(least[name], racks[name] - rate)
         self._push(source)
 
     def _open(self, source: _Source) -> None:
@@ -271,6 +278,3 @@ class _Work:
             heappush(self._heap, entry)
             heappush(self._by_rack.setdefault(source.host.rack, []), entry)
 
-
-LEAST: Final = 0.01
-"""A source with less than this part of its link left is not used for another target."""

@@ -198,10 +198,10 @@ class Hostile:
                 said = lines.receive() or {}
                 self.asked.append(said)
                 content = self._manifest.dump()[:-1] + b"x" if "manifest" in said else b"{}"
-                connection.sendall(HEAD.pack(TEXT, 0, len(content)) + content)
+                connection.sendall(HEAD.pack(TEXT, 0, len(content), 0) + content)
                 if "manifest" not in said:
                     self.asked.append(lines.receive() or {})
-                    connection.sendall(self._frame or HEAD.pack(DATA, 0, 1) + bytes(self._manifest.lengths[0]))
+                    connection.sendall(self._frame or HEAD.pack(DATA, 0, 1, 0) + bytes(self._manifest.lengths[0]))
                     time.sleep(0.2)
             except (OSError, LinkLost, Refused):
                 pass
@@ -225,10 +225,10 @@ def test_a_changed_byte_is_never_accepted(cluster: Cluster, model):
 @pytest.mark.parametrize(
     "frame",
     [
-        HEAD.pack(DATA, 0, 0),
-        HEAD.pack(DATA, 1 << 31, 1),
-        HEAD.pack(DATA, 0, 1 << 60),
-        HEAD.pack(b"EVIL", 0, 1),
+        HEAD.pack(DATA, 0, 0, 0),
+        HEAD.pack(DATA, 1 << 31, 1, 0),
+        HEAD.pack(DATA, 0, (1 << 32) - 1, 0),
+        HEAD.pack(b"EVIL", 0, 1, 0),
         b"\xff" * 64,
     ],
 )
