@@ -194,13 +194,15 @@ class Yard:
         turning = {take.gpu: take.use for take in snapshot.taking if take.gpu}
         for gpu in gpus:
             card_type = self._type_of(gpu)
-            if gpu.use is GpuUse.UNKNOWN:
+            turned = turning.get(gpu.uuid)
+            if turned is not None and not gpu.leaving:
+                self._add(host, card_type, gpu.uuid, 1, turned, gpu)
+            elif gpu.use is GpuUse.UNKNOWN:
                 self.unknown = True
             elif gpu.use is GpuUse.WHOLE:
                 whole.setdefault(gpu.gpu_type, []).append(card_type)
             elif not gpu.leaving:
-                use = turning.get(gpu.uuid)
-                self._add(host, card_type, gpu.uuid, 0 if use is None else 1, use or gpu.use, gpu)
+                self._add(host, card_type, gpu.uuid, 0, gpu.use, gpu)
         self._add_whole(host, node.idle_gpus, whole, snapshot)
         return host
 

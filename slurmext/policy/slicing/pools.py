@@ -25,8 +25,9 @@ class Pools:
         self._yard: Yard = site.yard
         self._rules = {pool.gpu_type: pool for pool in snapshot.settings.pools}
         self.count: Counter[str] = Counter()
+        turning = {take.gpu for take in snapshot.taking if take.gpu}
         for gpu in snapshot.gpus:
-            if gpu.use in SLICED:
+            if gpu.use in SLICED or gpu.uuid in turning:
                 self.count[gpu.gpu_type] += 1
         for take in snapshot.taking:
             if not take.gpu:
