@@ -21,7 +21,7 @@ from slurmext.config.policy_document import (
     WindowDocument,
 )
 from slurmext.config.quota import Share
-from slurmext.config.site import AgentSite, DaemonSite, ManagedSite, OptionsSite, SiteConfig, SlurmSite
+from slurmext.config.site import AgentSite, DaemonSite, ManagedSite, OptionsSite, SiteConfig, SlicesSite, SlurmSite
 from slurmext.config.sizes import SizeDocument
 from slurmext.config.slices import PoolDocument, PoolWindowDocument, SlicesDocument
 
@@ -99,6 +99,7 @@ def site_page() -> str:
         ("slurm", SlurmSite),
         ("daemon", DaemonSite),
         ("agent", AgentSite),
+        ("agent.slices", SlicesSite),
         ("managed", ManagedSite),
         ("options", OptionsSite),
     )
