@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from slurmext.model.job import HOLDING, JobState
 from slurmext.model.node import NodeState
+from slurmext.model.plan import QueueUsage
 from slurmext.model.slicing import (
     GpuUse,
     Instance,
@@ -61,6 +62,8 @@ def _reservations(
             yield f"{job.id} gets {dict(on_node)}, not {job.need.per_node} on each of {job.need.nodes} nodes"
         if not set(on_node) <= up or (job.candidates and not set(on_node) <= set(job.candidates)):
             yield f"{job.id} is placed on nodes it may not use"
+        if not job.preemptible and reserve.queue_usage is not QueueUsage.GUARANTEED:
+            yield f"{job.id} may use guaranteed GPUs only and borrows"
         if (job.eligible_s or 0) > snapshot.now_s or job.blocked is not None:
             yield f"{job.id} may not start yet"
         for place in reserve.places:

@@ -130,7 +130,7 @@ def planned(*, quick: bool) -> Figures:
 def hooks(*, quick: bool) -> Figures:
     """What the hooks of slice jobs take."""
     try:
-        from slices.hooks import hook_times
+        from slices.hook_times import hook_times
     except ImportError as error:
         raise NotMeasured(str(error)) from error
     print("\nhooks of slice jobs against the simulated driver")
