@@ -85,7 +85,7 @@ def booted() -> Iterator[Sliced]:
         pytest.skip("needs root: slurmd runs jobs as their users")
     # Nothing is kept warm: what is left at the end of a test was left behind.
     spec = ClusterSpec(
-        name=f"test-sl-{os.getpid()}", nodes=2, gpus=2, cpus=12, users=("alice", "bob"), conf={"KillWait": "4"},
+        name=f"test-sl-{os.getpid()}", nodes=2, gpus=2, cpus=12, users=("alice", "bob"), conf={"KillWait": "4", "PrologEpilogTimeout": "10", "BatchStartTimeout": "5"},
         site={"daemon": {"interval_s": 3}, "agent": {"slices": {"warm_s": 0}}},
     )  # fmt: skip
     with Devcluster.up(spec) as cluster:
@@ -156,6 +156,39 @@ def test_an_agent_dies_in_a_prolog(sliced, call):
     sliced.ended(job)
     assert "MIG-" in sliced.output("alice", job)
     assert not sliced.drained()
+
+
+@pytest.mark.parametrize("who", [pytest.param("slurmd", marks=pytest.mark.slow), "slurmextd"])
+def test_slurm_or_the_controller_dies_in_a_prolog(sliced, who):
+    """Kill -9 of slurmd or slurmextd while a slice is made, and a few seconds without: whatever becomes of this run, the
+    job ends well, and nothing is left of it.
+    """
+    for node in sliced.cluster.node_names:
+        sliced.cluster.gpus(node).on_call("nvmlGpuInstanceCreateComputeInstance", delay_ms=1500)
+    job = sliced.submit("alice", "--gpu-slice=1g.10gb")
+    node = sliced.until(lambda: next((node for node in sliced.cluster.node_names if sliced.slices(node)), None))
+    sliced.cluster.kill("slurmextd" if who == "slurmextd" else f"slurmd@{node}")
+    time.sleep(3)
+    sliced.mended()
+    for _ in range(12 if who == "slurmd" else 0):
+        # Slurm itself sees that the run is lost when the node registers again and the prolog's time is over.
+        time.sleep(10)
+        if sliced.state(job) != "RUNNING":
+            break
+        sliced.cluster.run(["scontrol", "reconfigure"])
+    sliced.ended(job)
+    assert "MIG-" in sliced.output("alice", job)
+
+
+def test_an_agent_dies_in_an_epilog(sliced):
+    """Kill -9 of the agent between the two steps of destroying a slice: the next one finishes, and says so."""
+    job = sliced.submit("alice", "--gpu-slice=1g.10gb", script=f"{TELL}; sleep 1")
+    node = sliced.until(lambda: next((node for node in sliced.cluster.node_names if sliced.slices(node)), None))
+    sliced.cluster.gpus(node).on_call("nvmlComputeInstanceDestroy", death=DIES_AFTER, times=1)
+    sliced.until(lambda: sliced.cluster.pid(f"agent@{node}") is None)
+    assert not sliced.cluster.gpus(node).slices()[0].computes
+    sliced.mended()
+    sliced.ended(job)
 
 
 def test_a_hook_dies(sliced):
