@@ -22,7 +22,8 @@ memcpy: Callable[[int, int, int], object] = _memcpy
 _memset = ctypes.CDLL(None).memset
 _memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
 _memset.restype = ctypes.c_void_p
-PARALLEL_FROM = 4 << 20
+SHARE = 8 << 20
+"""Bytes a thread copies before it asks for more."""
 
 
 class Buffer:
@@ -132,13 +133,8 @@ class BufferPool:
 
 def copy(parts: list[tuple[int, int, int]], crew: Crew) -> None:
     """Memcpy of each (to, from, bytes), the bytes shared equally by the crew."""
-    total = sum(size for _, _, size in parts)
-    if total < PARALLEL_FROM or crew.size == 1:
-        for to, source, size in parts:
-            memcpy(to, source, size)
-        return
     shares: list[list[tuple[int, int, int]]] = [[]]
-    quota = room = -(-total // crew.size)
+    room = SHARE
     for to, source, size in parts:
         done = 0
         while done < size:
@@ -148,13 +144,10 @@ def copy(parts: list[tuple[int, int, int]], crew: Crew) -> None:
             room -= count
             if room == 0:
                 shares.append([])
-                room = quota
+                room = SHARE
 
-    def work(share: list[tuple[int, int, int]]) -> Callable[[], None]:
-        def run() -> None:
-            for to, source, size in share:
-                memcpy(to, source, size)
+    def work(share: list[tuple[int, int, int]]) -> None:
+        for to, source, size in share:
+            memcpy(to, source, size)
 
-        return run
-
-    crew.run([work(share) for share in shares if share])
+    crew.each(work, [share for share in shares if share])
