@@ -10,7 +10,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from slurmext.adapters.tcp.wire import Lines, WireError, keep_alive, split_address
@@ -103,6 +103,11 @@ class SocketOutlet:
     @property
     def node(self) -> str:
         return self._node
+
+    @property
+    def asked_bps(self) -> float | None:
+        """How fast the receiver wants it at most."""
+        return self._asked_bps
 
     def requests(self) -> Request | None:
         while True:
@@ -200,17 +205,29 @@ class SocketTransport:
     def connect(self, peer: Peer, staged: StagedModel, *, cap_bps: float | None = None) -> Inlet:
         connection, lines = self._dial(peer)
         try:
-            self._ask(connection, lines, {"open": staged.fingerprint, "cap_bps": cap_bps}, peer)
-            set_timeouts(connection, receive_s=SILENCE_S, send_s=STUCK_S)
+            return self.opened(connection, lines, peer, staged, {"open": staged.fingerprint, "cap_bps": cap_bps})
         except BaseException:
             connection.close()
             raise
+
+    def opened(
+        self, connection: socket.socket, lines: Lines, peer: Peer, staged: StagedModel, question: dict[str, Any]
+    ) -> Inlet:
+        """The receiver's end over a connection whose peer has proved itself. Raises LinkLost, Refused."""
+        self.ask(connection, lines, question, peer)
+        set_timeouts(connection, receive_s=SILENCE_S, send_s=STUCK_S)
         return SocketInlet(connection, lines, peer, staged)
+
+    def accepted(
+        self, connection: socket.socket, lines: Lines, node: str, staged: StagedModel, said: Mapping[str, Any]
+    ) -> tuple[Outlet, dict[str, Any]]:
+        """The sender's end for a receiver that has proved itself, and what it is told. Raises LinkLost."""
+        return SocketOutlet(connection, lines, node, staged, said.get("cap_bps")), {}
 
     def fetch_manifest(self, peer: Peer, fingerprint: str) -> bytes:
         connection, lines = self._dial(peer)
         with connection:
-            return self._ask(connection, lines, {"manifest": fingerprint}, peer)
+            return self.ask(connection, lines, {"manifest": fingerprint}, peer)
 
     def stop(self) -> None:
         self._stopping = True
@@ -234,7 +251,8 @@ class SocketTransport:
             raise
         return connection, lines
 
-    def _ask(self, connection: socket.socket, lines: Lines, question: dict[str, Any], peer: Peer) -> bytes:
+    def ask(self, connection: socket.socket, lines: Lines, question: dict[str, Any], peer: Peer) -> bytes:
+        """The peer's answer. Raises LinkLost, Refused."""
         try:
             set_timeouts(connection, receive_s=2 * HANDSHAKE_S, send_s=HANDSHAKE_S)
             lines.send(question)
@@ -275,13 +293,15 @@ class SocketTransport:
                     self._reply(connection, manifest_of(str(said["manifest"])))
                     return
                 staged = find(node, str(said.get("open", "")))
-                self._reply(connection, None if staged is None else b"{}")
-                if staged is not None:
-                    outlet = SocketOutlet(connection, lines, node, staged, said.get("cap_bps"))
-                    try:
-                        on_link(outlet, staged)
-                    finally:
-                        outlet.close()
+                if staged is None:
+                    self._reply(connection, None)
+                    return
+                outlet, told = self.accepted(connection, lines, node, staged, said)
+                try:
+                    self._reply(connection, json.dumps(told).encode())
+                    on_link(outlet, staged)
+                finally:
+                    outlet.close()
         except (SlurmextError, OSError) as error:
             log.info("staging: %s: %s", name, error)
         except Exception:
