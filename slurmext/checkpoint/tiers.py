@@ -26,7 +26,9 @@ CONNECT_S = 2.0
 STALL_S = 15.0
 """A copy may have to come over the network first: it is waited for as long as it grows."""
 MOST_FILES = 64
-PAUSE_S = 300.0
+PAUSE_S = 60.0
+AGAIN_S = 0.3
+"""A node whose agent serves many at once hangs up on some; they ask again."""
 COPY_CHUNK = 16 << 20
 
 
@@ -154,6 +156,13 @@ class Tiers:
                 return
 
     def _ask(self, request: Mapping[str, Any], descriptors: list[int]) -> tuple[dict[str, Any], list[int]]:
+        for _ in range(2):
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                return self._ask_once(request, descriptors)
+            time.sleep(AGAIN_S)
+        return self._ask_once(request, descriptors)
+
+    def _ask_once(self, request: Mapping[str, Any], descriptors: list[int]) -> tuple[dict[str, Any], list[int]]:
         line = json.dumps({"job_id": int(self._job), **request}).encode() + b"\n"
         handed: list[int] = []
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

@@ -1,16 +1,19 @@
-"""`slurmext ckpt`: checkpoints that jobs confirmed."""
+"""`slurmext ckpt`: checkpoints, those that jobs confirmed and those in a directory."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from slurmext.cli.base import Command, Group
-from slurmext.cli.formats import moment, size
-from slurmext.cli.render import Column, Output, output_options
+from slurmext.cli.formats import moment, parse_span, size, span
+from slurmext.cli.render import Column, Output, confirm, immediate_option, json_option, output_options
+from slurmext.errors import UsageError
 
 if TYPE_CHECKING:
+    from slurmext.cli.ckpt_files import Found
     from slurmext.cli.session import Session
 
 COLUMNS = (
@@ -22,11 +25,33 @@ COLUMNS = (
     Column(key="path", title="Path"),
     Column(key="confirmed_s", title="Confirmed", show=moment, shown=False),
 )
+FILES = (
+    Column(key="name", title="Checkpoint"),
+    Column(key="step", title="Step", right=True),
+    Column(key="saved_s", title="Saved", show=moment),
+    Column(key="size_bytes", title="Size", show=size, right=True),
+    Column(key="ranks", title="Ranks", right=True),
+    Column(key="host", title="Host"),
+    Column(key="job", title="Job", shown=False),
+    Column(key="kind", title="Kind", shown=False),
+    Column(key="verified", title="Verified", shown=False),
+    Column(key="problem", title="Problem"),
+    Column(key="path", title="Path", shown=False),
+)
+COPIES = (
+    Column(key="name", title="Copy"),
+    Column(key="tier", title="Tier"),
+    Column(key="node", title="Node"),
+    Column(key="size_bytes", title="Size", show=size, right=True),
+    Column(key="done", title="Done", right=True),
+    Column(key="at_s", title="As of", show=moment),
+)
+DIRECTORY = click.Path(path_type=Path, file_okay=False, exists=True, resolve_path=True)
 
 
 @click.group(cls=Group)
 def cli() -> None:
-    """Checkpoints that jobs confirmed."""
+    """Checkpoints: those that jobs confirmed, and those in a directory."""
 
 
 @cli.command(
@@ -42,6 +67,261 @@ def cli() -> None:
 @output_options
 @click.pass_obj
 def list_checkpoints(session: Session, output: Output, job: str | None, limit: int) -> None:
-    """List checkpoints, newest first: root sees all, others their own jobs'."""
+    """List checkpoints that jobs confirmed, newest first: root sees all, others their own jobs'."""
     answer = session.ask("checkpoints", job=job, limit=limit)
     output.rows(COLUMNS, answer["checkpoints"], empty="no checkpoint was confirmed yet")
+
+
+@cli.command(
+    "show",
+    cls=Command,
+    examples=[
+        ("slurmext ckpt show slurmext-ckpt/41", "what is in this directory; needs no daemon"),
+        ("slurmext ckpt show 41", "copies of job 41's checkpoints in nodes' memory, and how far they are"),
+        ("slurmext ckpt show /scratch/run7 --json", "the same as data"),
+    ],
+    exit_codes={1: "no such job, or it is not yours"},
+)
+@click.argument("target", metavar="DIRECTORY|JOB")
+@output_options
+@click.pass_obj
+def show(session: Session, output: Output, target: str) -> None:
+    """Show the checkpoints in a DIRECTORY, or the copies of a JOB's checkpoints in memory."""
+    if not Path(target).exists() and target[:1].isdigit():
+        copies: list[dict[str, Any]] = session.ask("ckpt_copies", job=target)["copies"]
+        rows = [{**copy, "done": f"{100 * copy['done_bytes'] // max(1, copy['size_bytes'])} %"} for copy in copies]
+        output.rows(COPIES, rows, empty=f"no node has a copy of a checkpoint of job {target}")
+        return
+    from slurmext.cli.ckpt_files import found_in
+
+    rows = [found.row() for found in found_in(Path(target))]
+    output.rows(FILES, rows, empty=f"no checkpoint is in {target}")
+
+
+@cli.command(
+    "verify",
+    cls=Command,
+    examples=[
+        ("slurmext ckpt verify /scratch/run7", "read every checkpoint there to its last byte"),
+        ("slurmext ckpt verify /scratch/run7/save-00000003-step-900", "only this one"),
+    ],
+    exit_codes={1: "a checkpoint is damaged, or there is none"},
+)
+@click.argument("directory", type=DIRECTORY)
+@output_options
+@click.pass_context
+def verify(ctx: click.Context, output: Output, directory: Path) -> None:
+    """Read every byte of the checkpoints in DIRECTORY and say which are good. Needs no daemon."""
+    from slurmext.cli import ckpt_files
+
+    rows = []
+    for found in ckpt_files.found_in(directory):
+        problem = ckpt_files.verify(found)
+        rows.append({**found.row(), "verified": problem is None, "problem": problem or "good"})
+    output.rows(FILES, rows, empty=f"no checkpoint is in {directory}")
+    if not rows or any(not row["verified"] for row in rows):
+        ctx.exit(1)
+
+
+@cli.command(
+    "prune",
+    cls=Command,
+    examples=[
+        ("slurmext ckpt prune /scratch/run7 --keep 2 --dry-run", "what would go"),
+        ("slurmext ckpt prune /scratch/run7 --keep 1 -i", "keep the newest good one, without asking"),
+    ],
+    exit_codes={1: "a job uses the directory, or too few are good"},
+)
+@click.argument("directory", type=DIRECTORY)
+@click.option("--keep", type=click.IntRange(min=1), default=2, show_default=True, help="So many good ones stay.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@immediate_option
+@json_option
+@click.pass_obj
+def prune(session: Session, directory: Path, keep: int, *, dry_run: bool, immediate: bool, as_json: bool) -> None:
+    """Remove all but the newest good checkpoints in DIRECTORY. Those that stay are read to the end first."""
+    from slurmext.cli import ckpt_files
+
+    ckpt_files.require_own(directory, session.uid)
+    found = ckpt_files.found_in(directory)
+    stays, goes = ckpt_files.to_prune(found, keep)
+    if found and not goes and len(stays) < min(keep, len(found)):
+        raise ckpt_files.FilesError(f"only {len(stays)} of {len(found)} checkpoints in {directory} are good: none goes")
+    told = {"stays": [one.path.name for one in stays], "goes": [one.path.name for one in goes], "removed": not dry_run}
+    if dry_run or not goes:
+        if not Output(as_json=as_json).value({**told, "removed": False}):
+            click.echo(
+                "\n".join([*(f"stays  {name}" for name in told["stays"]), *(f"goes   {name}" for name in told["goes"])])
+            )  # type: ignore[union-attr]
+        return
+    confirm(f"remove {len(goes)} checkpoints of {directory} ({', '.join(one.path.name for one in goes)})?",
+            immediate=immediate)  # fmt: skip
+    ckpt_files.remove(directory, goes)
+    if not Output(as_json=as_json).value(told):
+        click.echo(f"{len(goes)} checkpoints removed, {len(stays)} stay")
+
+
+@cli.command(
+    "restore",
+    cls=Command,
+    examples=[
+        ("slurmext ckpt restore /scratch/run7 --step 900", "the next run begins there; newer ones are put aside"),
+        ("slurmext ckpt restore /scratch/run7 --step 900 --to /scratch/run8", "branch off: copy it for another run"),
+        ("slurmext ckpt restore /scratch/run7 --to /scratch/run8 --dry-run", "which one would be copied"),
+    ],
+    exit_codes={1: "there is no such checkpoint, it is damaged, or a job uses the directory"},
+)
+@click.argument("directory", type=DIRECTORY)
+@click.option("--step", type=click.IntRange(min=0), help="The checkpoint of this step; the newest good one without it.")
+@click.option("--to", "target", type=click.Path(path_type=Path, file_okay=False, resolve_path=True), metavar="DIRECTORY",
+              help="Copy it there instead.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@immediate_option
+@json_option
+@click.pass_obj
+def restore(
+    session: Session,
+    directory: Path,
+    step: int | None,
+    target: Path | None,
+    *,
+    dry_run: bool,
+    immediate: bool,
+    as_json: bool,
+) -> None:
+    """Have the next run begin from an older checkpoint in DIRECTORY, or copy one for another run."""
+    from slurmext.cli import ckpt_files
+
+    ckpt_files.require_own(directory, session.uid)
+    found = [one for one in ckpt_files.found_in(directory) if one.kind == "library"]
+    chosen = _chosen(found, step, directory)
+    newer = [one for one in found if one.serial > chosen.serial]
+    told: dict[str, object] = {"restore": chosen.path.name, "aside": [] if target else [one.path.name for one in newer]}
+    if not dry_run:
+        if target is None and newer:
+            names = ", ".join(one.path.name for one in newer)
+            confirm(f"put aside {names}, so that the next run begins from {chosen.path.name}?", immediate=immediate)
+            told["aside_in"] = str(ckpt_files.set_aside(directory, newer))
+        elif target is not None:
+            told["copy"] = str(ckpt_files.copy_to(chosen, target))
+    if Output(as_json=as_json).value({**told, "done": not dry_run}):
+        return
+    if target is not None:
+        click.echo(f"{chosen.path.name} {'would be' if dry_run else 'is'} copied to {target}")
+    else:
+        click.echo(f"the next run {'would begin' if dry_run else 'begins'} from {chosen.path.name}"
+                   + (f"; {len(newer)} newer put aside" if newer else ""))  # fmt: skip
+
+
+def _chosen(found: list[Found], step: int | None, directory: Path) -> Found:
+    """The checkpoint of that step, or the newest good one; read to the end. Raises FilesError."""
+    from slurmext.cli import ckpt_files
+
+    for one in found:
+        if step is not None and one.step != step:
+            continue
+        problem = ckpt_files.verify(one)
+        if problem is None:
+            return one
+        if step is not None:
+            raise ckpt_files.FilesError(f"{one.path} is damaged: {problem}")
+    steps = ", ".join(str(one.step) for one in found) or "none"
+    wanted = "good checkpoint" if step is None else f"checkpoint of step {step}"
+    raise ckpt_files.FilesError(f"{directory} has no {wanted}; steps there: {steps}")
+
+
+@cli.command(
+    "estimate",
+    cls=Command,
+    examples=[
+        ("slurmext ckpt estimate --cost 8s --nodes 16", "how often a job of 16 nodes that loses 8 s per save should"),
+        ("slurmext ckpt estimate /scratch/run7 --nodes 16", "for a state as large as the one in this directory"),
+        ("slurmext ckpt estimate --cost 5s --mtbf 3h --json", "with a mean time between failures of your own"),
+    ],
+)
+@click.argument("directory", type=DIRECTORY, required=False)
+@click.option("--cost", metavar="TIME", help="Training time lost per checkpoint (8s, 2m).")
+@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Nodes of the job.")
+@click.option("--mtbf", metavar="TIME", help="Mean time between failures of the job (3h); else by nodes.")
+@json_option
+def estimate(directory: Path | None, cost: str | None, nodes: int, mtbf: str | None, *, as_json: bool) -> None:
+    """Estimate how often to save, what that costs, and the memory it takes. Needs no daemon."""
+    from slurmext.checkpoint.interval import FIRST_COST_S, LEAST_S, MOST_S, Failures, loss, optimum_s
+
+    nbytes = None
+    if directory is not None:
+        from slurmext.cli.ckpt_files import found_in
+
+        sizes = [one.size_bytes for one in found_in(directory) if one.size_bytes]
+        nbytes = sizes[0] if sizes else None
+    cost_s = parse_span(cost) if cost else FIRST_COST_S if nbytes is None else 0.3 * nbytes / nodes / 1e9 + 0.05
+    mtbf_s = parse_span(mtbf) if mtbf else Failures().mtbf_s(nodes)
+    if cost_s <= 0 or mtbf_s <= 0:
+        raise UsageError("--cost and --mtbf must be more than 0; for example --cost 5s --mtbf 3h")
+    best_s = optimum_s(cost_s, mtbf_s)
+    every_s = min(max(best_s, LEAST_S), MOST_S)
+    told = {
+        "every_s": every_s, "optimum_s": best_s, "cost_s": cost_s, "mtbf_s": mtbf_s, "nodes": nodes,
+        "loss": loss(every_s, cost_s, mtbf_s), "size_bytes": nbytes,
+        "memory_bytes_per_node": None if nbytes is None else 2 * nbytes // nodes,
+    }  # fmt: skip
+    if Output(as_json=as_json).value(told):
+        return
+    click.echo(f"save every {span(every_s)}: of the time {100 * told['loss']:.2f} % goes to saving and to failures")
+    click.echo(f"  a save costs {span(cost_s)} of training" + ("" if cost else " (an assumption; 'ckpt why' measures)"))
+    click.echo(
+        f"  {nodes} node(s) fail every {span(mtbf_s)}" + ("" if mtbf else " (an assumption until failures are seen)")
+    )
+    if nbytes is not None:
+        click.echo(f"  memory for snapshots: at most {size(2 * nbytes // nodes)} on each node")
+
+
+@cli.command(
+    "why",
+    cls=Command,
+    examples=[
+        ("slurmext ckpt why 41", "how often job 41 saves by itself, and what that rests on"),
+        ("slurmext ckpt why 41 --json", "the same as data"),
+    ],
+    exit_codes={1: "no such job, or it is not yours"},
+)
+@click.argument("job")
+@json_option
+@click.pass_obj
+def why(session: Session, job: str, *, as_json: bool) -> None:
+    """Say how often JOB saves by itself and why: what a checkpoint costs it, how often jobs of its size fail here."""
+    answer: dict[str, Any] = session.ask("ckpt_why", job=job)
+    if Output(as_json=as_json).value(answer):
+        return
+    click.echo("\n".join(_reasons(answer)))
+
+
+def _reasons(answer: dict[str, Any]) -> list[str]:
+    from slurmext.checkpoint.interval import NODE_MTBF_S, PRIOR_FAILURES, Failures, loss
+
+    cost, known = answer["cost"], answer["failures"]
+    site = Failures(count=known["count"], node_s=known["node_s"])
+    lines: list[str] = []
+    if cost is None:
+        lines.append(
+            f"job {answer['job']} has not said how often it saves"
+            + (": it was submitted without --ckpt" if not answer["ckpt"] else "; it does with its first checkpoint")
+        )
+    else:
+        lost = 100 * loss(cost["every_s"], cost["cost_s"], cost["mtbf_s"])
+        lines += [
+            f"job {answer['job']} saves every {span(cost['every_s'])}: {lost:.2f} % of its time goes to that and failures",
+            f"  a checkpoint costs {span(cost['cost_s'])} of training ({cost['saves']} measured)",
+            f"  the last one: {size(cost['size_bytes'])}, standing still {span(cost['stall_s'])}, writing {span(cost['write_s'])}",
+            f"  a job of {cost['nodes']} node(s) is expected to fail every {span(cost['mtbf_s'])}",
+        ]
+    lines.append(
+        f"  this site: {known['count']:.3g} unannounced ends of runs in {span(known['node_s'])} of nodes: "
+        f"a node fails every {span(site.mtbf_s(1))}"
+    )
+    lines.append(f"  (assumed before: one failure in {span(NODE_MTBF_S / PRIOR_FAILURES)} of nodes)")
+    lines += [
+        f"  {moment(item['at_s'])}  {item['kind']}: a run on {item['node_count']} node(s), {span(item['ran_s'])} old"
+        for item in known["recent"]
+    ]
+    return lines

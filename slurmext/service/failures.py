@@ -87,8 +87,8 @@ class FailureWatch:
         for action in self._store.actions(job_id=key.job_id, since_s=run.start_s, limit=20):
             if action.job == key and action.kind is ActionKind.EVICT and action.state in _TOLD:
                 return True
-        last = self._store.last_checkpoints([key.job_id]).get(key.job_id)
-        return last is not None and now_s - last.confirmed_s < _ANNOUNCED_S and last.confirmed_s > run.start_s
+        lately = self._store.events(job_id=key.job_id, since_s=max(run.start_s, now_s - _ANNOUNCED_S))
+        return any(event.kind == "checkpoint" and event.detail.get("on_signal") is True for event in lately)
 
 
 _TOLD = frozenset({ActionState.SIGNALLED, ActionState.REQUEUED, ActionState.DONE})

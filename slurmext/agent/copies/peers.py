@@ -15,7 +15,6 @@ import contextlib
 import hmac
 import json
 import logging
-import os
 import secrets
 import socket
 import threading
@@ -67,12 +66,8 @@ class Channel:
     def send_file(self, path: Path, size: int) -> None:
         """The first `size` bytes of a file."""
         with path.open("rb") as file:
-            sent = 0
-            while sent < size:
-                done = os.sendfile(self._connection.fileno(), file.fileno(), sent, min(size - sent, 1 << 30))
-                if done == 0:
-                    raise WireError(f"{path.name} became shorter")
-                sent += done
+            if self._connection.sendfile(file, 0, size) < size:
+                raise WireError(f"{path.name} became shorter")
 
     def receive_file(self, path: Path, size: int) -> None:
         """The next `size` bytes, into a new file."""

@@ -27,8 +27,9 @@ log = logging.getLogger(__name__)
 
 TIDY_S = 60.0
 PROGRESS_S = 5.0
+REMEMBERED = 1000
 WAITING = 4
-"""Files of one user that may wait; more are refused, for the next checkpoint comes anyway."""
+"""Checkpoints of one user that may wait."""
 Peers = Callable[[int], Mapping[str, object]]
 """Of a job id: what the controller answers to `ckpt_copies`."""
 
@@ -69,12 +70,14 @@ class Copies:
             all_bytes=int(whole * site.all_percent / 100),
             keep_s=site.keep_s,
         )
+        self.store.on_gone = self._gone
         self._server = PeerServer(split_address(site.listen), self.store, munge, self._uids)
         self._server.on_put = self._came
         self._lock = threading.Lock()
         self._queues: dict[int, queue.Queue[Given]] = {}
         self._stop = threading.Event()
         self._fetches: dict[tuple[int, int], threading.Thread] = {}
+        self._sent: dict[tuple[int, str], str] = {}
         self._stated_s: dict[tuple[int, str], float] = {}
 
     @property
@@ -93,7 +96,7 @@ class Copies:
         self._server.stop()
 
     def keep(self, job_id: int, uid: int, name: str, files: Sequence[str], descriptors: Sequence[int]) -> int:
-        """Begin to copy a job's files; returns how many bytes that will be. Raises SlurmextError when it cannot."""
+        """Begin to copy a job's files; returns how many bytes that is, 0 when too much waits. Raises SlurmextError."""
         given: list[Given] = []
         try:
             for file, descriptor in zip(files, descriptors, strict=True):
@@ -107,8 +110,10 @@ class Copies:
                 )
             with self._lock:
                 waiting = self._queues.setdefault(uid, queue.Queue())
-                if waiting.qsize() + len(given) > WAITING * max(1, len(given)):
-                    raise SlurmextError("earlier copies are still being made; the next one will do")  # noqa: TRY301
+                if waiting.qsize() >= WAITING * len(given):
+                    for one in given:
+                        os.close(one.descriptor)
+                    return 0  # earlier ones are still being copied; the next checkpoint comes anyway
                 if not waiting.queue and not any(t.name == f"copies-{uid}" for t in threading.enumerate()):
                     threading.Thread(target=self._copy_all, args=(uid,), name=f"copies-{uid}", daemon=True).start()
                 for one in given:
@@ -128,13 +133,13 @@ class Copies:
         with self._lock:
             fetch = self._fetches.get(key)
             if fetch is None and not found:
-                fetch = threading.Thread(target=self._fetch, args=(job_id, uid), name=f"copies-fetch-{job_id}", daemon=True)
+                fetch = threading.Thread(target=self._fetch, args=(job_id, uid), name="copies-fetch", daemon=True)
                 self._fetches[key] = fetch
                 fetch.start()
         if fetch is not None:
             fetch.join(wait_s)
             if fetch.is_alive():
-                return self.store.used_bytes(uid)
+                return self.store.there_bytes(job_id, uid)
             with self._lock:
                 self._fetches.pop(key, None)
         return self.store.files(job_id, uid)
@@ -167,7 +172,10 @@ class Copies:
     def forget(self, job_id: int) -> None:
         """A new job has this id."""
         for name in self.store.forget(job_id):
-            self._events.add("ckpt_copy", job_id=job_id, name=name, tier="memory", size_bytes=0, done_bytes=0)
+            self._gone(job_id, name)
+
+    def _gone(self, job_id: int, name: str) -> None:
+        self._events.add("ckpt_copy", job_id=job_id, name=name, tier="memory", size_bytes=0, done_bytes=0)
 
     # a user's thread
 
@@ -216,14 +224,23 @@ class Copies:
         wanted = given.name, given.file
         here = self.store.files(given.job_id, given.uid)
         kept = next((item for item in here if (item.name, item.file) == wanted), None)
-        for node in after[:2] if kept else []:
+        # All files of a checkpoint go to one node; when one does not get there, its manifest shall not either.
+        whole = given.job_id, given.name
+        chosen = self._sent.get(whole)
+        for node in ([chosen] if chosen is not None else after[:2]) if kept else []:
+            if node not in peers:
+                break
             try:
                 with Peer(peers[node], node=self._node, munge=self._munge, uids=self._uids) as peer:
                     peer.put(given.job_id, given.uid, given.name, given.file, kept.path, kept.size)
             except (OSError, SlurmextError) as error:
                 log.info("job %d: %s was not copied to %s: %s", given.job_id, given.name, node, error)
             else:
+                self._sent[whole] = node
                 return
+        self._sent[whole] = ""
+        while len(self._sent) > REMEMBERED:
+            self._sent.pop(next(iter(self._sent)))
 
     def _came(self, job_id: int, name: str) -> None:
         self._state(job_id, name, "peer")
@@ -251,7 +268,7 @@ class Copies:
         while not self._stop.wait(TIDY_S):
             with contextlib.suppress(OSError):
                 for job_id, name in self.store.expire(self._alive(), time.time()):
-                    self._events.add("ckpt_copy", job_id=job_id, name=name, tier="memory", size_bytes=0, done_bytes=0)
+                    self._gone(job_id, name)
 
 
 def _addresses(known: Mapping[str, object]) -> dict[str, tuple[str, int]]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from slurmext.errors import SlurmextError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 NAME = re.compile(r"save-(\d{8,20})-step-\d{1,20}")
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -51,6 +51,8 @@ class CopyStore:
         self._root, self._user_bytes, self._all_bytes, self._keep_s = root, user_bytes, all_bytes, keep_s
         self._lock = threading.Lock()
         self._promised: dict[tuple[int, Path], int] = {}
+        self.on_gone: Callable[[int, str], None] = lambda _job_id, _name: None
+        """Called with job id and checkpoint when one was removed to make room for others."""
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         info = root.lstat()
         if info.st_uid not in {0, os.geteuid()} or info.st_mode & 0o077 or not root.is_dir() or root.is_symlink():
@@ -123,6 +125,14 @@ class CopyStore:
                     shutil.rmtree(path, ignore_errors=True)
         return gone
 
+    def there_bytes(self, job_id: int, uid: int) -> int:
+        """How much has come of a job's copies so far, what is not whole yet included."""
+        there = 0
+        for path in (self._root / f"{uid}-{job_id}").rglob("*"):
+            with contextlib.suppress(OSError):
+                there += path.stat().st_size if path.is_file() else 0
+        return there
+
     def used_bytes(self, uid: int | None = None) -> int:
         """What is kept, or promised room, of one user or of all."""
         with self._lock:
@@ -148,16 +158,21 @@ class CopyStore:
                     f"{self._user_bytes >> 20} MiB are this user's, {self._used(None) >> 20} of "
                     f"{self._all_bytes >> 20} MiB are in use (agent.copies of the site file)"
                 )
-            shutil.rmtree(victims[0], ignore_errors=True)
+            self._drop(victims[0])
 
-    @staticmethod
-    def _prune(job: Path) -> None:
+    def _prune(self, job: Path) -> None:
         whole = sorted((folder for folder in job.iterdir() if (folder / MANIFEST).exists()), key=lambda one: one.name)
         if len(whole) > KEEP:
             oldest = whole[-KEEP].name
             for folder in job.iterdir():
                 if folder.name < oldest:
-                    shutil.rmtree(folder, ignore_errors=True)
+                    self._drop(folder)
+
+    def _drop(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()
+        self.on_gone(int(folder.parent.name.partition("-")[2]), folder.name)
 
     @staticmethod
     def _files(job: Path) -> Iterator[Kept]:

@@ -1,0 +1,122 @@
+"""Copies of checkpoints in the agent's memory, and on another node's agent."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slurmext.agent.copies.store import CopyStore, NoRoomError
+from slurmext.checkpoint import Checkpointer
+from slurmext.checkpoint.tiers import Tiers
+from slurmext.errors import SlurmextError
+from tests.unit.agent.conftest import ask, hook
+
+NAME = "save-00000001-step-7"
+
+
+def put(store: CopyStore, job_id: int, uid: int, name: str, file: str, size: int) -> Path:
+    path = store.place(job_id, uid, name, file, size)
+    path.write_bytes(b"x" * size)
+    store.commit(uid, path)
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CopyStore:
+    return CopyStore(tmp_path / "copies", user_bytes=100, all_bytes=150, keep_s=60)
+
+
+def test_a_user_keeps_no_more_than_its_share(store: CopyStore) -> None:
+    """Older copies of the user's make room, other users' never do, and what never fits is refused."""
+    put(store, 1, 1000, NAME, "rank-00000.bin", 60)
+    put(store, 2, 1001, NAME, "rank-00000.bin", 60)
+    put(store, 3, 1000, NAME, "rank-00000.bin", 60)
+    assert [kept.size for kept in store.files(3, 1000)] == [60]
+    assert store.files(1, 1000) == []
+    assert [kept.size for kept in store.files(2, 1001)] == [60]
+    with pytest.raises(NoRoomError, match="this user's"):
+        store.place(4, 1000, NAME, "rank-00000.bin", 101)
+    assert store.files(3, 1000) == [], "room was made as far as it went"
+
+
+def test_two_checkpoints_of_a_job_stay(store: CopyStore) -> None:
+    """A third, once whole, replaces the oldest; without its manifest it is not whole."""
+    names = [f"save-0000000{number}-step-{number}" for number in (1, 2, 3)]
+    for name in names:
+        put(store, 1, 1000, name, "rank-00000.bin", 5)
+        if name != names[2]:
+            put(store, 1, 1000, name, "manifest.json", 5)
+    assert {kept.name for kept in store.files(1, 1000)} == set(names)
+    put(store, 1, 1000, names[2], "manifest.json", 5)
+    assert [kept.name for kept in store.files(1, 1000)] == [names[2], names[2], names[1], names[1]]
+
+
+@pytest.mark.parametrize(("name", "file"), [("../x", "a"), (NAME, "../../etc"), (NAME, ""), ("save-1-step-2", "a")])
+def test_names_lead_nowhere_else(store: CopyStore, name: str, file: str) -> None:
+    """What a job calls its files is never a way out of the folder."""
+    with pytest.raises(SlurmextError):
+        store.place(1, 1000, name, file, 1)
+
+
+def test_what_no_job_needs_goes_after_a_while(store: CopyStore) -> None:
+    """Of a job that runs here it stays however old it is."""
+    put(store, 1, 1000, NAME, "manifest.json", 5)
+    assert store.expire(set(), time.time()) == []
+    assert store.expire({1}, time.time() + 1000) == []
+    assert store.expire(set(), time.time() + 1000) == [(1, NAME)]
+    assert store.files(1, 1000) == []
+
+
+def environment(agent: Any, job: int) -> dict[str, str]:
+    return {"SLURMEXT_AGENT_SOCKET": agent.node.socket_path, "SLURM_JOB_ID": str(job)}
+
+
+def start_job(agent: Any, folder: Path, job: int, uid: int, restarts: int = 0) -> None:
+    root = folder / "run" / "agent-n1.root.sock"
+    reply = ask(root, hook("prolog", job, uid=uid, SLURM_JOB_RESTART_COUNT=str(restarts)))
+    assert reply["ok"]
+
+
+def test_a_checkpoint_comes_back_from_memory_when_its_directory_is_gone(
+    new_agent: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library offers, the agent copies; the next run gets it back bit for bit, and brings it to disk again."""
+    agent = new_agent()
+    start_job(agent, folder, 12, os.geteuid())
+    for name, value in environment(agent, 12).items():
+        monkeypatch.setenv(name, value)
+    weights = np.random.default_rng(1).normal(size=300_000)
+    with Checkpointer({"w": weights.copy(), "n": 5}, tmp_path / "c", signals=False) as ckpt:
+        assert ckpt.restore() is None
+        path = ckpt.save(7)
+    deadline = time.monotonic() + 10
+    while len(agent.copies.store.files(12, os.geteuid())) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert path is not None
+    (tmp_path / "c").rename(tmp_path / "lost")
+    state = {"w": np.zeros(300_000), "n": 0}
+    with Checkpointer(state, tmp_path / "c", signals=False) as again:
+        assert again.has_saved()
+        assert again.restore() == 7
+    assert (state["w"] == weights).all()
+    assert state["n"] == 5
+    assert (tmp_path / "c" / path.name / "manifest.json").exists(), "it was brought to disk in the background"
+    start_job(agent, folder, 12, os.geteuid(), restarts=1)
+    assert Tiers(environment(agent, 12)).any(), "a requeued job keeps its copies"
+    start_job(agent, folder, 12, os.geteuid())
+    assert not Tiers(environment(agent, 12)).any(), "a new job of that id does not get another's"
+
+
+def test_copies_are_for_the_jobs_own_user(new_agent: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither may another user bring files, nor fetch them."""
+    agent = new_agent()
+    start_job(agent, folder, 12, 4321)
+    tiers = Tiers(environment(agent, 12))
+    assert tiers.places() == []
+    assert "is not a job of uid" in capsys.readouterr().err
