@@ -66,7 +66,7 @@ class Attached:
         self._schedulers, self._scaler, self._extra = schedulers, scaler, extra
         self._modules = {name: ModelState(each, mark) for name, each in extra.items() if isinstance(each, nn.Module)}
         self.loader = loader
-        self.position = Position(get_random, set_random)
+        self.position = Position(get_random, set_random, self._saver.place.rank)
         if loader is not None:
             self.position.track(loader)
         self._stream: Any = None
@@ -88,6 +88,11 @@ class Attached:
     def epoch(self) -> int:
         """The pass over the loader that the program is in."""
         return self.position.epoch
+
+    @property
+    def batch(self) -> int:
+        """How many batches of this pass were handed out, by former runs as well."""
+        return self.position.taken
 
     def epochs(self, count: int) -> Iterator[int]:
         """`range(count)` from where this run begins; samplers that shuffle by epoch are told."""

@@ -8,6 +8,8 @@ depends on the batch and not on which worker had it or when that worker was star
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -17,21 +19,21 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
 from slurmext.checkpoint.pilot import say
-from slurmext.checkpoint.signals import shield_child
 
 _SPREAD = 0x9E3779B97F4A7C15
 
 
-class Numbered(list[Any]):
-    """The indices of a batch with its number in the epoch."""
+class Seeded(list[Any]):
+    """The indices of a batch, with what workers seed their generators with for it."""
 
-    number = 0
+    seed = 0
 
 
 class Position:
     """How far the program is: in pass `epoch` of its loader, with `taken` batches handed out."""
 
-    def __init__(self, get_random: Callable[[], Any], set_random: Callable[[Any], None]) -> None:
+    def __init__(self, get_random: Callable[[], Any], set_random: Callable[[Any], None], rank: int = 0) -> None:
+        self._rank = rank
         self.epoch = 0
         self.taken = 0
         self.ended = False
@@ -41,7 +43,7 @@ class Position:
         self._start: Any = None
         self._consumed = 0
         """Samples of this epoch, over all ranks, that runs with other numbers of ranks have used."""
-        self._skip = 0
+        self._stream: Iterator[Any] = iter(())
         self._resume: Mapping[str, Any] | None = None
         self._chosen = True
         self._loader: Any = None
@@ -81,63 +83,69 @@ class Position:
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
 
-    def begin(self, make: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-        """A new pass: its iterator."""
+    def begin(self, make: Callable[[], Iterator[Any]], base: Any) -> Iterator[Any]:
+        """A new pass: its iterator, over the batches of indices that `base` gives (None: it has no indices)."""
         if not self._chosen:
             self.epoch += 1
         self._chosen = False
         saved, self._resume = self._resume, None
+        if saved is not None and saved["start"] is not None:
+            return self._again(saved, make, base)
+        self.taken = self._consumed = 0
+        self.ended = False
         if saved is None:
-            self.taken = self._skip = self._consumed = 0
-            self.ended, self._start = False, None
             self.before_pass()
-            self._start = self._get_random()
-            return make()
-        if saved["start"] is None:
+        else:
             self._set_random(saved["rng"])
-            self.taken = self._skip = self._consumed = 0
-            self.ended, self._start = saved["ended"], self._get_random()
-            return iter(()) if self.ended else make()
-        return self._again(saved, make)
+        self._start = {"random": self._get_random(), "generators": [each.get_state() for each in self._generators()]}
+        self._open(base, 0)
+        return make()
 
-    def _again(self, saved: Mapping[str, Any], make: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-        self.ended, self._start = saved["ended"], saved["start"]
-        same_world = saved["per_batch"] == self._samples_per_batch()
-        self.taken = self._skip = saved["taken"]
+    def indices(self) -> Iterator[Any]:
+        """The batches of indices of the pass that begins."""
+        return self._stream
+
+    def _again(self, saved: Mapping[str, Any], make: Callable[[], Iterator[Any]], base: Any) -> Iterator[Any]:
+        """The rest of a pass that a former run began."""
+        self.ended, self._start, self.taken = saved["ended"], saved["start"], saved["taken"]
         self._consumed = saved["consumed"]
-        if self._is_distributed() and (self._consumed or not same_world):
+        if self._is_distributed() and (self._consumed or saved["per_batch"] != self._samples_per_batch()):
             self._consumed += saved["taken"] * saved["per_batch"]
-            self.taken = self._skip = 0
+            self.taken = 0
         if self._is_distributed() and saved["sampler_epoch"] is not None:
             self._loader.sampler.set_epoch(saved["sampler_epoch"])
-        if self.ended:
-            self._set_random(saved["rng"])
-            return iter(())
-        self._set_random(saved["start"])
         try:
+            self._set_random(self._start["random"])
+            for each, state in zip(self._generators(), self._start["generators"], strict=False):
+                each.set_state(state)
+            self._open(base, self.taken)
+            if self.ended:
+                return iter(())
             inner = make()
-            if _is_iterable(self._loader):
-                say(f"the data set cannot be entered in the middle: {self._skip} batches are read and passed over")
-                for _ in range(self._skip):
-                    next(inner)
+            if base is None:
+                say(f"this data set cannot be entered in the middle: {self.taken} batches are read and passed over")
+                for _ in range(self.taken):
+                    next(inner, None)
+            return inner
         finally:
-            self._skip_done = True
             self._set_random(saved["rng"])
-        return inner
 
-    def indices(self, base: Any) -> Iterator[Any]:
-        """The batches of indices of a pass, without those that were trained on before."""
-        skip, self._skip = self._skip, 0
-        stream = self._rest(base) if self._consumed else iter(base)
-        for number, batch in enumerate(stream):
-            if number < skip:
-                continue
-            if isinstance(batch, list):
-                numbered = Numbered(batch)
-                numbered.number = number + self._consumed
-                yield numbered
-            else:
-                yield batch
+    def _open(self, base: Any, skip: int) -> None:
+        """Draw the order of the pass from the random state as it is now, and pass over what was trained on."""
+        if base is None:
+            return
+        digest = hashlib.blake2b(self._start["random"]["torch"].numpy().tobytes(), digest_size=8)
+        seed = int.from_bytes(digest.digest(), "little") + self._rank
+        batches = enumerate(self._rest(base) if self._consumed else iter(base))
+        first = next(itertools.islice(batches, skip, None), None)
+        rest = batches if first is None else itertools.chain([first], batches)
+        self._stream = (_seeded(batch, seed + (number + 1 + self._consumed) * _SPREAD) for number, batch in rest)
+
+    def _generators(self) -> list[torch.Generator]:
+        """Those that the loader was given."""
+        parts = (self._loader, getattr(self._loader, "sampler", None))
+        found = {id(each): each for part in parts if (each := getattr(part, "generator", None)) is not None}
+        return list(found.values())
 
     def _is_distributed(self) -> bool:
         batches = getattr(self._loader, "batch_sampler", None)
@@ -174,8 +182,11 @@ class Position:
 def _tracked(kind: type) -> type:
     """A loader's class, counting. With a second base Python would not let a loader change to it."""
 
+    def base_of(loader: Any) -> Any:
+        return None if _is_iterable(loader) else kind._index_sampler.fget(loader)  # type: ignore[attr-defined]  # noqa: SLF001
+
     def passes(loader: Any) -> Iterator[Any]:
-        return _Pass(loader._slurmext, lambda: kind.__iter__(loader))  # type: ignore[attr-defined]  # noqa: SLF001
+        return _Pass(loader._slurmext, lambda: kind.__iter__(loader), base_of(loader))  # type: ignore[attr-defined]  # noqa: SLF001
 
     def index_sampler(loader: Any) -> Any:
         base = kind._index_sampler.fget(loader)  # type: ignore[attr-defined]  # noqa: SLF001
@@ -188,9 +199,9 @@ def _tracked(kind: type) -> type:
 class _Pass:
     """One pass over a tracked loader."""
 
-    def __init__(self, position: Position, make: Callable[[], Iterator[Any]]) -> None:
+    def __init__(self, position: Position, make: Callable[[], Iterator[Any]], base: Any) -> None:
         self._position = position
-        self._inner = position.begin(make)
+        self._inner = position.begin(make, base)
         self._epoch = position.epoch
 
     def __iter__(self) -> _Pass:
@@ -221,7 +232,7 @@ class _Indices:
         self._base, self._position = base, position
 
     def __iter__(self) -> Iterator[Any]:
-        return self._position.indices(self._base)
+        return self._position.indices()
 
     def __len__(self) -> int:
         return len(self._base)
@@ -234,22 +245,24 @@ class _Worker:
         self._former = former
 
     def __call__(self, worker: int) -> None:
-        from torch.utils.data import get_worker_info
         from torch.utils.data._utils import fetch
 
-        shield_child()
-        if self._former is not None:
-            self._former(worker)
-        info = get_worker_info()
-        base = info.seed - info.id
         plain = fetch._MapDatasetFetcher.fetch  # noqa: SLF001
 
         def seeded(fetcher: Any, batch: Any) -> Any:
-            if isinstance(batch, Numbered):
-                _seed(base + (batch.number + 1) * _SPREAD)
+            if isinstance(batch, Seeded):
+                _seed(batch.seed)
             return plain(fetcher, batch)
 
         fetch._MapDatasetFetcher.fetch = seeded  # noqa: SLF001  # in this worker process only
+
+
+def _seeded(batch: Any, seed: int) -> Any:
+    if not isinstance(batch, list):
+        return batch
+    marked = Seeded(batch)
+    marked.seed = seed
+    return marked
 
 
 def _seed(value: int) -> None:

@@ -77,7 +77,7 @@ class ModelState:
             with torch.no_grad():
                 torch._foreach_copy_(
                     [self._copies[name] for name in changed], [self._buffers[name] for name in changed]
-                )  # noqa: SLF001
+                )
 
     def forget(self) -> None:
         """The buffers as they are now are those to save until the next boundary."""

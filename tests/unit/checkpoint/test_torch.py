@@ -1,0 +1,303 @@
+"""`attach`: a training loop in PyTorch goes on to the last bit, its data in the right order."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import slurmext
+from slurmext.checkpoint import CheckpointError, attach
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+from slurmext.checkpoint.frameworks.torch_loader import Position  # noqa: E402
+from slurmext.checkpoint.frameworks.torch_random import get_random, set_random  # noqa: E402
+
+ROOT = Path(slurmext.__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("SLURM", "WORLD_SIZE", "RANK"))]:
+        monkeypatch.delenv(name)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Items are spoilt at random, in the worker that loads them."""
+
+    def __init__(self, size=48):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        return index, torch.randn(4) + random.random()
+
+
+class Run:
+    """A training program: `until` (epoch, batch) it is killed at, None for none."""
+
+    def __init__(self, folder, *, workers=0, until=None, seed=0, by_epoch=False, leave_early=False):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.3), torch.nn.Linear(8, 1))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2 if by_epoch else 5, gamma=0.7)
+        loader = torch.utils.data.DataLoader(Numbers(), 4, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+        self.seen = []
+        with attach(model, optimizer, scheduler, loader, dir=folder, every_s=None, signals=False) as ckpt:
+            self.resumed = ckpt.resumed
+            for epoch in ckpt.epochs(3):
+                for numbers, items in loader:
+                    self.seen.append((epoch, numbers.tolist()))
+                    optimizer.zero_grad()
+                    model(items).square().mean().backward()
+                    optimizer.step()
+                    if not by_epoch:
+                        scheduler.step()
+                    if (epoch, ckpt.step + 1) == until:
+                        ckpt.save()
+                        return
+                    if leave_early and ckpt.batch == 8:
+                        break
+                if by_epoch:
+                    scheduler.step()
+                model.eval()
+                with torch.no_grad():
+                    model(torch.zeros(2, 4))
+                model.train()
+            self.weights = [value.clone() for value in model.state_dict().values()]
+            self.rate = optimizer.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"by_epoch": True}, {"leave_early": True}], ids=str)
+def test_three_runs_are_as_one(tmp_path, options):
+    """Interrupted twice, in the first and in the second epoch after which data were read: all is as undisturbed."""
+    whole = Run(tmp_path / "a", **options)
+    per_epoch = 8 if options.get("leave_early") else 12
+    first = Run(tmp_path / "b", until=(0, 5), **options)
+    second = Run(tmp_path / "b", until=(1, per_epoch + 3), seed=8, **options)
+    third = Run(tmp_path / "b", seed=9, **options)
+    assert (first.resumed, second.resumed, third.resumed) == (None, 5, per_epoch + 3)
+    assert first.seen + second.seen + third.seen == whole.seen
+    assert third.rate == whole.rate
+    assert all(map(torch.equal, third.weights, whole.weights))
+
+
+def test_at_the_end_of_an_epoch(tmp_path):
+    """Saved after an epoch's last batch: what the program does between epochs is done again, no batch is."""
+    whole = Run(tmp_path / "a", by_epoch=True)
+    first = Run(tmp_path / "b", by_epoch=True, until=(0, 12))
+    second = Run(tmp_path / "b", by_epoch=True, seed=4)
+    assert first.seen + second.seen == whole.seen
+    assert second.rate == whole.rate and all(map(torch.equal, second.weights, whole.weights))
+
+
+def test_a_signal_while_data_do_not_come(tmp_path):
+    """The last finished step is saved while the program waits for a batch, computes gradients or evaluates."""
+    hang = threading.Event()
+
+    class Slow(Numbers):
+        def __getitem__(self, index):
+            if hang.is_set():
+                time.sleep(0.5)
+            return super().__getitem__(index)
+
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = torch.utils.data.DataLoader(Slow(), 4)
+    with attach(model, optimizer, None, loader, dir=tmp_path, every_s=None) as ckpt:
+        for _, items in loader:
+            optimizer.zero_grad()
+            model(items).mean().backward()
+            optimizer.step()
+            if ckpt.step == 4:
+                wanted = [p.detach().clone() for p in model.parameters()]
+                threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+                hang.set()
+            if hang.is_set() and ckpt.step == 5:
+                break
+        assert list(tmp_path.glob("save-*-step-5")), os.listdir(tmp_path)
+    other = torch.nn.Linear(4, 1)
+    with attach(other, torch.optim.SGD(other.parameters(), lr=0.1), dir=tmp_path, signals=False) as ckpt:
+        assert ckpt.resumed == 5
+        assert all(map(torch.equal, other.parameters(), wanted))
+
+
+def test_gradients_are_added_up_over_batches(tmp_path):
+    """Only an optimizer's step ends a step: half of the sum is never saved, its batches are read again."""
+
+    def run(until, seed):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        model = torch.nn.Linear(4, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        loader = torch.utils.data.DataLoader(Numbers(), 4, shuffle=True)
+        seen = []
+        with attach(model, optimizer, None, loader, dir=tmp_path / str(until is None and seed == 0), every_s=None, signals=False) as ckpt:
+            for _ in ckpt.epochs(1):
+                for count, (numbers, items) in enumerate(loader):
+                    seen.append(numbers.tolist())
+                    model(items).mean().backward()
+                    if len(seen) == until:
+                        ckpt.save()
+                        return seen, None
+                    if count % 3 == 2:
+                        optimizer.step()
+                        optimizer.zero_grad()
+            return seen, [p.detach().clone() for p in model.parameters()]
+
+    whole, wanted = run(None, 0)
+    first, _ = run(8, 0)
+    second, weights = run(None, 5)
+    assert first[:6] + second == whole
+    assert all(map(torch.equal, weights, wanted))
+
+
+def test_more_that_is_saved(tmp_path):
+    """A scaler that leaves steps out, an average of the weights, a meter, several optimizers."""
+
+    class Meter:
+        total = 0.0
+
+        def state_dict(self):
+            return {"total": self.total}
+
+        def load_state_dict(self, state):
+            self.total = state["total"]
+
+    def make():
+        model, mean, meter = torch.nn.Linear(4, 1), torch.nn.Linear(4, 1), Meter()
+        optimizers = [torch.optim.Adam([model.weight]), torch.optim.SGD([model.bias], lr=0.1)]
+        scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+        ckpt = attach(model, optimizers, scaler=scaler, extra={"mean": mean, "meter": meter}, dir=tmp_path, every_s=None, signals=False)
+        return model, mean, meter, optimizers, scaler, ckpt
+
+    model, mean, meter, optimizers, scaler, ckpt = make()
+    for step in ckpt.steps(4):
+        scaler.scale(model(torch.randn(3, 4)).mean() * (float("inf") if step == 3 else 1.0)).backward()
+        for optimizer in optimizers:
+            scaler.step(optimizer)
+            optimizer.zero_grad()
+        scaler.update()
+        mean.weight.data.lerp_(model.weight.data, 0.1)
+        meter.total += step
+    assert ckpt.step == 4
+    ckpt.save()
+    ckpt.close()
+    again = make()
+    assert again[-1].resumed == 4 and again[2].total == 10 and again[4].get_scale() == scaler.get_scale() == 32.0
+    assert torch.equal(again[0].weight, model.weight) and torch.equal(again[1].weight, mean.weight)
+    assert torch.equal(again[3][0].state[again[0].weight]["exp_avg"], optimizers[0].state[model.weight]["exp_avg"])
+    again[-1].close()
+
+
+def test_another_model(tmp_path):
+    """The first tensor that does not fit is named, and nothing is changed."""
+    with attach(torch.nn.Linear(4, 2), dir=tmp_path, signals=False) as ckpt:
+        ckpt.save()
+    with pytest.raises(CheckpointError, match=r"weight.*\(3, 4\) here and float32 \(2, 4\)"):
+        attach(torch.nn.Linear(4, 3), dir=tmp_path, signals=False)
+
+
+@pytest.mark.parametrize("path", [(4, 2, 3), (2, 4), (3, 1, 2)])
+def test_data_are_dealt_to_other_numbers_of_ranks(path):
+    """Whatever the numbers of ranks, each sample of an epoch is used once, in the order of the sampler."""
+    saved, used, at = None, [], 0
+    for world in path:
+        places, loaders = [], []
+        for rank in range(world):
+            data = Numbers(72)
+            sampler = torch.utils.data.DistributedSampler(data, world, rank, seed=3)
+            loader = torch.utils.data.DataLoader(data, 2, sampler=sampler)
+            place = Position(get_random, set_random)
+            place.track(loader)
+            place.choose(1)
+            if saved is not None:
+                place.restore(saved, get_random())
+            places.append(place)
+            loaders.append(iter(loader))
+        at += 1
+        for _ in range(3 if at < len(path) else 1000):
+            batches = [next(each, None) for each in loaders]
+            if batches[0] is None:
+                break
+            used += [number for batch in batches for number in batch[0].tolist()]
+        saved = places[0].state()
+    assert Counter(used) == Counter(range(72)) and len(used) == 72
+
+
+def test_boundaries_cost_little(tmp_path):
+    """What a step of a small model pays for being attached."""
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with attach(model, optimizer, dir=tmp_path, every_s=None, signals=False) as ckpt:
+        began = time.perf_counter()
+        for _ in ckpt.steps(2000):
+            ckpt._enter()
+        assert (time.perf_counter() - began) / 2000 < 200e-6
+
+
+SHARDED = """
+    import hashlib, os, sys
+    import torch, torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+    import slurmext.checkpoint
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    torch.manual_seed(int(sys.argv[2]))
+    model = torch.nn.Sequential(torch.nn.Linear(6, 10), torch.nn.ReLU(), torch.nn.Linear(10, 6))
+    for part in model[0], model[2]:
+        fully_shard(part)
+    fully_shard(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    ckpt = slurmext.checkpoint.attach(model, optimizer, dir=sys.argv[1], every_s=None)
+    for step in ckpt.steps(int(sys.argv[3])):
+        inputs = torch.full((4, 6), float(step))
+        optimizer.zero_grad()
+        model(inputs).square().mean().backward()
+        optimizer.step()
+    ckpt.save()
+    tensors = [p.full_tensor() for p in model.parameters()]
+    tensors += [optimizer.state[p]["exp_avg_sq"].full_tensor() for p in model.parameters()]
+    print(ckpt.resumed, ckpt.step, [round(float(t.double().sum()), 5) for t in tensors], flush=True)
+    ckpt.close()
+    dist.destroy_process_group()
+"""
+
+
+def test_sharded_models_on_other_numbers_of_ranks(tmp_path):
+    """FSDP2: what two ranks saved goes on in three and in one, weights and optimizer."""
+
+    def run(world, folder, seed, steps):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        env = os.environ | {"PYTHONPATH": str(ROOT), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+                            "OMP_NUM_THREADS": "1"}  # fmt: skip
+        argv = [sys.executable, "-c", textwrap.dedent(SHARDED), str(folder), str(seed), str(steps)]
+        ranks = [subprocess.Popen(argv, env=env | {"RANK": str(rank)}, stdout=subprocess.PIPE, text=True) for rank in range(world)]
+        said = {rank.communicate(timeout=100)[0] for rank in ranks}
+        assert len(said) == 1
+        return said.pop()
+
+    wanted = run(1, tmp_path / "a", 1, 9)
+    assert run(2, tmp_path / "b", 1, 3).startswith("None 3 ")
+    assert run(3, tmp_path / "b", 2, 6).startswith("3 6 ")
+    assert run(1, tmp_path / "b", 3, 9).removeprefix("6") == wanted.removeprefix("None")
