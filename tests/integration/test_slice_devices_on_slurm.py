@@ -1,70 +1,100 @@
-"""A real Slurm that constrains devices: a slice job asks it for no GPU, and opens its own all the same."""
+"""A real Slurm that constrains devices: a slice job asks it for no GPU, opens its own all the same, and nobody else's."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
+from conftest import SLICED_POLICY, STALE_S, Site
 
-from slurmext.adapters.devices import NvidiaDevices
 from slurmext.adapters.devices.cgroups import Hierarchies
-from slurmext.devcluster import Devcluster
-from slurmext.model.mig import GpuCard
-
-pytestmark = pytest.mark.cluster
+from slurmext.devcluster import ClusterSpec, Devcluster
 
 HERE = Hierarchies.of_this_node()
-CARD = GpuCard(uuid="GPU-0", minor=0, index=0, name="NVIDIA H100 80GB HBM3", memory_mib=81_559)
-SCRIPT = """#!/bin/sh
-echo $$ > {folder}/pid
-while [ ! -e {folder}/go ]; do sleep 0.1; done
-for gpu in 0 1; do head -c 0 {dev}/nvidia$gpu 2>&1 | sed 's/.*: //'; done > {folder}/later
-srun -n1 sh -c 'for gpu in 0 1; do head -c 0 {dev}/nvidia$gpu 2>&1 | sed "s/.*: //"; done' > {folder}/step
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(
+        HERE.devices is None or not os.access(HERE.devices, os.W_OK),
+        reason="no cgroup v1 of devices to be written here",
+    ),
+]
+
+OPEN_ALL = """
+for node in DEV/nvidia? DEV/nvidia-caps/*; do
+  answer=$(head -c 0 $node 2>&1 | sed 's/.*: //'); echo "$1 ${node##*/} ${answer:-opened}"
+done
 """
-DENIED, NOBODY_THERE = "Operation not permitted", "No such device or address"
+JOB = """
+echo "slice $CUDA_VISIBLE_DEVICES"
+while [ ! -e FOLDER/go ]; do sleep 0.1; done
+sh FOLDER/open_all batch
+srun --mpi=none --mem=0 -n1 sh FOLDER/open_all step
+"""
+NOBODY_THERE, NOT_BY_CGROUP, NOT_BY_OWNER = "No such device or address", "Operation not permitted", "Permission denied"
+"""No GPU is behind the nodes, so one that may be opened is not there."""
 
 
-def wait_for(path: Path, lines: int = 1) -> list[str]:
-    until_s = time.monotonic() + 30
-    while time.monotonic() < until_s:
-        if path.exists() and len(found := path.read_text().splitlines()) >= lines:
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"nothing in {path}")
-
-
-@pytest.mark.skipif(HERE.devices is None or not os.access(HERE.devices, os.W_OK), reason="no cgroup v1 of devices here")
-def test_a_slice_job_opens_its_gpu_under_constrain_devices(new_cluster: Callable[..., Devcluster]) -> None:
-    """Slurm denies it all GPUs at each level of its cgroups; once admitted, the job has its own and no other."""
+@pytest.fixture(scope="module")
+def constrained() -> Iterator[Site]:
+    """One node with 2 GPUs, its gres.conf and cgroups as on a site with ConstrainDevices=yes."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: slurmd runs jobs as their users")
     assert HERE.devices is not None
-    cluster = new_cluster(
-        nodes=1, gpus=2, cpus=4, conf={"ProctrackType": "proctrack/cgroup", "TaskPlugin": "task/cgroup"}
-    )
-    root = cluster.gpus("n1").root
-    assert root is not None
-    etc = cluster.layout.etc
-    (etc / "cgroup.conf").write_text(
-        f"CgroupPlugin=cgroup/v1\nCgroupMountpoint={HERE.devices.parent}\nConstrainDevices=yes\n"
-    )
-    (etc / "gres.conf").write_text(f"AutoDetect=off\nNodeName=n1 Name=gpu Type=h100 File={root}/dev/nvidia[0-1]\n")
-    for component in ("slurmctld", "slurmd@n1"):
-        cluster.stop(component)
-        cluster.start(component)
-    folder = cluster.home("alice") / "slices"
-    folder.mkdir()
-    os.chown(folder, folder.parent.stat().st_uid, -1)
-    script = folder / "job.sh"
-    script.write_text(SCRIPT.format(folder=folder, dev=root / "dev"))
-    done = cluster.run(["sbatch", "--parsable", "-n1", "--mem=10", "-o", "/dev/null", str(script)], user="alice")
-    job_id = int(done.stdout.split(";")[0])
-    pid = int(wait_for(folder / "pid")[0])
-    devices = NvidiaDevices(root, hierarchies=Hierarchies(unified=None, devices=HERE.devices))
-    assert devices.admit(pid, [(CARD, None)], job_id=job_id + 1) == ""
-    assert devices.admit(pid, [(CARD, None)], job_id=job_id) == "v1"
+    spec = ClusterSpec(
+        name=f"test-devices-{os.getpid()}", nodes=1, gpus=2, cpus=8, users=("alice", "bob"),
+        conf={"ProctrackType": "proctrack/cgroup", "TaskPlugin": "task/cgroup"},
+        site={"daemon": {"interval_s": 2, "heartbeat_stale_s": STALE_S}},
+    )  # fmt: skip
+    with Devcluster.up(spec) as cluster:
+        root, etc = cluster.gpus("n1").root, cluster.layout.etc
+        (etc / "cgroup.conf").write_text(
+            f"CgroupPlugin=cgroup/v1\nCgroupMountpoint={HERE.devices.parent}\nConstrainDevices=yes\n"
+        )
+        (etc / "gres.conf").write_text(f"AutoDetect=off\nNodeName=n1 Name=gpu Type=h100 File={root}/dev/nvidia[0-1]\n")
+        cluster.restart("slurmctld")
+        cluster.restart("slurmd@n1")
+        site = Site(cluster)
+        policy = cluster.dir / "policy.yaml"
+        policy.write_text(SLICED_POLICY)
+        site.slurmext("policy", "apply", "-i", str(policy))
+        site.until((cluster.layout.slurmext_run / "slices.tsv").exists)
+        yield site
+        cluster.cancel_all()
+        site.store.close()
+
+
+def opened(site: Site, user: str, job: str, where: str) -> dict[str, str]:
+    """What it got for each device node."""
+    words = (line.split(maxsplit=2) for line in site.output(user, job).splitlines() if line.startswith(where))
+    return {node: answer for _, node, answer in words}
+
+
+def test_users_open_their_own_slices_only(constrained: Site) -> None:
+    """Two users on one GPU, another shares the second one: in batch script and step each opens what it has."""
+    root = constrained.cluster.gpus("n1").root
+    folder = constrained.cluster.dir / "scratch"
+    (folder / "open_all").write_text(OPEN_ALL.replace("DEV", f"{root}/dev"))
+    script = JOB.replace("FOLDER", str(folder))
+    asked = (("alice", "--gpu-slice=1g.10gb"), ("bob", "--gpu-slice=1g.10gb"), ("bob", "--gpu-share=25%,mem=10G"))
+    jobs = [(user, constrained.submit(user, option, "--ntasks=1", "--mem=10", script=script)) for user, option in asked]
+    constrained.until(lambda: all("slice" in constrained.output(user, job) for user, job in jobs), 60)
     (folder / "go").touch()
-    assert wait_for(folder / "later", 2) == [NOBODY_THERE, DENIED]
-    # A step's cgroup is a new one: it is admitted when its own task starts.
-    assert wait_for(folder / "step", 2) == [DENIED, DENIED]
+    constrained.until(lambda: all(constrained.state(job) == "COMPLETED" for _, job in jobs), 60)
+    gpus: dict[str, str] = {}
+    caps: dict[str, set[str]] = {}
+    for user, job in jobs:
+        for where in ("batch", "step"):
+            found = opened(constrained, user, job, where)
+            own = [node for node, answer in found.items() if answer == NOBODY_THERE]
+            (gpu,) = (node for node in own if "cap" not in node)
+            assert gpus.setdefault(job, gpu) == gpu
+            assert {found[node] for node in found if "cap" not in node and node != gpu} == {NOT_BY_CGROUP}
+            assert {found[node] for node in found if "cap" in node and node not in own} == {NOT_BY_OWNER}
+            caps[f"{job} {where}"] = {node for node in own if "cap" in node}
+    ours, theirs, shares = (job for _, job in jobs)
+    assert caps[f"{ours} batch"] == caps[f"{ours} step"]
+    assert caps[f"{theirs} batch"] == caps[f"{theirs} step"]
+    assert (len(caps[f"{ours} step"]), len(caps[f"{theirs} step"])) == (2, 2)
+    assert caps[f"{ours} step"].isdisjoint(caps[f"{theirs} step"])
+    assert gpus[ours] == gpus[theirs] != gpus[shares]
