@@ -61,6 +61,8 @@ class Position:
 
     def state(self) -> dict[str, Any]:
         """What `restore` takes. `ended`: the pass is over, but what the program does after it may not be."""
+        if self._resume is not None:  # the pass to go on with has not begun
+            return {name: value for name, value in self._resume.items() if name != "rng"}
         sampler = getattr(self._loader, "sampler", None)
         return {
             "epoch": self.epoch, "taken": self.taken, "ended": self.ended, "start": self._start,

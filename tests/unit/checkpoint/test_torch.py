@@ -109,6 +109,25 @@ def test_at_the_end_of_an_epoch(tmp_path):
     assert second.rate == whole.rate and all(map(torch.equal, second.weights, whole.weights))
 
 
+def test_saved_again_before_anything_is_done(tmp_path):
+    """A run that is interrupted before its first step leaves what it found."""
+    whole = Run(tmp_path / "a")
+    first = Run(tmp_path / "b", until=(0, 5))
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.3), torch.nn.Linear(8, 1))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5, gamma=0.7)
+        loader = torch.utils.data.DataLoader(Numbers(), 4, shuffle=True)
+        with attach(model, optimizer, scheduler, loader, dir=tmp_path / "b", every_s=None, signals=False) as ckpt:
+            if seed == 6:
+                next(iter(loader))
+            ckpt.save()
+    last = Run(tmp_path / "b", seed=9)
+    assert first.seen + last.seen == whole.seen
+    assert all(map(torch.equal, last.weights, whole.weights))
+
+
 def test_a_signal_while_data_do_not_come(tmp_path):
     """The last finished step is saved while the program waits for a batch, computes gradients or evaluates."""
     hang = threading.Event()
