@@ -22,6 +22,7 @@ _WORDS = {
     "slice_made": "it has its slices on {node}",
     "slice_missed": "its slices on {node} could not be made: {why}",
     "slice_freed": "its slices on {node} are free again",
+    "slice_lost": "a slice of it on {node} is gone: somebody destroyed it, or the GPU failed",
     OVER: "it used more GPU memory than its share has ({used} of {limit} MiB): {action}",
 }
 
@@ -94,6 +95,7 @@ _MOVES: Mapping[str, Callable[[Store, AgentEvent, float], bool]] = {
     "slice_missed": _missed,
     "slice_freed": _freed,
     "gpu_use": _use,
+    "slice_lost": _use,
 }
 
 
