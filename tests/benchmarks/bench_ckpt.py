@@ -6,7 +6,8 @@ threads copy the same bytes into memory that is there already), stall_over_floor
 disk, by the best of DCP's ways), write_over_raw (our bytes per second on disk by dd's with oflag=direct),
 lost_over_dcp_process (training time lost by one checkpoint under a loop that keeps all cores busy), restore_over_torch
 (cold, by torch.load), confirm_extra_ms (4 processes: from the signal to the last one's confirmation, beyond copy and write),
-goodput_gap_pct (a simulated month against the best fixed interval), peak_snapshots (memory held, in states).
+goodput_gap_pct (what a simulated month of `auto` loses against Young/Daly with the true costs), peak_snapshots (the most
+held at a time), memory_over_state (memory they take).
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ import time
 from pathlib import Path
 
 import torch
+from ckpt import growth, ranks
 from ckpt.state import GB, Training, nbytes, new_state
 from ckpt.ways import WAYS, Ours, Way, drop_cached, flat, one_process_group, timed
 
 from slurmext.checkpoint.engine.buffers import Buffer
 from slurmext.checkpoint.engine.crew import Crew
-
-GROWTH_GB = (0.25, 0.5, 1.0, 2.0, 4.0)
+from slurmext.checkpoint.goodput import goodput
 
 
 def main() -> int:
@@ -50,8 +51,11 @@ def main() -> int:
         print(f"{nbytes(state) / GB:.3f} GB in {len(flat(state))} tensors, {torch.get_num_threads()} threads, {place}")
         result = measure_idle(place, state, rounds, new_state(size, seed=1))
         result |= measure_training(place, state, 2 if options.quick else 3)
+        result |= measure_signal(place, size)
+        del state
         if not options.quick:
-            growth(place, state)
+            growth.plot(growth.measure(place))
+        result |= simulate_goodput(2 if options.quick else 8)
     finally:
         shutil.rmtree(place, ignore_errors=True)
         end_group()
@@ -62,7 +66,10 @@ def main() -> int:
 def measure_idle(place: Path, state: dict, rounds: int, into: dict) -> dict[str, float]:
     """Stall, time until durable and restore of every way, nothing else running; floor and raw disk beside them."""
     floor = Floor(state)
-    ways = {kind: kind(place / kind.__name__, state) for kind in WAYS}
+    before = resident()
+    ours = Ours(place / Ours.__name__, state)
+    held = resident() - before
+    ways = {kind: ours if kind is Ours else kind(place / kind.__name__, state) for kind in WAYS}
     stall: dict[type[Way], list[float]] = {kind: [] for kind in WAYS}
     durable: dict[type[Way], list[float]] = {kind: [] for kind in WAYS}
     restore: dict[type[Way], list[float]] = {kind: [] for kind in WAYS}
@@ -98,6 +105,7 @@ def measure_idle(place: Path, state: dict, rounds: int, into: dict) -> dict[str,
     for kind in WAYS:
         cold = f"{statistics.median(restore[kind]):14.3f}" if restore[kind] else ""
         print(f"{kind.name:<28}{middle[kind][0]:8.3f}{middle[kind][1]:9.3f}{cold}")
+    print(f"memory slurmext holds for two snapshots: {held / nbytes(state):.2f} times the state")
     print(f"disk, GB/s: dd oflag=direct {median(raw) / GB:.2f}, slurmext {median(writes) / GB:.2f}")
     best = min(middle[kind][1] for kind in WAYS if kind.name.startswith("DCP"))
     return {
@@ -109,10 +117,16 @@ def measure_idle(place: Path, state: dict, rounds: int, into: dict) -> dict[str,
         "write_over_raw": round(median(writes) / median(raw), 3),
         "restore_over_torch": round(statistics.median(restore[Ours]) / statistics.median(restore[WAYS[1]]), 3),
         "peak_snapshots": peak,
+        "memory_over_state": round(held / nbytes(state), 2),
     }
 
 
 RESTORED = set(WAYS[:3])
+
+
+def resident() -> int:
+    """Bytes of memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def median(values: list[float]) -> float:
@@ -216,8 +230,21 @@ def with_checkpoint(training: Training, way: Way, step_s: float) -> tuple[float,
     return stall, durable[0], time.perf_counter() - started, steps
 
 
-def growth(place: Path, state: dict) -> None:
-    """Stall, durable and restore by size, into docs/img."""
+def measure_signal(place: Path, size: float) -> dict[str, float]:
+    """Four processes, a quarter of the state each: from the signal to the agent's news, less copy and write."""
+    found = ranks.measure(place / "ranks", int(size), world=4, times=6)
+    print(f"\nsignal to confirmed, 4 processes: {found['confirmed_s']:.3f} s, copy and write of the slowest "
+          f"{found['copy_and_write_s']:.3f} s, steps of {ranks.STEP_S:g} s")  # fmt: skip
+    return {"confirm_extra_ms": round(found["extra_ms"], 1)}
+
+
+def simulate_goodput(seeds: int) -> dict[str, float]:
+    """A month with a failure every 3 hours, costs drifting."""
+    found = goodput(seeds=range(seeds))
+    fixed = "   ".join(f"{every:g} s {100 * part:.2f}" for every, part in found.fixed.items())
+    print(f"\ngoodput of a month, MTBF 3 h, % of the time: auto {100 * found.auto:.2f}   Young/Daly with perfect knowledge "
+          f"{100 * found.optimum:.2f}   fixed: {fixed}")  # fmt: skip
+    return {"goodput_gap_pct": round(100 * found.gap, 3)}
 
 
 if __name__ == "__main__":

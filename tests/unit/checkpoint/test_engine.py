@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -351,7 +352,7 @@ def test_every_row_is_written_by_exactly_one_rank(shapes, world):
     for leaf in leaves:
         ranges = sorted(written[leaf.name])
         assert ranges[0][0] == 0 and ranges[-1][1] == leaf.shape[0]
-        assert all(a[1] == b[0] for a, b in zip(ranges, ranges[1:], strict=False))
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(ranges))
 
 
 @settings(max_examples=40, deadline=None)
