@@ -63,8 +63,9 @@ class FailureWatch:
             count=rate.count * faded + len(failed), node_s=rate.node_s * faded + node_s, at_s=now_s
         )
         self._runs = self._runs | running
-        alive = {known.key for known in observation.known.values()}
-        self._runs = {key: run for key, run in self._runs.items() if key in alive}
+        restarts = {known.key: known.record.restarts for known in observation.known.values()}
+        # A run that is over is over, whether its job waits or is gone.
+        self._runs = {key: run for key, run in self._runs.items() if restarts.get(key) == run.restarts}
         self._seen_s = now_s
         if failed or now_s - self._saved_s >= _SAVE_EVERY_S:
             self._saved_s = now_s

@@ -175,12 +175,60 @@ def site(policed: Site) -> Iterator[Site]:
     assert policed.broken_laws(began_s) == []
 
 
+SLICED_POLICY = """\
+version: 1
+settings: {default_queue: research, grace_s: 8, requeue_delay_s: 1}
+queues:
+  research: {guaranteed: 4, max: 8}
+  prod: {guaranteed: 4, max: 8}
+  small: {guaranteed: 0, max: 1}
+slices: {empty_for_s: 4, keep_for_s: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def cut_cluster() -> Iterator[Site]:
+    """2 nodes with 4 simulated H100 each, whose parts jobs may have. Tests use `sliced`, which cleans up."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: slurmd runs jobs as their users")
+    spec = ClusterSpec(
+        name=f"test-cut-{os.getpid()}", nodes=2, gpus=4, cpus=64, users=("alice", "bob"), conf={"KillWait": "4"},
+        site={"daemon": {"interval_s": 5, "heartbeat_stale_s": STALE_S}, "agent": {"slices": {"warm_s": 2}}},
+    )  # fmt: skip
+    with Devcluster.up(spec) as cluster:
+        site = Site(cluster)
+        policy = cluster.dir / "policy.yaml"
+        policy.write_text(SLICED_POLICY)
+        site.slurmext("policy", "apply", "-i", str(policy))
+        table = cluster.layout.slurmext_run / "slices.tsv"
+        site.until(table.exists)
+        yield site
+        site.store.close()
+
+
+@pytest.fixture
+def sliced(cut_cluster: Site) -> Iterator[Site]:
+    """That cluster with every process running, nothing on its GPUs and no job, before and after the test."""
+    began_s = time.time()
+    yield cut_cluster
+    for node in cut_cluster.cluster.node_names:
+        cut_cluster.cluster.gpus(node).clear_calls()
+    cut_cluster.settle()
+    cut_cluster.until(lambda: not _on_gpus(cut_cluster) and not cut_cluster.store.holds(), 90)
+    assert cut_cluster.broken_laws(began_s) == []
+
+
+def _on_gpus(site: Site) -> list[object]:
+    return [one for node in site.cluster.node_names for one in site.cluster.gpus(node).slices()]
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Shows what slurmextd said last in a failed test."""
     outcome: Any = yield
     report = outcome.get_result()
-    site = getattr(item, "funcargs", {}).get("policed")
+    given = getattr(item, "funcargs", {})
+    site = given.get("policed") or given.get("cut_cluster")
     if report.when == "call" and report.failed and site is not None:
         lines = (site.cluster.layout.log / "slurmextd.out").read_text(errors="replace").splitlines()[-30:]
         report.sections.append(("end of slurmextd.out", "\n".join(lines)))

@@ -65,11 +65,11 @@ def mapped(context: Context, viewer: Viewer, _asked: Question) -> Answer:
     return {
         "now_s": context.now(),
         "gpus": [_card(card, by_gpu.get(card.uuid, ()), viewer) for card in kept],
-        "fragmentation": measured(fragmentation(cards)),
+        "fragmentation": fragments(fragmentation(cards)),
     }
 
 
-def measured(found: Fragmentation) -> dict[str, object]:
+def fragments(found: Fragmentation) -> dict[str, object]:
     """As JSON values, in GPUs."""
     return {
         "gpus": found.gpus,
@@ -169,8 +169,10 @@ def _advice(context: Context, job_ids: Sequence[str]) -> list[Advice]:
     found = list[Advice]()
     for job_id in job_ids:
         mine = [record for record in records if record.job.job_id == job_id and record.live_s is not None]
-        key = mine[-1].job if mine else None
-        advice = advise(mine, [sample for sample in samples if sample.job == key], cards)
+        measured = {sample.job for sample in samples}
+        key = next((record.job for record in reversed(mine) if record.job in measured), None)
+        run = [record for record in mine if record.job == key]
+        advice = advise(run, [sample for sample in samples if sample.job == key], cards)
         if advice is not None:
             found.append(advice)
     return found

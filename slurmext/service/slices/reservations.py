@@ -25,6 +25,10 @@ ANSWER_S = 20.0
 """An agent that is connected has so long to take a reservation."""
 AWAY_S = 5.0
 """The same for one that is away."""
+BEGUN_S = 20.0
+"""A job that has run for so long and whose slices nobody has begun to make never gets any."""
+LOST_S = 3600.0
+"""So long after the end of its job a reservation on a node whose agent is away is given up."""
 FREED_S = 20.0
 """So long after a job's end its slices are asked for again."""
 
@@ -118,19 +122,42 @@ class Reservations:
         early = [record for record in records if record.state in _EARLY]
         live = [record for record in records if record.state is SliceState.LIVE]
         if job is None or known is None:
-            self.give_up(token, early, "its job is gone")
-            self._ask_for(live, now_s)
+            self._gone(token, records, memory, now_s)
         elif any(miss.reservation == records[0].reservation for miss in memory.misses):
             self.give_up(token, early, "another slice of the job could not be made")
             self._ask_for(live, now_s)
         elif job.state is not JobState.PENDING:
-            return
+            self._check_begun(token, early, job, memory, now_s)
         elif live:
             self._ask_for(live, now_s)  # of the run before this one
         elif any(record.state is SliceState.RESERVED for record in early):
             self._await(token, early, job, memory, now_s)
         elif job.held and known.key not in releasing:
             self._release(token, early, known, found, now_s)
+
+    def _gone(self, token: int, records: Sequence[SliceRecord], memory: SliceMemory, now_s: float) -> None:
+        """The job is over. Its agents know best whether it had its slices: what they say comes in order."""
+        early = [record for record in records if record.state in _EARLY]
+        self._ask_for([record for record in records if record.state is SliceState.LIVE], now_s)
+        for node, name in sorted({(record.node, record.reservation) for record in early}):
+            if node in memory.connected and now_s - self._told.get((name, f"free {node}"), 0) > AGAIN_S:
+                self._told[name, f"free {node}"] = now_s
+                self._agents.withdraw(node, name)
+        lost = [record for record in early if now_s - record.changed_s > LOST_S and record.node not in memory.connected]
+        self.give_up(token, lost, "its job is gone, and so is the agent")
+
+    def _check_begun(
+        self, token: int, early: Sequence[SliceRecord], job: JobRecord, memory: SliceMemory, now_s: float
+    ) -> None:
+        """A job that runs and whose prolog never reached an agent has no slices: its tasks wait in vain."""
+        late = job.state is JobState.RUNNING and now_s - (job.start_s or now_s) > BEGUN_S
+        silent = [record for record in early if record.node in memory.connected] if late else []
+        if silent:
+            ids = [record.id for record in silent]
+            why = f"its prolog did not reach the agent of {silent[0].node}"
+            log.warning("job %s: %s", job.slurm_id, why)
+            self._store.advance_slices(ids, SliceState.MISSED, now_s, why=why, within=_EARLY, token=token)
+            self._withdraw(silent)
 
     def _await(
         self, token: int, records: Sequence[SliceRecord], job: JobRecord, memory: SliceMemory, now_s: float
