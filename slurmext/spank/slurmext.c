@@ -277,6 +277,48 @@ static void keep_value(int index, const char *value)
 }
 
 /*
+ * A job with --ckpt goes on after a requeue, and so does its output, which Slurm would else begin anew. sbatch takes
+ * SBATCH_OPEN_MODE in after the #SBATCH lines and before the command line, so it is set while those are read, and gone
+ * before the job gets its environment. What the user says with --open-mode or the variable stands.
+ */
+static int sx_append;
+
+static void offer_append(void)
+{
+	if (spank_context() == S_CTX_ALLOCATOR && !getenv("SBATCH_OPEN_MODE")) {
+		setenv("SBATCH_OPEN_MODE", "append", 1);
+		sx_append = 1;
+	}
+}
+
+static void withdraw_append(void)
+{
+	if (sx_append)
+		unsetenv("SBATCH_OPEN_MODE");
+	sx_append = 0;
+}
+
+/* Whether an argument of this command is the option; one of the job script's own does no harm. */
+static int is_argument(const char *name)
+{
+	char wanted[160], line[32768];
+	size_t size, length, at = 0;
+	FILE *file = fopen("/proc/self/cmdline", "r");
+
+	if (!file)
+		return 0;
+	size = fread(line, 1, sizeof(line) - 1, file);
+	fclose(file);
+	line[size] = '\0';
+	length = (size_t)snprintf(wanted, sizeof(wanted), "--%s%s", sx_prefix, name);
+	for (; at < size; at += strlen(line + at) + 1) {
+		if (strncmp(line + at, wanted, length) == 0 && (line[at + length] == '\0' || line[at + length] == '='))
+			return 1;
+	}
+	return 0;
+}
+
+/*
  * Called by Slurm for each option it finds, in rising order of precedence: the last call wins. A bad value is only
  * noted here, because one of higher precedence may still replace it.
  */
@@ -290,6 +332,8 @@ static int take_option(int index, const char *optarg, int remote)
 	value = given_value(&sx_options[index], optarg);
 	sx_bad[index] = !is_valid(&sx_options[index], value);
 	keep_value(index, value);
+	if (sx_options[index].kind == SX_CHECKPOINT)
+		offer_append();
 	return ESPANK_SUCCESS;
 }
 
@@ -399,6 +443,9 @@ int slurm_spank_init(spank_t spank, int argc, char *argv[])
 			slurm_debug("slurmext: option --%s could not be registered", names[i]);
 		if (is_client())
 			offer_twin(option);
+		if (option->kind == SX_CHECKPOINT && context == S_CTX_ALLOCATOR &&
+		    ((getenv(option->env) && *getenv(option->env)) || is_argument(option->name)))
+			offer_append();
 	}
 	return ESPANK_SUCCESS;
 }
@@ -412,6 +459,7 @@ static void hand_to_controller(spank_t spank)
 {
 	int i;
 
+	withdraw_append();
 	for (i = 0; i < SX_OPTION_COUNT; i++) {
 		withdraw_twin(&sx_options[i]);
 		if (sx_bad[i])
