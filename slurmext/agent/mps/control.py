@@ -206,7 +206,7 @@ def daemons_of(pid: int, proc: str = "/proc") -> list[int]:
     return found
 
 
-def end_process(pid: int, ticks: str, *, patience_s: float = 1.0) -> bool:
+def end_process(pid: int, ticks: str, *, patience_s: float = 3.0) -> bool:
     """TERM and then KILL exactly this process; True once it is gone."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:

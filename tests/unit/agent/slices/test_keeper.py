@@ -212,6 +212,18 @@ def test_foreign_instances_stay(new_node):
     assert node.uuids() == {("1g.10gb", 0): foreign.uuid}
 
 
+def test_somebody_was_faster(new_node):
+    """Somebody else made an instance at the reserved place before the prolog came: a miss, and theirs stays."""
+    node = new_node("h100")
+    node.mig()
+    node.reserve(1, node.item("1g.10gb", 0))
+    foreign = node.driver.create(node.gpus.uuid(0), "1g.10gb", 0)
+    assert node.keeper.prolog(1, 1000) is not None
+    assert node.uuids() == {("1g.10gb", 0): foreign.uuid}
+    node.restart()
+    assert node.uuids() == {("1g.10gb", 0): foreign.uuid}
+
+
 def test_the_same_order_again(new_node):
     """At each stage an order that comes again gets the answer of that stage, and brings nothing back."""
     node = new_node("h100")
