@@ -294,7 +294,8 @@ class SliceSnapshot:
     """Everything `plan_slices()` may look at.
 
     `whole` are the whole-GPU jobs: they use the same quotas. `wanted_gpus` is how many GPUs of each type ("": of any)
-    they wait for because none is free; `idle_gpus` of the nodes are those left after whole-GPU jobs were planned.
+    they wait for because none is free, `owed` are those of them for whom nothing else is being done. `idle_gpus` of
+    the nodes are those left after whole-GPU jobs were planned.
     `taking` are takes under way that no GPU shows yet; `holds` are the last plan's: who has one comes before others.
     `mix` is what came lately (empty: the jobs at hand): what is left free is judged by what it could take of that.
     `past_gpus` is as in Snapshot. A GPU that is not listed, or whose `use` is UNKNOWN, is not planned on.
@@ -311,6 +312,7 @@ class SliceSnapshot:
     jobs: tuple[SliceJob, ...] = ()
     whole: tuple[Job, ...] = ()
     wanted_gpus: Mapping[str, int] = field(default_factory=dict[str, int])
+    owed: tuple[str, ...] = ()
     taking: tuple[TakeGpu, ...] = ()
     holds: tuple[HoldPlaces, ...] = ()
     mix: tuple[SliceDemand, ...] = ()

@@ -281,7 +281,7 @@ def _disturbed(snapshot: SliceSnapshot, made: SlicePlan, jobs: Mapping[str, Slic
             yield f"{victim.id} is evicted and may not be"
         if victim.evicting_for is not None:
             yield f"{victim.id} is evicted twice"
-        if victim.queue == jobs[evict.beneficiary].queue:
+        if victim.queue == next(job.queue for job in (*snapshot.jobs, *snapshot.whole) if job.id == evict.beneficiary):
             yield f"{victim.id} is evicted for a job of its own queue"
     for move in made.move:
         mover = jobs[move.job]

@@ -211,6 +211,7 @@ def _snapshot(case: Mapping[str, Any]) -> SliceSnapshot:
         jobs=tuple(jobs),
         whole=TypeAdapter(tuple[Job, ...]).validate_python(case.get("whole", [])),
         wanted_gpus=case.get("wanted_gpus", {}),
+        owed=tuple(str(job) for job in case.get("owed", ())),
         taking=TypeAdapter(tuple[TakeGpu, ...]).validate_python(case.get("taking", [])),
     )
 

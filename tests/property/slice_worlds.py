@@ -219,6 +219,15 @@ def slice_worlds(draw: st.DrawFn, *, most_waiting: int = 8) -> SliceSnapshot:
     pools = draw(st.sampled_from([(), (SlicePool(maximum=1),), (SlicePool(minimum=1),), (SlicePool(gpu_type="h100", maximum=2, minimum=1, use=GpuUse.SHARED),)]))  # fmt: skip
     takes = [TakeGpu(node=n.name, gpu_type=kind, use=GpuUse.MIG) for n in nodes for kind in n.idle_gpus][:1]
     whole = Job(id="w", queue="org/a", state=JobState.RUNNING, user="ann", placement=(NodeGpus(node="n0", gpus=1),))
+    wants = Job(
+        id="W",
+        queue=draw(st.sampled_from(QUEUES)),
+        state=JobState.PENDING,
+        gpus_per_task=draw(st.sampled_from([1, 1, 2])),
+        tasks=draw(st.sampled_from([1, 1, 2])),
+        types=draw(st.sampled_from([(), ("h100",)])),
+    )
+    owed = draw(st.sampled_from([(), (), ("W",)]))
     return SliceSnapshot(
         now_s=NOW_S,
         settings=SliceSettings(pools=pools, prefer=draw(st.sampled_from([GpuUse.MIG, GpuUse.SHARED]))),
@@ -226,7 +235,8 @@ def slice_worlds(draw: st.DrawFn, *, most_waiting: int = 8) -> SliceSnapshot:
         gpus=tuple(shown),
         queues=queues,
         jobs=(*running, *waiting),
-        whole=(whole,) if draw(st.booleans()) else (),
+        whole=(whole, wants) if draw(st.booleans()) else (wants,),
+        owed=owed,
         wanted_gpus=draw(st.sampled_from([{}, {"h100": 1}, {"": 2}])),
         taking=tuple(takes) if draw(st.booleans()) else (),
     )

@@ -69,7 +69,9 @@ class Card:
     strange: bool = False
     """It has an instance that its geometry does not know: no MIG on it."""
     closing: bool = False
-    """The pool shrinks: nothing new goes there."""
+    """Nothing new goes there: the pool shrinks, or a whole-GPU job is to get it."""
+    owed: str = ""
+    """That job."""
 
     @property
     def kind(self) -> Kind | None:

@@ -69,7 +69,7 @@ class MakingRoom(Placing):
             if not claims or self.quotas.refused(leaf, shadow, {gpu_type: milli}) is not None:
                 continue
             for _ in range(MOST_TRIES):
-                found = self._search(job, requests, self._reclaim_price(leaf, claims, barred))
+                found = self._search(job, requests, self.reclaim_price(leaf, claims, barred))
                 if found is None:
                     break
                 kept_back = self._take(leaf, claims, found[1])
@@ -84,7 +84,8 @@ class MakingRoom(Placing):
             return [None]
         return list({name: None for request in requests for name in self.wants.gpu_types(request.wish)})
 
-    def _reclaim_price(self, leaf: int, claims: Sequence[int], barred: set[str]) -> Price:
+    def reclaim_price(self, leaf: int, claims: Sequence[int], barred: set[str]) -> Price:
+        """What it costs that a job gives back what its queue borrowed, to whoever claims it for the leaf."""
         known: dict[str, float | None] = {}
 
         def price(other: str) -> float | None:

@@ -15,8 +15,8 @@ from slurmext.model.plan import Reason
 from slurmext.model.slicing import SliceJob, SlicePlan, SliceSnapshot
 from slurmext.policy.round import Standing
 from slurmext.policy.slicing.finder import Request
-from slurmext.policy.slicing.making_room import MakingRoom
 from slurmext.policy.slicing.needs import Refusal
+from slurmext.policy.slicing.owing import Owing
 from slurmext.policy.slicing.quota import whole_in_milli
 from slurmext.policy.slicing.why import why_not
 
@@ -46,11 +46,12 @@ class SlicePlanner:
         return _Asking(snapshot, [counted for _, counted in self._whole.values()]).plan()
 
 
-class _Asking(MakingRoom):
+class _Asking(Owing):
     """One plan: everybody asked, in order."""
 
     def plan(self) -> SlicePlan:
         self.keep_targets()
+        self.owe()
         self._asked: set[str] = set()
         self._unfit: dict[tuple[object, ...], Reason] = {}
         self._held: set[tuple[object, ...]] = set()

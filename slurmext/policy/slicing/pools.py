@@ -106,7 +106,8 @@ class Pools:
                 continue
             rule = self.rule(gpu_type)
             if card.closing:
-                yield self._given(gpu, "the pool has become smaller")
+                why = f"job {card.owed} is guaranteed whole GPUs" if card.owed else "the pool has become smaller"
+                yield self._given(gpu, why)
                 left[gpu_type] -= 1
             elif left[gpu_type] <= rule.minimum or gpu_type in waiting:
                 continue

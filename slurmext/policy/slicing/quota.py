@@ -136,9 +136,9 @@ class Quotas:
 
     def standing(self, leaf: int, job: Job, types: Sequence[str | None]) -> Standing:
         """How strong the job's case is now, on the best of these types."""
-        return min((self._standing_on(leaf, job, gpu_type) for gpu_type in types), default=Standing.BORROW)
+        return min((self.standing_on(leaf, job, gpu_type) for gpu_type in types), default=Standing.BORROW)
 
-    def _standing_on(self, leaf: int, job: Job, gpu_type: str | None) -> Standing:
+    def standing_on(self, leaf: int, job: Job, gpu_type: str | None) -> Standing:
         own, nodes, lasting = self.tree.own(leaf), self.tree.nodes, self.ledger.lasting
         above = [lasting.guarantee_room(nodes[i], gpu_type) >= job.gpus for i in nodes[leaf].lineage[1:]]
         if own.index == leaf and lasting.guarantee_room(own, gpu_type) >= job.gpus:

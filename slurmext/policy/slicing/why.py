@@ -43,7 +43,9 @@ def _hosts(desk: Desk, job: SliceJob, request: Request, *, holds: bool, closed: 
             continue
         if beside and not host.has(request.cpus, request.memory_mib):
             continue
-        room = sum(_room(card, request, holds=holds) for card in host.cards if closed or not card.closing)
+        room = sum(
+            _room(card, request, holds=holds) for card in host.cards if not card.closing or (closed and not card.owed)
+        )
         found += room >= request.per_node
     return found >= job.need.nodes
 
