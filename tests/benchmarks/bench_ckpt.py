@@ -16,6 +16,7 @@ import argparse
 import ctypes
 import json
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -44,8 +45,9 @@ def main() -> int:
     options = parser.parse_args()
     size = (options.gb or (0.2 if options.quick else 1.08)) * GB
     rounds = options.rounds or (2 if options.quick else 5)
-    end_group = one_process_group()
     place = Path(tempfile.mkdtemp(prefix="slurmext-bench-ckpt-", dir=options.dir))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that gigabytes do not stay behind
+    end_group = one_process_group(place)
     try:
         state = new_state(size)
         print(f"{nbytes(state) / GB:.3f} GB in {len(flat(state))} tensors, {torch.get_num_threads()} threads, {place}")

@@ -7,6 +7,7 @@ saved another can read.
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -75,6 +76,7 @@ class Leaf:
         return math.prod(self.shape) * itemsize(self.dtype)
 
 
+@functools.cache
 def itemsize(dtype: str) -> int:
     """Bytes of one element."""
     if dtype in _NAMED:
@@ -136,6 +138,7 @@ def numpy_dtype(dtype: str) -> Any:
         ) from None
 
 
+@functools.cache
 def torch_dtype_text(dtype: Any) -> str:
     """The name we write for a torch.dtype."""
     name = str(dtype).removeprefix("torch.")

@@ -70,7 +70,8 @@ def lay_out(leaves: Sequence[Leaf], rank: int) -> Layout:
         start = at
 
     for leaf, first, last in rows_of(leaves, rank):
-        size = leaf.nbytes if not leaf.shape else (last - first) * (leaf.nbytes // leaf.shape[0] if leaf.nbytes else 0)
+        nbytes = leaf.nbytes
+        size = nbytes if not leaf.shape or not nbytes else nbytes // leaf.shape[0] * (last - first)
         if size >= LARGE or at - start + size > BLOCK:
             end_block()
         pieces.append(Piece(leaf=leaf, first=first, last=last, at=at, nbytes=size))

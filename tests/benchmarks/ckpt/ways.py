@@ -192,10 +192,10 @@ def quiet() -> Any:
         yield
 
 
-def one_process_group() -> Callable[[], None]:
+def one_process_group(place: Path) -> Callable[[], None]:
     """What DCP's process mode wants; call the result at the end."""
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    dist.init_process_group("gloo", rank=0, world_size=1, init_method=f"file:///tmp/slurmext-bench-{os.getpid()}")
+    dist.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{place}/group")
     return dist.destroy_process_group
 
 
