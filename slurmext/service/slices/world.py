@@ -28,6 +28,9 @@ from slurmext.service.slices.memory import PLACEHOLDER, SliceMemory
 
 _WANTS_GPUS = frozenset({Reason.NO_FREE_GPUS, Reason.FRAGMENTED, Reason.RECLAIMING, Reason.CONSOLIDATING})
 
+_NOTHING_DONE = frozenset({Reason.NO_FREE_GPUS, Reason.FRAGMENTED})
+"""Reasons of whole-GPU jobs for whom nobody leaves."""
+
 
 def slice_job(job: Job, record: JobRecord, places: Sequence[SliceRecord], *, nodes: tuple[str, ...]) -> SliceJob:
     """A managed job of slices; `job` is what is common to all jobs, `nodes` those its user required."""
@@ -105,6 +108,7 @@ def slice_snapshot(
         ),
         whole=tuple(job for job in snapshot.jobs if job.queue and not job.id.startswith("slices of ")),
         wanted_gpus=_wanted(snapshot, plan),
+        owed=tuple(job for job, reason in sorted(plan.reasons.items()) if reason in _NOTHING_DONE),
         taking=_taking(memory, cards),
         holds=tuple(holds),
     )
