@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from slurmext.cli.base import Command
 from slurmext.errors import UsageError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_DRAWN_EVERY_S = 4.0
+
 
 @click.command(
     "demo",
     cls=Command,
     examples=[
-        ("slurmext demo", "two to three minutes; exit code 0 only when every check holds"),
+        ("slurmext demo", "three minutes; exit code 0 only when every check holds"),
         ("slurmext demo --release trixie", "the same on Debian 13's Slurm"),
         ("slurmext demo --keep", "leave the cluster up to look around in"),
     ],
@@ -28,16 +36,17 @@ from slurmext.errors import UsageError
 )  # fmt: skip
 @click.option("--keep", is_flag=True, help="Leave the cluster up.")
 def cli(name: str, release: str, keep: bool) -> None:
-    """A queue borrows the whole cluster, another claims its guarantee: reclaim, checkpoint and resume, live.
+    """A queue borrows the whole cluster, another claims its guarantee; then sixty small jobs share eight GPUs. Live.
 
     Boots 4 nodes x 8 simulated GPUs in a directory of their own, submits real training jobs with sbatch, and checks
-    the outcome against Slurm's own records and the jobs' output.
+    the outcome against Slurm's own records and the jobs' output. The second act cuts the GPUs of 2 nodes into slices.
     """
     if os.geteuid() != 0:
         raise UsageError("booting a Slurm needs root; run it with sudo")
     from rich.console import Console
     from rich.table import Table
 
+    from slurmext.demo.slices import play_slices
     from slurmext.demo.story import play
     from slurmext.devcluster import ClusterSpec
 
@@ -48,14 +57,40 @@ def cli(name: str, release: str, keep: bool) -> None:
         console.print(f"[dim]{time.monotonic() - began:6.1f} s[/dim]  ", end="")
         console.print(text, markup=False)
 
-    result = play(ClusterSpec(name=name, release=release), say, keep=keep)
+    spec = ClusterSpec(name=name, release=release)
+    result = play(spec, say, keep=keep)
+    with _artist(console) as show:
+        slices = play_slices(spec, say, show)
     console.print("\n[bold]What slurmext recorded[/bold] (slurmext history)")
     console.print(result.timeline, markup=False)
     table = Table("", "must be true", "by Slurm's records and the jobs' output", box=None, pad_edge=False)
-    for check in result.checks:
+    for check in (*result.checks, *slices):
         table.add_row("[green]ok[/green]" if check.good else "[red]NO[/red]", check.what, check.found)
     console.print(table)
-    console.print(
-        f"\n{'every check holds' if result.good else 'a check FAILED'} after {time.monotonic() - began:.0f} s"
-    )
-    raise click.exceptions.Exit(0 if result.good else 1)
+    good = result.good and all(check.good for check in slices)
+    console.print(f"\n{'every check holds' if good else 'a check FAILED'} after {time.monotonic() - began:.0f} s")
+    raise click.exceptions.Exit(0 if good else 1)
+
+
+@contextlib.contextmanager
+def _artist(console: Console) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Draws the map anew in its place on a terminal; elsewhere now and then, one below the other."""
+    from rich.live import Live
+
+    from slurmext.cli.slice_map import drawn
+
+    last_s = 0.0
+
+    def show(answer: Mapping[str, Any]) -> None:
+        nonlocal last_s
+        if not any(card["use"] in {"mig", "shared"} for card in answer["gpus"]):
+            return
+        if live is not None:
+            live.update(drawn(answer), refresh=True)
+        elif time.monotonic() - last_s >= _DRAWN_EVERY_S:
+            last_s = time.monotonic()
+            console.print(drawn(answer))
+
+    live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    with live or contextlib.nullcontext():
+        yield show
