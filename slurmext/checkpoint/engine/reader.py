@@ -47,22 +47,29 @@ class _Fill:
     keep: list[Any] = field(default_factory=list)
 
 
-def fill(folder: Path, manifest: Manifest, wants: Sequence[Want], crew: Crew, *, check_only: bool = False) -> None:
+def fill(
+    folders: Sequence[Path], manifest: Manifest, wants: Sequence[Want], crew: Crew, *, check_only: bool = False
+) -> None:
     """Put what is wanted into its arrays. Raises BadCheckpointError: then some arrays may have been overwritten.
 
-    `check_only`: read and check the same blocks and change nothing.
+    `folders`: where the checkpoint is; each pack is read from the first that has it. `check_only`: read and check the
+    same blocks and change nothing.
     """
     index: dict[Any, list[tuple[int, SavedPiece]]] = {}
     for number, part in enumerate(manifest.parts):
         for piece in part.pieces:
             index.setdefault(piece.name, []).append((number, piece))
-    with _Packs(folder, manifest) as packs:
+    needed = _Fill()
+    for want in wants:
+        _plan(manifest, index, want, needed, staged=False)
+    with _Packs(folders, manifest, needed.copies) as packs:
+        if check_only:
+            _read_blocks(packs, manifest, {key: [] for key in needed.copies}, crew)
+            return
         for batch in _batches(wants):
             todo = _Fill()
             for want in batch:
-                _plan(manifest, index, want, todo, staged=not check_only)
-            if check_only:
-                todo = _Fill(copies={key: [] for key in todo.copies})
+                _plan(manifest, index, want, todo, staged=True)
             _read_blocks(packs, manifest, todo.copies, crew)
             for step in todo.then:
                 step()
@@ -73,32 +80,31 @@ def check(folder: Path, manifest: Manifest, crew: Crew, *, share: tuple[int, int
 
     `share`: (i, n): every n-th part from the i-th, for ranks that do it together.
     """
-    with _Packs(folder, manifest) as packs:
-        copies = {
-            (number, block): []
-            for number, part in enumerate(manifest.parts)
-            if number % share[1] == share[0]
-            for block in range(len(part.blocks))
-        }
+    copies: dict[tuple[int, int], list[tuple[int, int, int]]] = {
+        (number, block): []
+        for number, part in enumerate(manifest.parts)
+        if number % share[1] == share[0]
+        for block in range(len(part.blocks))
+    }
+    with _Packs([folder], manifest, copies) as packs:
         _read_blocks(packs, manifest, copies, crew)
 
 
 class _Packs:
-    """The open files of a checkpoint; all have their size, or opening fails."""
+    """The open files that some blocks are in; all are there and have their size, or opening fails."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._files: dict[str, OldFile] = {}
-        self._names = [[name for name, _ in part.packs] for part in manifest.parts]
+    def __init__(self, folders: Sequence[Path], manifest: Manifest, keys: Iterable[tuple[int, int]]) -> None:
+        self._files: dict[tuple[int, int], OldFile] = {}
         try:
-            for part in manifest.parts:
-                for name, size in part.packs:
-                    self._files[name] = OldFile(folder / Path(name).name, size)
+            for part, pack in sorted({(part, manifest.parts[part].blocks[block].pack) for part, block in keys}):
+                name, size = manifest.parts[part].packs[pack]
+                self._files[part, pack] = _open(folders, Path(name).name, size)
         except BaseException:
             self.__exit__()
             raise
 
     def of(self, part: int, block: Block) -> OldFile:
-        return self._files[self._names[part][block.pack]]
+        return self._files[part, block.pack]
 
     def __enter__(self) -> _Packs:  # noqa: PYI034
         return self
@@ -106,6 +112,13 @@ class _Packs:
     def __exit__(self, *_: object) -> None:
         for file in self._files.values():
             file.close()
+
+
+def _open(folders: Sequence[Path], name: str, size: int) -> OldFile:
+    for folder in folders[:-1]:
+        if (folder / name).exists():
+            return OldFile(folder / name, size)
+    return OldFile(folders[-1] / name, size)
 
 
 def _batches(wants: Iterable[Want]) -> Iterable[list[Want]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,14 @@ def attempt(
 
     `copies`: folders with it, fastest first. `careful`: check before anything is written to, as no other one follows.
     """
-    why, touched = "it is not there", False
-    for saved in copies:
+    why, touched, found = "it is not there", False, list(copies)
+    for number, saved in enumerate(found):
         try:
             manifest = saved.manifest()
             _refuse_other(saved, manifest, identity)
-            work = Restore(saved.path, manifest, template, rank=rank, world=world)
+            # A faster place may have this node's files only; the others are read from where they are.
+            folders = [copy.path for copy in found[number:]]
+            work = Restore(folders, manifest, template, rank=rank, world=world)
             if careful and not saved.verified:
                 work.check(crew)
             touched = True
@@ -67,8 +69,8 @@ class Restore:
     Raises MismatchError and BadCheckpointError; nothing is changed before `fill`.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, template: Any, *, rank: int, world: int) -> None:
-        self._folder, self._manifest = folder, manifest
+    def __init__(self, folders: Sequence[Path], manifest: Manifest, template: Any, *, rank: int, world: int) -> None:
+        self._folders, self._manifest = folders, manifest
         self._resharded = len(manifest.parts) != world
         self._document = manifest.parts[rank if rank < len(manifest.parts) else 0].document
         self._wants: list[Want] = []
@@ -80,11 +82,11 @@ class Restore:
 
     def check(self, crew: Crew) -> None:
         """Read and check what `fill` will read. Raises BadCheckpointError."""
-        reader.fill(self._folder, self._manifest, self._wants, crew, check_only=True)
+        reader.fill(self._folders, self._manifest, self._wants, crew, check_only=True)
 
     def fill(self, crew: Crew) -> Any:
         """Fill the arrays; returns the state. Raises BadCheckpointError, with arrays partly overwritten."""
-        reader.fill(self._folder, self._manifest, self._wants, crew)
+        reader.fill(self._folders, self._manifest, self._wants, crew)
         values = iter(self._values)
         try:
             return tree.unpack(self._document, lambda _: next(values)())

@@ -184,6 +184,34 @@ def test_every_byte_is_covered(tmp_path):
     assert retention.verify(saved, Crew(2)) is None
 
 
+@pytest.mark.parametrize("how", ["cut", "longer", "empty", "gone", "a pipe", "a folder"])
+@pytest.mark.parametrize("which", ["pack", "manifest"])
+def test_a_file_that_is_not_what_it_should_be(tmp_path, capsys, which, how):
+    """Truncated, too long, missing or no file at all: the checkpoint is named and the one before restored."""
+    save(tmp_path, 1, 2)
+    newest = folder.saved_in(tmp_path)[0].path
+    path = next(newest.glob("*.bin")) if which == "pack" else newest / "manifest.json"
+    content = path.read_bytes()
+    path.unlink()
+    match how:
+        case "cut":
+            path.write_bytes(content[:-100])
+        case "longer":
+            path.write_bytes(content + b"x")
+        case "empty":
+            path.touch()
+        case "a pipe":
+            os.mkfifo(path)
+        case "a folder":
+            path.mkdir()
+    state = state_of(0)
+    with Engine(tmp_path) as engine:
+        assert engine.restore(state)[0] == 1
+    assert (state["w"] == 1).all()
+    told = capsys.readouterr().err
+    assert f"{newest} is damaged and not used: {path.name}" in told
+
+
 @pytest.mark.parametrize(("change", "words"), [
     (lambda s: s | {"w": np.zeros(999, np.float32)}, r"state\['w'\] is float32 \(999,\) here and float32 \(1000,\) in the checkpoint"),
     (lambda s: s | {"w": np.zeros(1000)}, r"state\['w'\] is float64 \(1000,\) here and float32"),

@@ -132,7 +132,12 @@ def test_distributed_tensors_in_any_layout(tmp_path, torch):
     ]  # fmt: skip
     told = [program.communicate(timeout=250)[0].split() for program in programs]
     assert [program.returncode for program in programs] == [0] * 4, told
-    assert [sum(lines[step] != "0" for lines in told) for step in range(4)] == [4, 2, 2, 3]  # five columns make three parts
+    assert [sum(lines[step] != "0" for lines in told) for step in range(4)] == [
+        4,
+        2,
+        2,
+        3,
+    ]  # five columns make three parts
 
 
 def test_jax_arrays(tmp_path):

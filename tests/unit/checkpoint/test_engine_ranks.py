@@ -6,6 +6,7 @@ The ranks are threads here; on a cluster they are processes that share nothing b
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -203,6 +204,28 @@ def test_what_an_earlier_run_left_is_not_mistaken(tmp_path):
     save(tmp_path, 2, 2)
     assert_restores(tmp_path, 2, 2)
     assert time.monotonic() - started < 10
+
+
+def test_each_node_has_its_own_files_in_memory(tmp_path):
+    """A faster place that holds one rank's files only is used for those; what the others wrote is read from the disk."""
+    save(tmp_path / "disk", 2, 1)
+    saved = folder.saved_in(tmp_path / "disk")[0]
+
+    def work(rank: int) -> int:
+        near = tmp_path / f"memory-{rank}"
+        (near / saved.path.name).mkdir(parents=True)
+        for path in (saved.path / "manifest.json", *saved.path.glob(f"rank-0000{rank}-*")):
+            shutil.copy(path, near / saved.path.name)
+        if rank == 1:
+            (own,) = (near / saved.path.name).glob("*.bin")
+            own.write_bytes(bytes(own.stat().st_size))  # damaged: then the disk's
+        state = state_of(rank, 2, empty=True)
+        with Engine(tmp_path / "disk", rank=rank, world=2, tiers=[near], patience_s=20) as engine:
+            step, _ = engine.restore(state)
+        assert (state["w"].local == part(rank, 2, 0).local).all() and (state["big"].local == BIG).all()
+        return step
+
+    assert ranks(2, work) == [1, 1]
 
 
 def test_commit_follows_the_last_rank_within_moments(tmp_path):
