@@ -79,7 +79,7 @@ def on_nodes(
     nodes.learn(manifest)
     if wanted("shared"):
         ratio = multicast.shared_reads(nodes, manifest, options.rate, small, work)
-        print(f"\nread from shared storage for 4 nodes: {ratio:.3f} × size")
+        print(f"\nread from shared storage for 4 nodes: {ratio:.3f} of its size")
         result: dict[str, object] = {"shared_reads_over_size": round(ratio, 3)}
     else:
         result = {}

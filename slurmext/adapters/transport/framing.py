@@ -20,6 +20,8 @@ DATA: Final = b"DATA"
 """First chunk, how many, and how many more are due. Their bytes follow."""
 BEAT: Final = b"BEAT"
 """How many chunks the sender has."""
+KEEP: Final = b"KEEP"
+"""Nothing to say but that the sender is at work: a write over another way takes long."""
 TEXT: Final = b"TEXT"
 """0 or 1 for a refusal; bytes of JSON or of a manifest that follow."""
 MOST_RUN: Final = 8

@@ -5,7 +5,7 @@ another way. The receiver registers the model's files and tells the sender their
 are; the sender writes runs and notifies with the same heads that go over sockets. A peer without NIXL is spoken to over
 sockets, in both directions.
 
-Each end of a link has a NIXL agent of its own: it knows this one model's memory and is used by one thread. Pushed, never
+Each end of a link has a NIXL agent of its own: it knows this model's memory and is used by one thread. Pushed, never
 pulled (READ is half as fast over TCP); polled, since the progress thread costs more than it gives. A process that made
 an agent may crash when the interpreter is taken apart: end it with os._exit.
 """
@@ -28,8 +28,10 @@ from typing import Any, Final
 
 from slurmext.adapters.tcp.wire import Lines
 from slurmext.adapters.transport.framing import (
+    BEAT,
     DATA,
     HEAD,
+    KEEP,
     SILENCE_S,
     STUCK_S,
     checked_run,
@@ -115,7 +117,12 @@ class NixlInlet:
             if self._heads:
                 break
             if select.select([self._connection], [], [], _NAP_S)[0]:
-                return self._control.receive()
+                kind, ready, _, _ = self._control.frame()
+                if kind == BEAT:
+                    return ready
+                if kind != KEEP:
+                    raise LinkLost(f"{self.peer.node} sent {kind!r}, which is no frame")
+                deadline_s = time.monotonic() + SILENCE_S
             if time.monotonic() > deadline_s:
                 raise LinkLost(f"it was silent for {SILENCE_S:g} s")
         head = self._heads.popleft()
@@ -169,7 +176,7 @@ class NixlOutlet:
                 "WRITE", here, there, self._remote, HEAD.pack(DATA, run.first, run.count, run.due)
             )
             if agent.transfer(handle) == "ERR":
-                raise LinkLost(f"{self.node}: the write was refused")
+                raise LinkLost(f"{self.node}: the write was refused")  # noqa: TRY301
         except LinkLost:
             raise
         except Exception as error:  # NIXL has exceptions of its own, which are not exported everywhere
@@ -197,10 +204,15 @@ class NixlOutlet:
     def _land(self) -> None:
         handle = self._flying.popleft()
         deadline_s = time.monotonic() + STUCK_S
+        keep_s = time.monotonic() + SILENCE_S / 6
         try:
             while (state := self._memory.agent.check_xfer_state(handle)) == "PROC":
-                if time.monotonic() > deadline_s:
-                    raise LinkLost(f"{self.node} takes nothing")
+                now_s = time.monotonic()
+                if now_s > deadline_s:
+                    raise LinkLost(f"{self.node} takes nothing")  # noqa: TRY301
+                if now_s > keep_s:
+                    self._control.beat(0, KEEP)
+                    keep_s = now_s + SILENCE_S / 6
                 # Without a progress thread the write goes on only while it is looked at.
                 time.sleep(0)
             self._memory.agent.release_xfer_handle(handle)

@@ -66,13 +66,17 @@ class SocketInlet:
             raise LinkLost(f"{self._peer.node}: {error}") from error
 
     def receive(self) -> Run | int:
-        fill_exactly(self._connection, self._head)
-        kind, number, count, due = HEAD.unpack(self._head)
+        kind, number, count, due = self.frame()
         if kind == DATA:
             return checked_run(number, count, due, self._manifest)
         if kind == BEAT:
             return number
         raise LinkLost(f"{self._peer.node} sent {kind!r}, which is no frame")
+
+    def frame(self) -> tuple[bytes, int, int, int]:
+        """The next frame's head. Raises LinkLost."""
+        fill_exactly(self._connection, self._head)
+        return HEAD.unpack(self._head)
 
     def fill(self, index: int, place: memoryview | None) -> None:
         length = self._manifest.lengths[index]
@@ -133,9 +137,9 @@ class SocketOutlet:
         except OSError as error:
             raise LinkLost(f"{self._node}: {error}") from error
 
-    def beat(self, ready: int) -> None:
+    def beat(self, ready: int, kind: bytes = BEAT) -> None:
         try:
-            self._send(HEAD.pack(BEAT, ready, 0, 0))
+            self._send(HEAD.pack(kind, ready, 0, 0))
         except OSError as error:
             raise LinkLost(f"{self._node}: {error}") from error
 

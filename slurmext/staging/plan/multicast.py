@@ -277,4 +277,3 @@ class _Work:
             entry = (-source.offer, source.depth, source.host.name, source.version)
             heappush(self._heap, entry)
             heappush(self._by_rack.setdefault(source.host.rack, []), entry)
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import statistics
 import subprocess
 import sys
@@ -45,11 +44,11 @@ def ideal_ratios(nodes: Nodes, manifest: Manifest, rate: str, rounds: int) -> di
     floor_s = manifest.size * 8 / netns.bits_per_s(rate)
     taken: dict[int, list[float]] = {count: [] for count in (1, 2, 4, 8) if count < len(nodes.names)}
     for _ in range(rounds):
-        for count in taken:
+        for count, ratios in taken.items():
             targets = nodes.names[1 : count + 1]
             done = nodes.run(manifest, planned(manifest, hosts_of(nodes, rate), [SOURCE], targets))
-            taken[count].append(max(done.values()) / floor_s)
-            print(f"  N={count}: {max(done.values()):6.2f} s   {taken[count][-1]:.3f}", flush=True)
+            ratios.append(max(done.values()) / floor_s)
+            print(f"  N={count}: {max(done.values()):6.2f} s   {ratios[-1]:.3f}", flush=True)
     return {count: round(statistics.median(values), 3) for count, values in taken.items()}
 
 
@@ -358,7 +357,7 @@ def shared_reads(nodes: Nodes, manifest: Manifest, rate: str, source: Path, work
         device = next(
             row.split()[0] for row in Path("/proc/mounts").read_text().splitlines() if row.split()[1] == str(mount)
         )
-        stat = Path("/sys/block", os.path.basename(device), "stat")
+        stat = Path("/sys/block", Path(device).name, "stat")
         before = int(stat.read_text().split()[2])
         targets = nodes.names[1:5]
         plan = planned(manifest, hosts_of(nodes, rate), [], targets, Storage(read_bps=8e9))

@@ -27,6 +27,8 @@ from slurmext.staging.plan.fabric import STORAGE
 from slurmext.staging.store.tier import Tier, TierKind
 from slurmext.staging.transport import Peer
 
+PUBLIC = Access()
+
 
 class Cluster:
     """Engines by node. `n0` has every model, taken from storage when first asked for."""
@@ -59,7 +61,7 @@ class Cluster:
         *sources: str | Source,
         backups: tuple[str, ...] = (),
         tier: TierKind = TierKind.MEMORY,
-        access: Access = Access(),
+        access: Access = PUBLIC,
     ) -> StageOrder:
         """An order to take a model from these nodes."""
         return StageOrder(

@@ -1,0 +1,1 @@
+"""The transfer code over real RDMA verbs: soft-RoCE in a small virtual machine, for hosts without such a network card."""
