@@ -43,6 +43,11 @@ def default_directory() -> Path:
     return Path(os.environ.get("SLURM_SUBMIT_DIR") or ".", "slurmext-ckpt", job or "local")
 
 
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
 def _seconds(every_s: float | str | None) -> float | None:
     if every_s is None:
         return None
@@ -150,6 +155,13 @@ class Checkpointer:
                 self._settled(None)
         self._settled(finish)
         return None
+
+    def confirm(self, step: int, path: str | os.PathLike[str]) -> None:
+        """The program has saved `step` by its own means in `path`, and it is on disk: in place of `save`, in all ranks."""
+        reason = self._pilot.reason if self._pilot is not None and self._owed else None
+        self.saved_step, self._last = step, (Path(path).absolute(), _size(Path(path)))
+        self._confirm(reason)
+        self._settled(None)
 
     def restore(self) -> int | None:
         """Load the newest good checkpoint into the state; returns its step, None when there is none.

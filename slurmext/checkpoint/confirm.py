@@ -14,9 +14,7 @@ PAUSE_S = 60.0
 _silent_until_s = 0.0
 
 
-def confirm(
-    *, step: int, path: str, size_bytes: int, on_signal: bool, cost: Mapping[str, float] | None = None
-) -> bool:
+def confirm(*, step: int, path: str, size_bytes: int, on_signal: bool, cost: Mapping[str, float] | None = None) -> bool:
     """True when the agent took it. Never raises and never takes long: without an agent the job gets its full grace."""
     global _silent_until_s  # noqa: PLW0603 - one agent per process
     address, job_id = os.environ.get("SLURMEXT_AGENT_SOCKET"), os.environ.get("SLURM_JOB_ID", "")

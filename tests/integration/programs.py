@@ -45,8 +45,12 @@ def undisturbed(program: Path, arguments: Iterable[str], *, world: int, port: in
     common = {**clean, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
               "OMP_NUM_THREADS": "1", "PYTHONPATH": str(program.parents[1])}  # fmt: skip
     return [
-        subprocess.Popen([sys.executable, str(program), *arguments], env={**common, "RANK": str(rank)}, text=True,
-                         stdout=subprocess.PIPE)  # fmt: skip
+        subprocess.Popen(
+            [sys.executable, str(program), *arguments],
+            env={**common, "RANK": str(rank)},
+            text=True,
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
         for rank in range(world)
     ]
 

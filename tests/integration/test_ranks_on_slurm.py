@@ -12,8 +12,10 @@ import pytest
 from tests.integration import programs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from slurmext.devcluster import Devcluster
     from tests.integration.conftest import Site
 
 pytestmark = pytest.mark.cluster
@@ -89,3 +91,40 @@ def test_four_ranks_reclaimed_at_any_moment(site: Site, epochs: int, moments: tu
     lines = site.store.preemptions(job_id=job)
     assert len(lines) == len(moments)
     assert all(each.confirmed_s is not None for each in lines), text
+
+
+def test_the_output_goes_on_after_a_requeue(new_cluster: Callable[..., Devcluster]) -> None:
+    """A job with --ckpt keeps what it printed, unless the user wants it otherwise; nested sbatches know nothing of it."""
+    cases = {
+        "option": (["--ckpt=auto"], "", {}, True),
+        "line": ([], "#SBATCH --ckpt=auto", {}, True),
+        "twin": ([], "", {"SLURMEXT_CKPT": "auto"}, True),
+        "truncate": (["--ckpt=auto", "--open-mode=truncate"], "", {}, False),
+        "without": ([], "", {}, False),
+    }
+    cluster = new_cluster(nodes=1, conf={"JobFileAppend": "0", "KillWait": "2"})
+    jobs = {}
+    for name, (options, line_, env, _) in cases.items():
+        script = cluster.home("alice") / f"{name}.sh"
+        script.write_text(
+            f"#!/bin/sh\n{line_}\necho run ${{SLURM_RESTART_COUNT:-0}} mode ${{SBATCH_OPEN_MODE:-none}}\nsleep 60\n"
+        )
+        argv = ["sbatch", "--parsable", "--requeue", f"--output={name}.out", *options, str(script)]
+        jobs[name] = cluster.run(argv, user="alice", env=env).stdout.strip()
+
+    def wait(text: str) -> None:
+        deadline = time.monotonic() + 60
+        paths = [cluster.home("alice") / f"{name}.out" for name in cases]
+        while not all(path.exists() and text in path.read_text() for path in paths):
+            assert time.monotonic() < deadline, cluster.out("squeue")
+            time.sleep(0.2)
+
+    wait("run 0 mode none")
+    for job in jobs.values():
+        cluster.run(["scontrol", "requeue", job])
+    time.sleep(3)
+    for job in jobs.values():
+        cluster.run(["scontrol", "update", f"jobid={job}", "StartTime=now+1"])
+    wait("run 1 mode none")
+    kept = {name: "run 0" in (cluster.home("alice") / f"{name}.out").read_text() for name in cases}
+    assert kept == {name: case[3] for name, case in cases.items()}

@@ -29,7 +29,9 @@ def ended(program: subprocess.Popen) -> tuple[int, str]:
     return program.returncode, out + err
 
 
-@pytest.mark.parametrize(("spec", "number"), [("auto", 10), ("USR2@30", 12), ("SIGTERM@5", 15), ("auto,chain", 10), ("", 10)])
+@pytest.mark.parametrize(
+    ("spec", "number"), [("auto", 10), ("USR2@30", 12), ("SIGTERM@5", 15), ("auto,chain", 10), ("", 10)]
+)
 def test_the_signal_of_ckpt(spec, number):
     """--ckpt names the signal; what follows a comma is not about it."""
     assert wanted_signal(spec) == number
@@ -150,7 +152,7 @@ def test_heard_during_a_long_c_call(tmp_path):
 
 
 def test_another_library_s_wake_up_descriptor(tmp_path):
-    """asyncio puts its own in place of ours: the signal is heard all the same, and by asyncio as well."""
+    """Asyncio puts its own in place of ours: the signal is heard all the same, and by asyncio as well."""
     program = start("""
         import asyncio, os, signal, sys
         from slurmext.checkpoint import Checkpointer

@@ -56,10 +56,14 @@ class Run:
     def __init__(self, folder, *, workers=0, until=None, seed=0, by_epoch=False, leave_early=False):
         torch.manual_seed(seed)
         random.seed(seed)
-        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.3), torch.nn.Linear(8, 1))
+        model = torch.nn.Sequential(
+            torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.3), torch.nn.Linear(8, 1)
+        )
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2 if by_epoch else 5, gamma=0.7)
-        loader = torch.utils.data.DataLoader(Numbers(), 4, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+        loader = torch.utils.data.DataLoader(
+            Numbers(), 4, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+        )
         self.seen = []
         with attach(model, optimizer, scheduler, loader, dir=folder, every_s=None, signals=False) as ckpt:
             self.resumed = ckpt.resumed
@@ -115,7 +119,9 @@ def test_saved_again_before_anything_is_done(tmp_path):
     first = Run(tmp_path / "b", until=(0, 5))
     for seed in (5, 6):
         torch.manual_seed(seed)
-        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.3), torch.nn.Linear(8, 1))
+        model = torch.nn.Sequential(
+            torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.3), torch.nn.Linear(8, 1)
+        )
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5, gamma=0.7)
         loader = torch.utils.data.DataLoader(Numbers(), 4, shuffle=True)
@@ -169,7 +175,9 @@ def test_gradients_are_added_up_over_batches(tmp_path):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         loader = torch.utils.data.DataLoader(Numbers(), 4, shuffle=True)
         seen = []
-        with attach(model, optimizer, None, loader, dir=tmp_path / str(until is None and seed == 0), every_s=None, signals=False) as ckpt:
+        with attach(
+            model, optimizer, None, loader, dir=tmp_path / str(until is None and seed == 0), every_s=None, signals=False
+        ) as ckpt:
             for _ in ckpt.epochs(1):
                 for count, (numbers, items) in enumerate(loader):
                     seen.append(numbers.tolist())
@@ -205,7 +213,15 @@ def test_more_that_is_saved(tmp_path):
         model, mean, meter = torch.nn.Linear(4, 1), torch.nn.Linear(4, 1), Meter()
         optimizers = [torch.optim.Adam([model.weight]), torch.optim.SGD([model.bias], lr=0.1)]
         scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
-        ckpt = attach(model, optimizers, scaler=scaler, extra={"mean": mean, "meter": meter}, dir=tmp_path, every_s=None, signals=False)
+        ckpt = attach(
+            model,
+            optimizers,
+            scaler=scaler,
+            extra={"mean": mean, "meter": meter},
+            dir=tmp_path,
+            every_s=None,
+            signals=False,
+        )
         return model, mean, meter, optimizers, scaler, ckpt
 
     model, mean, meter, optimizers, scaler, ckpt = make()
@@ -311,7 +327,10 @@ def test_sharded_models_on_other_numbers_of_ranks(tmp_path):
         env = os.environ | {"PYTHONPATH": str(ROOT), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
                             "OMP_NUM_THREADS": "1"}  # fmt: skip
         argv = [sys.executable, "-c", textwrap.dedent(SHARDED), str(folder), str(seed), str(steps)]
-        ranks = [subprocess.Popen(argv, env=env | {"RANK": str(rank)}, stdout=subprocess.PIPE, text=True) for rank in range(world)]
+        ranks = [
+            subprocess.Popen(argv, env=env | {"RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+            for rank in range(world)
+        ]
         said = {rank.communicate(timeout=100)[0] for rank in ranks}
         assert len(said) == 1
         return said.pop()
