@@ -8,12 +8,13 @@ SUDO := $(shell [ "$$(id -u)" -eq 0 ] || command -v sudo)
 AS_ROOT := $(if $(SUDO),$(SUDO) env PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/slurmext-hypothesis)
 PYTEST := $(AS_ROOT) $(PY) -m pytest $(if $(SUDO),-p no:cacheprovider)
 
-.PHONY: help setup setup-test setup-all demo up down test test-all check generate docs bench clean $(addprefix bench-,$(BENCHES))
+.PHONY: help setup setup-test setup-all demo up down test test-all test-rdma check generate docs bench clean $(addprefix bench-,$(BENCHES))
 
 help:
 	@echo "make demo        boot a real Slurm with simulated GPUs and watch reclaim, checkpoint and resume"
 	@echo "make test        the tests that fit into minutes, on a real Slurm"
 	@echo "make test-all    all of them: three Slurm releases, PostgreSQL, MariaDB"
+	@echo "make test-rdma   models over real RDMA verbs, in a virtual machine with soft-RoCE; part of test-all"
 	@echo "make check       style, types, architecture, generated files"
 	@echo "make up          a devcluster to play with: sudo .venv/bin/slurmext devcluster shell"
 	@echo "make down        ends it"
@@ -41,6 +42,9 @@ test: setup-test
 	@$(PYTEST) -m "not slow"
 test-all: setup-all
 	@$(PYTEST)
+
+test-rdma: setup-all
+	@$(PYTEST) -s tests/rdma
 
 check: setup-test
 	.venv/bin/ruff check .

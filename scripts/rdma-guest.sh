@@ -45,3 +45,10 @@ if [ ! -d "$room/nixl" ]; then
     "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --target "$room/nixl.new" nixl-cu12
     mv "$room/nixl.new" "$room/nixl"
 fi
+if [ ! -d "$room/verbs" ]; then
+    # NIXL brings a libibverbs without drivers. The distribution's driver is to register with that one, not with its own.
+    mkdir -p "$room/verbs.new"
+    ln -s "$(find "$room/nixl" -name 'libibverbs-*.so.*' | head -1)" "$room/verbs.new/libibverbs.so.1"
+    ln -s "$(find /usr/lib -name 'librxe-rdmav*.so' | head -1)" "$room/verbs.new/"
+    mv "$room/verbs.new" "$room/verbs"
+fi

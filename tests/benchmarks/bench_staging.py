@@ -36,8 +36,8 @@ def main() -> int:
     """Boot, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small model and one round")
-    parser.add_argument("--mib", type=int, help="size of the model that is sent [512; quick 64]")
-    parser.add_argument("--rate", default="400mbit", help="each link, in each direction [%(default)s]")
+    parser.add_argument("--mib", type=int, help="size of the model that is sent [256; quick 64]")
+    parser.add_argument("--rate", default="200mbit", help="each link, in each direction [%(default)s]")
     parser.add_argument("--direction-rate", default="1gbit", help="links of the direction test [%(default)s]")
     parser.add_argument("--rounds", type=int, help="rounds of each N [3; quick 1]")
     parser.add_argument(
@@ -46,7 +46,7 @@ def main() -> int:
         help="parts to run, comma-separated: ideal,peers,direction,unequal,death,hop,shared,load,plan",
     )
     options = parser.parse_args()
-    mib = options.mib or (64 if options.quick else 512)
+    mib = options.mib or (64 if options.quick else 256)
     rounds = options.rounds or (1 if options.quick else 3)
     only = set(filter(None, options.only.split(",")))
     result: dict[str, object] = {}

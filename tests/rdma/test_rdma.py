@@ -24,6 +24,7 @@ def test_a_model_is_relayed_over_rdma(tmp_path):
     """Two hops of RDMA writes: the receivers' bytes are the model's, and they came over the RDMA device."""
     subprocess.run([str(ROOT / "scripts" / "rdma-guest.sh"), str(ROOM)], check=True)
     environment = {
+        "LD_LIBRARY_PATH": str(ROOM / "verbs"),
         "UCX_TLS": "rc",
         "UCX_NET_DEVICES": "rxe0:1",
         "NIXL_PLACE": str(ROOM / "nixl"),
