@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,14 +22,12 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the daemons are root'
 ALICE, BOB = 65533, 65534
 
 
-@pytest.fixture(params=["classic", "v3"])
-def control(request, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("mps")
-    path = folder
-    while path != Path("/tmp"):
-        path.chmod(0o755)
-        path = path.parent
-    return build(folder, v3=request.param == "v3")
+@pytest.fixture(scope="module", params=["classic", "v3"])
+def control(request) -> Iterator[Path]:
+    """The program, where other users can run it: pytest closes its own folders."""
+    with tempfile.TemporaryDirectory(prefix="sxm", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield build(Path(name), v3=request.param == "v3")
 
 
 @pytest.fixture
