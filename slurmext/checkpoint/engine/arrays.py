@@ -93,22 +93,37 @@ def dtype_text(dtype: str) -> str:
 
 def is_array(value: Any) -> bool:
     """Whether it is an array of a framework that is loaded (who has an array has loaded it)."""
-    return isinstance(value, Sharded) or _is_numpy(value) or _is_torch(value) or _is_jax(value)
+    kind = _KINDS.get(type(value))
+    return bool(_kind(value) if kind is None else kind)
 
 
 def leaf(value: Any, name: str) -> Leaf:
     """An array of whatever kind as a Leaf. Raises CheckpointError naming one that cannot be saved exactly."""
-    if isinstance(value, Sharded):
+    kind = _kind(value)
+    if kind == "sharded":
         return _part(value.local, value.shape, value.offset, value.replicas, name)
-    if _is_torch(value):
+    if kind == "torch":
         from slurmext.checkpoint.engine import torch_arrays
 
         if torch_arrays.is_distributed(value):
             return _part(*torch_arrays.part_of(value, name), name)
         return torch_arrays.leaf(value, name)
-    if _is_jax(value):
-        return _jax_leaf(value, name)
-    return _numpy_leaf(value, name)
+    return _jax_leaf(value, name) if kind == "jax" else _numpy_leaf(value, name)
+
+
+def _kind(value: Any) -> str:
+    """Whose array it is, empty when it is none. By type, looked up once: a state may have many thousand arrays."""
+    if (kind := _KINDS.get(type(value))) is None:
+        if isinstance(value, Sharded):
+            kind = "sharded"
+        else:
+            checks = {"numpy": _is_numpy, "torch": _is_torch, "jax": _is_jax}
+            kind = next((name for name, is_kind in checks.items() if is_kind(value)), "")
+        _KINDS[type(value)] = kind
+    return kind
+
+
+_KINDS: dict[type, str] = {}
 
 
 def new_array(kind: str, dtype: str, shape: Sequence[int]) -> Any:
