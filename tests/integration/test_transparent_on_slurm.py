@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
-from slurmext.devcluster import ClusterSpec, Devcluster, criu
+from slurmext.devcluster import ClusterSpec, Devcluster, criu, netns
+from slurmext.devcluster.spec import NATIVE
 from tests.integration.conftest import Site
 
 if TYPE_CHECKING:
@@ -33,13 +35,16 @@ for number in range(100_000):
 PIPELINE = "python3 counter.py | while read number; do echo step $number; done"
 
 
-@pytest.fixture(scope="module")
-def booted() -> Iterator[Site]:
+@pytest.fixture(
+    scope="module",
+    params=[NATIVE, pytest.param("trixie", marks=pytest.mark.slow), pytest.param("forky", marks=pytest.mark.slow)],
+)
+def booted(request: pytest.FixtureRequest) -> Iterator[Site]:
     """Two nodes, each with a host name, a network and 8 GPUs of its own, and a CRIU that is new enough."""
     if os.geteuid() != 0:
         pytest.skip("needs root: slurmd runs jobs as their users")
     spec = ClusterSpec(
-        name=f"test-criu-{os.getpid()}", nodes=2, gpus=8, netns=True, users=("alice", "bob"), conf={"KillWait": "4"},
+        name=f"test-criu-{os.getpid()}", release=request.param, nodes=2, gpus=8, netns=True, users=("alice", "bob"), conf={"KillWait": "4"},
         site={"daemon": {"interval_s": 5}, "agent": {"criu": str(criu.ensure(print))}},
     )  # fmt: skip
     with Devcluster.up(spec) as cluster:
@@ -84,3 +89,21 @@ def test_a_program_that_knows_of_nothing_moves_to_another_node(booted: Site) -> 
     assert line.confirmed_s is not None
     assert line.signalled_s is not None
     assert line.confirmed_s - line.signalled_s < booted.grace_s
+
+
+def test_a_program_with_a_connection_is_told_and_goes_on(booted: Site) -> None:
+    """It cannot be saved, says why in its output, keeps its whole grace and loses nothing but what it did."""
+    site = booted
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        host = netns.controller_address(site.cluster.record.subnet or "")
+        port = listener.getsockname()[1]
+        program = f"exec 3<>/dev/tcp/{host}/{port} || exit 9; echo connected; sleep 600"
+        job = site.submit("alice", "--ckpt=transparent", "--queue=research", "--gres=gpu:8",
+                          script=f"bash -c '{program}'")  # fmt: skip
+        site.until(lambda: "connected" in site.output("alice", job))
+        site.cluster.run(["scancel", "--signal=USR1", "--full", job])
+        site.until(lambda: "no checkpoint" in site.output("alice", job))
+        assert f"is connected to {host}:{port}" in site.output("alice", job)
+        assert site.state(job) == "RUNNING"
+        site.cluster.run(["scancel", job])
+        site.until_ended(job)

@@ -57,15 +57,15 @@ def find(given: str | None = None) -> str:
     return found
 
 
-def dump(program: str, pid: int, folder: Path, pipes: list[int], *, leave_running: bool = False) -> float:
-    """Save the process `pid` and those below it into `folder`, and end them unless they are left running.
+def dump(program: str, pid: int, folder: Path, pipes: list[int], *, leave: bool = False) -> float:
+    """Save the process `pid` and those below it into `folder`, and end them unless they are to be left, stopped.
 
     `pipes` are inodes of pipes that lead out of the program. Returns the seconds it took. Raises CriuError: the
     program goes on as if nothing had been.
     """
     outside = [word for inode in pipes for word in ("--external", f"pipe:[{inode}]")]
     words = ["dump", "--tree", str(pid), "--log-file", DUMP_LOG, *outside]
-    return _run(program, [*words, *(["--leave-running"] if leave_running else [])], folder, DUMP_LOG, ())
+    return _run(program, [*words, *(["--leave-stopped"] if leave else [])], folder, DUMP_LOG, ())
 
 
 def restore(program: str, folder: Path, pipes: dict[int, int]) -> float:

@@ -136,17 +136,20 @@ class Keeper:
                 gpu.Driver().suspend(users)
             clock = time.clock_gettime(time.CLOCK_MONOTONIC), time.clock_gettime(time.CLOCK_BOOTTIME)
             self._own_ids()
-            took_s = criu.dump(self._task.criu, self._pid, folder, self._inodes, leave_running=leave_running)
+            took_s = criu.dump(self._task.criu, self._pid, folder, self._inodes, leave=leave_running)
+            files.sizes_now(opened)  # nobody writes now
         except (CheckpointError, OSError) as error:
             if users:
                 with contextlib.suppress(CheckpointError):
                     gpu.Driver().resume(users)
             self._say_text("refused", str(error))
             return False
-        if users and leave_running:
-            gpu.Driver().resume(users)
-        if not leave_running:
-            files.sizes_now(opened)
+        if leave_running:
+            for pid in obstacles.below(self._pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+            if users:
+                gpu.Driver().resume(users)
         self._say(
             "dumped",
             pid=self._pid, pipes=self._inodes, clock=clock, files=opened, gpu=users, took_s=took_s, processes=len(pids),
