@@ -166,8 +166,7 @@ class FakeCluster:
     def requeue(self, job_ids: Sequence[str]) -> Mapping[str, str]:
         """Completing, then pending; Slurm gives it a new submit time and its priority back."""
         self._require_up()
-        states = (JobState.RUNNING,)
-        refused = {job_id: "job is not running" for job_id in job_ids if self._state(job_id) not in states}
+        refused = {job_id: "job is not running" for job_id in job_ids if self._state(job_id) is not JobState.RUNNING}
         refused |= {job_id: "Requested operation is disabled" for job_id in job_ids if job_id in self.refuse_requeue}
         done = [job_id for job_id in job_ids if job_id not in refused]
         for job_id in done:

@@ -115,8 +115,16 @@ def slice_snapshot(
 
 
 def _with_growth(job: SliceJob, memory: SliceMemory, cards: Sequence[SlicedGpu], nodes: tuple[str, ...]) -> SliceJob:
-    """The job on its partition's `nodes`; one that ran out of GPU memory and is tried again asks for the next size."""
+    """The job on its partition's `nodes`, where it missed its slices only if it must.
+
+    One that ran out of GPU memory and is tried again asks for the next size.
+    """
     job = replace(job, candidates=nodes) if nodes and not job.candidates else job
+    failed = {miss.node for miss in memory.misses if miss.job.job_id == job.id}
+    if failed:
+        every = job.candidates or tuple(sorted({card.node for card in cards}))
+        left = tuple(node for node in every if node not in failed)
+        job = replace(job, candidates=left) if len(left) >= job.need.nodes else job
     if not memory.outgrown or job.places:
         return job
     outgrown = memory.outgrown.get(job.id)

@@ -82,6 +82,9 @@ class Site:
             elif record.annotation is not None and record.annotation.sliced:
                 for node in nodes:
                     self.agents.prolog(node, job_id)
+        for (node, _), (job_id, _) in list(self.agents.live.items()):
+            if self.slurm.records[job_id].state is not JobState.RUNNING:
+                self.agents.epilog(node, job_id)
         for job_id in list(self.placed):
             if self.slurm.records[job_id].slurm_state != "RUNNING":
                 del self.placed[job_id]
