@@ -44,7 +44,7 @@ class Text(Dataset):
         """The number of the sentence and its words."""
         time.sleep(self.load_s)
         words = (torch.arange(LENGTH + 1) * (index % 7 + 1) + index) % WORDS
-        words[random.randrange(LENGTH)] = torch.randint(WORDS, ()).item()
+        words[random.randrange(LENGTH)] = torch.randint(WORDS, ()).item()  # noqa: S311
         return index, words
 
 
@@ -85,7 +85,7 @@ class Seen:
 
 
 def join() -> tuple[int, int]:
-    """This process's rank among how many."""
+    """The rank of this process, and of how many."""
     world = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
     rank = int(os.environ.get("RANK") or (os.environ.get("SLURM_PROCID") if world > 1 else 0) or 0)
     if world > 1:
@@ -95,7 +95,7 @@ def join() -> tuple[int, int]:
     return rank, world
 
 
-def main() -> int:
+def main() -> int:  # noqa: PLR0915 - a script reads best from top to bottom
     """Train, evaluate after each epoch, print digests."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=3)
@@ -121,7 +121,7 @@ def main() -> int:
     torch.set_num_threads(1)
     model: nn.Module = Transformer().to(device)
     if world > 1:
-        # Without this DDP divides the gradients otherwise after a run's first step, and sums are rounded otherwise then.
+        # Without this DDP divides the gradients otherwise after a run's first step, and sums are rounded otherwise.
         model = DistributedDataParallel(model, find_unused_parameters=True)
     if options.compile:
         model = torch.compile(model, backend=slow(options.compile, options.compile_time))

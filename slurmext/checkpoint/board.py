@@ -52,7 +52,7 @@ class Board:
         return number, reason
 
     def promise(self, number: int, step: int) -> None:
-        """This rank does not go past `step` before save `number` is decided."""
+        """Say that this rank does not go past `step` before save `number` is decided."""
         self._write(f"rank-{self._rank:05d}", number, step)
 
     def promised(self, rank: int) -> tuple[int, int]:

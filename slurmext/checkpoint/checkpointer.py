@@ -62,7 +62,8 @@ class Checkpointer:
     """Saves and restores `state`: a dict of names to arrays (NumPy, PyTorch, JAX), generators and plain values.
 
     `dir`: where (see `default_directory`); shared by all ranks. `every_s`: seconds between saves that nobody asked for,
-    `auto` for what the measured cost and the site's failures suggest, None for none. `keep`: checkpoints kept (at least 2). `signals`: take USR1, USR2, the signal of `--ckpt` and TERM.
+    `auto` for what the measured cost and the site's failures suggest, None for none. `keep`: checkpoints kept (at
+    least 2). `signals`: take USR1, USR2, the signal of `--ckpt` and TERM.
     `replicated`: every rank holds the same arrays, and they are written once; else each rank's are its own, and what
     is a part of something larger is given as `Sharded`. `rank`, `world`: else as torch.distributed, the launcher or
     srun says. `wait`: `save` returns when the checkpoint is on disk, else when the snapshot is taken.
@@ -157,7 +158,7 @@ class Checkpointer:
         return None
 
     def confirm(self, step: int, path: str | os.PathLike[str]) -> None:
-        """The program has saved `step` by its own means in `path`, and it is on disk: in place of `save`, in all ranks."""
+        """In place of `save`, in all ranks: the program has saved `step` by its own means, and `path` is on disk."""
         reason = self._pilot.reason if self._pilot is not None and self._owed else None
         self.saved_step, self._last = step, (Path(path).absolute(), _size(Path(path)))
         self._confirm(reason)
@@ -229,7 +230,7 @@ class Checkpointer:
         if self._pilot is None:
             place, board = self.place, None
             if place.world > 1:
-                engine = self._hold()
+                engine = self._hold(self.tiers.places())
                 engine.open()  # the ranks meet here
                 board = Board(self.directory, run=engine.session_id, rank=place.rank)
                 if place.leads:

@@ -1,4 +1,4 @@
-"""The checkpoint thread: hears signals, keeps time, agrees with the other ranks on a step, and sees the save through."""
+"""The checkpoint thread: hears signals, keeps time, agrees with the other ranks on a step, sees the save through."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _pilots: weakref.WeakSet[Pilot] = weakref.WeakSet()
 
 
 class Pilot:
-    """One thread. `take` saves when the state is quiet; a program that polls the gate saves by itself and calls `saved`.
+    """One thread. `take` saves when the state is quiet; a program that polls the gate saves by itself: `saved`.
 
     `board` None: this rank is alone. `every_s`: between saves that nobody asked for, None for none; rank 0 keeps time.
     """
@@ -250,7 +250,8 @@ class Pilot:
 
     def _decision(self) -> int | None:
         board, number = self._board, self._number
-        assert board is not None
+        if board is None:
+            return None
         if self._place.leads:
             board.decide(number, target := self._largest_promise())
         else:
@@ -266,7 +267,8 @@ class Pilot:
 
     def _largest_promise(self) -> int:
         board, steps, missing = self._board, list[int](), set(range(self._place.world))
-        assert board is not None
+        if board is None:
+            return ABANDONED
 
         def all_there() -> bool:
             for rank in sorted(missing):

@@ -48,8 +48,8 @@ class Listener:
     def __init__(self, numbers: Iterable[signal.Signals]) -> None:
         self.numbers = frozenset(numbers)
         self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
+        for end in (self._reader, self._writer):
+            end.settimeout(0)
         self._owner = os.getpid()
         self._former: dict[int, Callable[[int, Any], object] | None] = {}
         self._by_wakeup: set[int] = set()

@@ -50,7 +50,7 @@ def undisturbed(program: Path, arguments: Iterable[str], *, world: int, port: in
             env={**common, "RANK": str(rank)},
             text=True,
             stdout=subprocess.PIPE,
-        )  # fmt: skip
+        )
         for rank in range(world)
     ]
 

@@ -72,9 +72,8 @@ def test_four_ranks_reclaimed_at_any_moment(site: Site, epochs: int, moments: tu
     wanted = programs.results("".join(process.communicate(timeout=200)[0] for process in reference))
     assert len(wanted) == 4
     job = borrow(site, script=f"srun {python} {program} {' '.join((*arguments, *PACE))}", options=("-n4",))
-    chance, runs = random.Random(7), 0
-    for moment in moments:
-        runs += 1
+    chance = random.Random(7)
+    for runs, moment in enumerate(moments, 1):
         line(site, job, "started" if runs == 1 else "resumed at", max(1, runs - 1))
         if moment == "evaluates":
             line(site, job, "evaluating", site.output("alice", job).count("evaluating") + 1)

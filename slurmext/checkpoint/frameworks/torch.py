@@ -38,10 +38,12 @@ def attach(
 ) -> Attached:  # fmt: skip
     """Restore what was saved, and from now on save when told to, before the time limit and now and then (`every_s`).
 
-    `model`: after it was moved to its device and wrapped (DDP, fully_shard, torch.compile). `optimizer`, `scheduler`: one
-    or several. `loader`: the DataLoader of the training data. `scaler`: a GradScaler. `extra`: more with state_dict()
-    and load_state_dict(), by name: a module (an EMA of the weights), a meter. `replicated`: whether all ranks hold the
-    same parameters; found out for DDP and fully_shard, else each rank's are taken for its own. Raises CheckpointError.
+    `model`: after it was moved to its device and wrapped (DDP, fully_shard, torch.compile). `optimizer`, `scheduler`:
+    one or several. `loader`: the DataLoader of the training data. `scaler`: a GradScaler. `extra`: more that has
+    state_dict() and load_state_dict(), by name: a module (an EMA of the weights), a meter. `replicated`: whether all ranks
+    hold the same parameters; found out for DDP and fully_shard, else the parameters of each rank are its own.
+
+    Raises CheckpointError.
     """
     return Attached(
         model, _several(optimizer), _several(scheduler), loader, scaler=scaler, extra=extra or {}, directory=dir,

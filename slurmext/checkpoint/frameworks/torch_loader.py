@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
 from slurmext.checkpoint.pilot import say
+from slurmext.checkpoint.signals import shield_child
 
 _SPREAD = 0x9E3779B97F4A7C15
 
@@ -249,6 +250,9 @@ class _Worker:
     def __call__(self, worker: int) -> None:
         from torch.utils.data._utils import fetch
 
+        shield_child()
+        if self._former is not None:
+            self._former(worker)
         plain = fetch._MapDatasetFetcher.fetch  # noqa: SLF001
 
         def seeded(fetcher: Any, batch: Any) -> Any:

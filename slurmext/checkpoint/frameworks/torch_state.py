@@ -51,7 +51,7 @@ class ModelState:
         self._mark = mark
         if any(type(part).__name__ == "FullyShardedDataParallel" for part in model.modules()):
             raise CheckpointError(
-                "FSDP1 modules cannot be saved: use torch.distributed.fsdp.fully_shard, which PyTorch recommends in its place"
+                "FSDP1 modules cannot be saved: use torch.distributed.fsdp.fully_shard, PyTorch's own successor"
             )
         core = unwrapped(model)
         parameters = {id(p) for p in core.parameters()}
@@ -118,8 +118,10 @@ class OptimizerState:
 
     def groups(self) -> list[dict[str, Any]]:
         """The settings of the parameter groups, as they are now."""
-        return [{name: value.detach().clone() if isinstance(value, torch.Tensor) else value
-                 for name, value in group.items() if name != "params"} for group in self.optimizer.param_groups]  # fmt: skip
+        return [
+            {name: _copied(value) for name, value in group.items() if name != "params"}
+            for group in self.optimizer.param_groups
+        ]
 
     def tree(self) -> dict[str, Any]:
         """The state of each parameter."""
@@ -173,6 +175,10 @@ class OptimizerState:
 
     def _marked(self, value: Any) -> Any:
         return self._mark(value.detach()) if isinstance(value, torch.Tensor) else value
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
 def _device_of(key: str, parameter: torch.Tensor, optimizer: torch.optim.Optimizer) -> torch.device:

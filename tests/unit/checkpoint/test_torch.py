@@ -165,6 +165,30 @@ def test_a_signal_while_data_do_not_come(tmp_path):
         assert all(map(torch.equal, other.parameters(), wanted))
 
 
+def test_a_term_to_all_with_workers(tmp_path):
+    """The workers of a DataLoader live until the program has saved; they do not make it fail."""
+    code = """
+        import os, signal, sys, threading, time, torch
+        from slurmext.checkpoint import attach
+        os.setpgid(0, 0)
+        model = torch.nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loader = torch.utils.data.DataLoader(torch.rand(4000, 1), 4, num_workers=2)
+        attach(model, optimizer, None, loader, dir=sys.argv[1], every_s=None)
+        threading.Timer(0.7, os.killpg, (0, signal.SIGTERM)).start()
+        for items in loader:
+            model(items).mean().backward()
+            optimizer.step()
+            time.sleep(0.02)
+    """
+    argv = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGTERM
+    assert "killed by signal" not in done.stderr, done.stderr
+    assert list(tmp_path.glob("save-*"))
+
+
 def test_gradients_are_added_up_over_batches(tmp_path):
     """Only an optimizer's step ends a step: half of the sum is never saved, its batches are read again."""
 
@@ -254,8 +278,8 @@ def test_another_model(tmp_path):
 @pytest.mark.parametrize("path", [(4, 2, 3), (2, 4), (3, 1, 2)])
 def test_data_are_dealt_to_other_numbers_of_ranks(path):
     """Whatever the numbers of ranks, each sample of an epoch is used once, in the order of the sampler."""
-    saved, used, at = None, [], 0
-    for world in path:
+    saved, used = None, []
+    for at, world in enumerate(path, 1):
         places, loaders = [], []
         for rank in range(world):
             data = Numbers(72)
@@ -268,7 +292,6 @@ def test_data_are_dealt_to_other_numbers_of_ranks(path):
                 place.restore(saved, get_random())
             places.append(place)
             loaders.append(iter(loader))
-        at += 1
         for _ in range(3 if at < len(path) else 1000):
             batches = [next(each, None) for each in loaders]
             if batches[0] is None:
