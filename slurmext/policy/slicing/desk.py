@@ -24,8 +24,8 @@ from slurmext.policy.slicing.cards import Card, Host, Tenant, Yard
 from slurmext.policy.slicing.finder import Pick, Request, Site
 from slurmext.policy.slicing.needs import Refusal, Wish
 from slurmext.policy.slicing.pools import Pools
-from slurmext.policy.slicing.quota import MilliByType, Quotas, slice_in_milli
-from slurmext.policy.slicing.wants import Wants, idle_milli
+from slurmext.policy.slicing.quota import PartsByType, Quotas, slice_in_parts
+from slurmext.policy.slicing.wants import Wants, idle_parts
 
 Picks = Sequence[tuple[int, Sequence[Pick]]]
 """(number of a host, what of it) for each host a job uses."""
@@ -35,7 +35,7 @@ class Desk:
     """One plan in the making."""
 
     def __init__(self, snapshot: SliceSnapshot, whole: Iterable[Job]) -> None:
-        """`whole` are the whole-GPU jobs that hold GPUs, in thousandths."""
+        """`whole` are the whole-GPU jobs that hold GPUs, in parts."""
         self.snapshot = snapshot
         self.jobs = {job.id: job for job in sorted(snapshot.jobs, key=lambda job: job.id)}
         self.yard = Yard(snapshot)
@@ -48,10 +48,10 @@ class Desk:
         """Jobs that give their places back without being asked again, and for whom."""
         self.site = Site(self.yard, self.wants.mix())
         self.pools = Pools(snapshot, self.site)
-        self.milli: dict[str, dict[str, int]] = {}
-        """What jobs that have places count against quotas, in thousandths by GPU type."""
+        self.parts: dict[str, dict[str, int]] = {}
+        """What jobs that have places count against quotas, in parts by GPU type."""
         self.shadows = {job.id: self._shadow(job) for job in self.jobs.values()}
-        self.quotas = Quotas(snapshot, [*whole, *self.shadows.values()], idle_milli(self.yard))
+        self.quotas = Quotas(snapshot, [*whole, *self.shadows.values()], idle_parts(self.yard))
         self.reserve: list[Reserve] = []
         self.free_warm: list[FreeWarm] = []
         self.hold: list[HoldPlaces] = []
@@ -62,13 +62,13 @@ class Desk:
 
     def _shadow(self, job: SliceJob) -> Job:
         if not job.places:
-            return slice_in_milli(job, self.wants.milli(job), {})
+            return slice_in_parts(job, self.wants.parts(job), {})
         on_nodes: dict[str, int] = {}
-        by_type = self.milli[job.id] = {}
-        for (node, gpu_type), milli in self.wants.milli_of(job.places).items():
-            on_nodes[node] = on_nodes.get(node, 0) + milli
-            by_type[gpu_type] = by_type.get(gpu_type, 0) + milli
-        return slice_in_milli(job, sum(on_nodes.values()) or self.wants.milli(job), on_nodes)
+        by_type = self.parts[job.id] = {}
+        for (node, gpu_type), parts in self.wants.parts_of(job.places).items():
+            on_nodes[node] = on_nodes.get(node, 0) + parts
+            by_type[gpu_type] = by_type.get(gpu_type, 0) + parts
+        return slice_in_parts(job, sum(on_nodes.values()) or self.wants.parts(job), on_nodes)
 
     @property
     def pending(self) -> list[SliceJob]:
@@ -94,17 +94,17 @@ class Desk:
     # --- places -----------------------------------------------------------------------------------------------------
 
     def by_type(self, picks: Picks) -> dict[str, int]:
-        """What the picks count against quotas, in thousandths by GPU type."""
+        """What the picks count against quotas, in parts by GPU type."""
         found: dict[str, int] = {}
         for number, chosen in picks:
             for pick in chosen:
                 card = self.yard.hosts[number].cards[pick.card]
-                milli = 0
+                parts = 0
                 if pick.share is not None:
-                    milli = pick.share.milli
+                    parts = pick.share.parts
                 elif pick.spot is not None and card.kind is not None:
-                    milli = card.kind.milli[pick.spot.profile]
-                found[card.card_type.gpu_type] = found.get(card.card_type.gpu_type, 0) + milli
+                    parts = card.kind.parts[pick.spot.profile]
+                found[card.card_type.gpu_type] = found.get(card.card_type.gpu_type, 0) + parts
         return found
 
     def places(self, picks: Picks) -> tuple[SlicePlace, ...]:
@@ -147,7 +147,7 @@ class Desk:
             return 0, 0
         return job.cpus, job.memory_per_node_mib
 
-    def asks(self, job: SliceJob, gpu_type: str | None) -> MilliByType:
+    def asks(self, job: SliceJob, gpu_type: str | None) -> PartsByType:
         """What the job would count at most, as quotas are asked."""
         return {gpu_type or "": self.shadows[job.id].gpus}
 

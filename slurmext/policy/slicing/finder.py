@@ -13,19 +13,19 @@ from heapq import heapify, heappop, heappush
 from slurmext.model.slicing import GpuUse
 from slurmext.policy.slicing.cards import FULL_PCT, Card, Host, SharedState, Yard
 from slurmext.policy.slicing.gradient import Mix, shares_in
-from slurmext.policy.slicing.kinds import CardState, Spot
+from slurmext.policy.slicing.kinds import GPU_PARTS, CardState, Spot
 from slurmext.policy.slicing.needs import ShareSize, Wish
 
-WARM_WORTH = 20.0
-"""Thousandths of a GPU that may be lost to find a warm instance at the very place: it saves making one."""
-WARM_COST = 1.0
+WARM_WORTH = 0.02 * GPU_PARTS
+"""What may be lost to find a warm instance at the very place: it saves making one."""
+WARM_COST = 0.001 * GPU_PARTS
 """The same for a warm one that is destroyed."""
 
 TURN = 2
 """The stage at which GPUs change their use."""
 
 Score = tuple[int, int, float, float]
-"""(how late the job names the card's type, stage, thousandths of GPUs lost, thousandths left on the node)."""
+"""(how late the job names the card's type, stage, parts of GPUs lost, parts left on the node)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from slurmext.model.slicing import WHOLE_MILLI, GpuUse
+from slurmext.model.slicing import GpuUse
 from slurmext.policy.slicing.cards import FULL_PCT, Card, Host, SharedState
-from slurmext.policy.slicing.kinds import CardState, Kind
+from slurmext.policy.slicing.kinds import GPU_PARTS, CardState, Kind
 from slurmext.policy.slicing.needs import CardType, ShareSize, Wish
 
 MOST_GROUPS = 48
@@ -28,15 +28,15 @@ class Group:
 
     wish: Wish
     per_node: int
-    milli: int
-    """What it counts in thousandths of a GPU, all its slices on a node together."""
+    parts: int
+    """What it counts in parts of a GPU, all its slices on a node together."""
     weight: float = 0.0
     beside: list[tuple[int, int, float]] = field(default_factory=list[tuple[int, int, float]])
 
 
 @dataclass(frozen=True, slots=True)
 class CardWorth:
-    """Of one card: free thousandths, and for each group what of it is of no use, and how many requests fit. `mean` is
+    """Of one card: free parts, and for each group what of it is of no use, and how many requests fit. `mean` is
     what is of no use on average over the groups.
     """
 
@@ -55,9 +55,9 @@ class Mix:
         self.groups = chosen
         self.weights = tuple(group.weight / total for group in chosen)
         self._beside = [[(cpus, mem, weight / total) for cpus, mem, weight in group.beside] for group in chosen]
-        gpus = sum(group.milli * group.weight for group in chosen) or 1.0
-        self._cpus_per_milli = sum(c * w for group in chosen for c, _, w in group.beside) / gpus
-        self._mib_per_milli = sum(m * w for group in chosen for _, m, w in group.beside) / gpus
+        gpus = sum(group.parts * group.weight for group in chosen) or 1.0
+        self._cpus_per_part = sum(c * w for group in chosen for c, _, w in group.beside) / gpus
+        self._mib_per_part = sum(m * w for group in chosen for _, m, w in group.beside) / gpus
         self._cards: dict[tuple[object, ...], int] = {}
         self._worth: list[CardWorth] = []
         self._several = tuple(n for n, group in enumerate(chosen) if group.per_node > 1)
@@ -82,7 +82,7 @@ class Mix:
         return self.number(card, None if card.closing else card.use, card.mig, card.shared)
 
     def host(self, host: Host, numbers: Iterable[int], cpus: int = 0, memory_mib: int = 0) -> float:
-        """Thousandths of GPUs that are lost on a node with cards of these worths, and so much less beside them."""
+        """Parts of GPUs that are lost on a node with cards of these worths, and so much less beside them."""
         left_cpus = None if host.cpus is None else host.cpus - cpus
         left_mib = None if host.memory_mib is None else host.memory_mib - memory_mib
         key = left_cpus, left_mib, tuple(sorted(numbers))
@@ -92,11 +92,11 @@ class Mix:
         return found
 
     def mean(self, number: int) -> float:
-        """Thousandths lost on a card of this worth, the node left out of account."""
+        """Parts lost on a card of this worth, the node left out of account."""
         return self._worth[number].mean
 
     def free(self, numbers: Iterable[int]) -> float:
-        """Thousandths free on cards of these worths."""
+        """Parts free on cards of these worths."""
         return sum(self._worth[number].free for number in numbers)
 
     def _lost(self, cpus: int | None, memory_mib: int | None, cards: Sequence[CardWorth]) -> float:
@@ -136,18 +136,18 @@ class Mix:
         return CardWorth(free, tuple(lost), tuple(fits), mean)
 
     def _starved(self, free: float, cpus: int | None, memory_mib: int | None) -> float:
-        """Free thousandths that the CPUs and the memory left would not do for."""
+        """Free parts that the CPUs and the memory left would not do for."""
         fed = free
-        if cpus is not None and self._cpus_per_milli:
-            fed = min(fed, cpus / self._cpus_per_milli)
-        if memory_mib is not None and self._mib_per_milli:
-            fed = min(fed, memory_mib / self._mib_per_milli)
+        if cpus is not None and self._cpus_per_part:
+            fed = min(fed, cpus / self._cpus_per_part)
+        if memory_mib is not None and self._mib_per_part:
+            fed = min(fed, memory_mib / self._mib_per_part)
         return free - max(0.0, fed)
 
     def _shared_worth(self, card_type: CardType, shared: SharedState) -> CardWorth:
         percent = FULL_PCT - shared.percent
         memory = card_type.memory_mib - shared.memory_mib
-        free = max(0.0, min(percent * WHOLE_MILLI / FULL_PCT, memory * WHOLE_MILLI / (card_type.memory_mib or 1)))
+        free = max(0.0, min(percent * GPU_PARTS / FULL_PCT, memory * GPU_PARTS / (card_type.memory_mib or 1)))
         fits = tuple(shares_in(percent, memory, group.wish.shares.get(card_type.number)) for group in self.groups)
         return self._worth_of(free, [0.0 if count else free for count in fits], fits)
 
@@ -155,7 +155,7 @@ class Mix:
         if kind is None:
             none = len(self.groups)
             return self._worth_of(0.0, (0.0,) * none, (0,) * none)
-        unit = WHOLE_MILLI / kind.units
+        unit = GPU_PARTS / kind.units
         free = kind.free_units(mig) * unit
         lost: list[float] = []
         fits: list[int] = []

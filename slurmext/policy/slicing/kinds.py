@@ -12,7 +12,10 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from slurmext.model.slicing import WHOLE_MILLI, Geometry, Profile
+from slurmext.model.slicing import Geometry, Profile
+
+GPU_PARTS = 8400
+"""A GPU counts so many parts: sevenths, eighths, twelfths and hundredths of it are whole numbers of them."""
 
 MEDIA = "+me"
 ALL_MEDIA = "+me.all"
@@ -52,7 +55,7 @@ class Kind:
             )
             for n, profile in enumerate(self.profiles)
         )
-        self.milli = tuple(_milli(profile, geometry) for profile in self.profiles)
+        self.parts = tuple(_parts(profile, geometry) for profile in self.profiles)
         full = CardState(0, 0, ())
         self._slots: dict[int, int] = {}
         for n, profile in enumerate(self.profiles):
@@ -99,10 +102,14 @@ class Kind:
         """Memory units that nobody has."""
         return self.units - state.mask.bit_count()
 
+    def free_parts(self, state: CardState) -> int:
+        """The part of a GPU that is free: the smaller of memory units and compute slices, in parts."""
+        memory = self.free_units(state) * GPU_PARTS // self.units
+        return min(memory, max(0, self.slices - state.compute) * GPU_PARTS // self.slices)
+
     def free_milli(self, state: CardState) -> int:
-        """The part of a GPU that is free: the smaller of memory units and compute slices, in thousandths."""
-        memory = self.free_units(state) * WHOLE_MILLI // self.units
-        return min(memory, max(0, self.slices - state.compute) * WHOLE_MILLI // self.slices)
+        """The same in thousandths of a GPU."""
+        return self.free_parts(state) * 1000 // GPU_PARTS
 
     def allows(self, state: CardState, profile: int) -> bool:
         """Whether compute slices and engines are left for one more, wherever its memory would be."""
@@ -149,12 +156,12 @@ class Kind:
         return min(count, (self.slices - state.compute) // slices) if slices else count
 
 
-def _milli(profile: Profile, geometry: Geometry) -> int:
+def _parts(profile: Profile, geometry: Geometry) -> int:
     """What the profile counts against quotas: its larger share of memory and of compute, rounded up."""
     compute = Fraction(profile.compute_slices, geometry.compute_slices)
     memory = Fraction(profile.memory_units, geometry.memory_units)
-    share = max(compute, memory) * WHOLE_MILLI
-    return min(WHOLE_MILLI, -(-share.numerator // share.denominator))
+    share = max(compute, memory) * GPU_PARTS
+    return min(GPU_PARTS, -(-share.numerator // share.denominator))
 
 
 @lru_cache(maxsize=256)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from slurmext.model.job import Job, JobState
 from slurmext.model.plan import Reason
-from slurmext.model.slicing import WHOLE_MILLI, HoldPlaces, SliceEvict, SliceJob, SliceMove
+from slurmext.model.slicing import HoldPlaces, SliceEvict, SliceJob, SliceMove
 from slurmext.policy.slicing.cards import Card, Tenant
 from slurmext.policy.slicing.clearing import Clearing, Price, clearing
 from slurmext.policy.slicing.desk import Picks
 from slurmext.policy.slicing.finder import Request
+from slurmext.policy.slicing.kinds import GPU_PARTS
 from slurmext.policy.slicing.placing import Placing
 from slurmext.policy.victims import lost_seconds
 
@@ -64,9 +65,9 @@ class MakingRoom(Placing):
         """Take back slices that other queues borrowed; True when they will do."""
         gpus = {gpu_type or "": shadow.gpus for gpu_type in self._types(requests)}
         barred: set[str] = set()
-        for gpu_type, milli in gpus.items():
-            claims = self.quotas.claims(leaf, {gpu_type: milli})
-            if not claims or self.quotas.refused(leaf, shadow, {gpu_type: milli}) is not None:
+        for gpu_type, parts in gpus.items():
+            claims = self.quotas.claims(leaf, {gpu_type: parts})
+            if not claims or self.quotas.refused(leaf, shadow, {gpu_type: parts}) is not None:
                 continue
             for _ in range(MOST_TRIES):
                 found = self._search(job, requests, self.reclaim_price(leaf, claims, barred))
@@ -100,7 +101,7 @@ class MakingRoom(Placing):
         if victim is None or victim.state is not JobState.RUNNING or other in self.leaving:
             return None
         shadow = self.shadows[other]
-        if self.quotas.spared(shadow) or not self.quotas.owes(shadow, leaf, claims, self.milli[other]):
+        if self.quotas.spared(shadow) or not self.quotas.owes(shadow, leaf, claims, self.parts[other]):
             return None
         return self.quotas.cost(shadow)
 
@@ -108,11 +109,11 @@ class MakingRoom(Placing):
         """Tell all victims to go; the first whose queue cannot give it too, and then nobody is told."""
         told: list[str] = []
         for other in sorted({victim for one in ways for victim in one.leaving}):
-            if not self.quotas.owes(self.shadows[other], leaf, claims, self.milli[other]):
+            if not self.quotas.owes(self.shadows[other], leaf, claims, self.parts[other]):
                 for undone in told:
-                    self.quotas.stay(self.shadows[undone], self.milli[undone])
+                    self.quotas.stay(self.shadows[undone], self.parts[undone])
                 return other
-            self.quotas.leave(self.shadows[other], self.milli[other])
+            self.quotas.leave(self.shadows[other], self.parts[other])
             told.append(other)
         return None
 
@@ -120,7 +121,7 @@ class MakingRoom(Placing):
         for other in sorted({victim for one in ways for victim in one.leaving}):
             victim = self.shadows[other]
             self.leaving[other] = job.id
-            lost = float(lost_seconds(victim, self.snapshot.now_s)) * victim.gpus / WHOLE_MILLI
+            lost = float(lost_seconds(victim, self.snapshot.now_s)) * victim.gpus / GPU_PARTS
             self.evict.append(
                 SliceEvict(
                     job=other,
@@ -150,7 +151,7 @@ class MakingRoom(Placing):
         request, ways = found
         movers = sorted({other for one in ways for other in one.leaving})
         cost = sum(one.cost for one in ways)
-        gain = float(shadow.gpus) / WHOLE_MILLI * float(settings.worth_s)
+        gain = float(shadow.gpus) / GPU_PARTS * float(settings.worth_s)
         if len(movers) > left or cost >= gain:
             return False
         picks = [(one.host, one.picks) for one in ways]

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from slurmext.model.plan import Reason
-from slurmext.model.slicing import WHOLE_MILLI, GpuUse, Profile, SliceNeed
-from slurmext.policy.slicing.kinds import Kind
+from slurmext.model.slicing import GpuUse, Profile, SliceNeed
+from slurmext.policy.slicing.kinds import GPU_PARTS, Kind
 
 SAME_SIZE = 0.03
 """Drivers round a profile's memory differently by this much; more is another size."""
@@ -36,7 +36,7 @@ class ShareSize:
 
     percent: int
     memory_mib: int
-    milli: int
+    parts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,10 +49,10 @@ class Wish:
     shares: Mapping[int, ShareSize] = field(default_factory=dict[int, ShareSize])
     why: Mapping[int, str] = field(default_factory=dict[int, str])
 
-    def milli(self, card_types: Sequence[CardType]) -> int:
-        """The most that one slice may count against quotas, in thousandths of a GPU."""
-        mig = [kind.milli[p] for t, p in self.profiles.items() if (kind := card_types[t].kind) is not None]
-        return max([*mig, *(share.milli for share in self.shares.values())], default=0)
+    def parts(self, card_types: Sequence[CardType]) -> int:
+        """The most that one slice may count against quotas, in parts of a GPU."""
+        mig = [kind.parts[p] for t, p in self.profiles.items() if (kind := card_types[t].kind) is not None]
+        return max([*mig, *(share.parts for share in self.shares.values())], default=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,8 +139,8 @@ def _share(need: SliceNeed, percent: int, usable: Sequence[CardType]) -> Wish | 
 
 
 def _share_size(card: CardType, percent: int, memory_mib: int) -> ShareSize:
-    memory = -(-memory_mib * WHOLE_MILLI // card.memory_mib)
-    return ShareSize(percent, memory_mib, min(WHOLE_MILLI, max(percent * WHOLE_MILLI // HUNDRED, memory)))
+    memory = -(-memory_mib * GPU_PARTS // card.memory_mib)
+    return ShareSize(percent, memory_mib, min(GPU_PARTS, max(percent * GPU_PARTS // HUNDRED, memory)))
 
 
 def _too_much_memory(memory_mib: int, usable: Sequence[CardType]) -> Refusal:
@@ -195,7 +195,7 @@ def _smallest(need: SliceNeed, card: CardType, kind: Kind) -> int | None:
 
     def cost(number: int) -> tuple[int, int, int, str]:
         profile = kind.profiles[number]
-        return kind.milli[number], profile.memory_units, profile.compute_slices, profile.name
+        return kind.parts[number], profile.memory_units, profile.compute_slices, profile.name
 
     return min(enough, key=cost, default=None)
 

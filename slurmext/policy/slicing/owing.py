@@ -13,11 +13,12 @@ from heapq import merge
 
 from slurmext.model.job import Job, JobState
 from slurmext.model.plan import Reason
-from slurmext.model.slicing import WHOLE_MILLI, GpuUse, SliceEvict
+from slurmext.model.slicing import GpuUse, SliceEvict
 from slurmext.policy.round import Standing
 from slurmext.policy.slicing.cards import Card, Host
+from slurmext.policy.slicing.kinds import GPU_PARTS
 from slurmext.policy.slicing.making_room import MOST_TRIES, MakingRoom
-from slurmext.policy.slicing.quota import whole_in_milli
+from slurmext.policy.slicing.quota import whole_in_parts
 from slurmext.policy.victims import lost_seconds
 
 _Cost = Callable[[Card], "float | None"]
@@ -49,7 +50,7 @@ class Owing(MakingRoom):
             self._owe_one(job)
 
     def _owe_one(self, job: Job) -> None:
-        shadow = whole_in_milli(job)
+        shadow = whole_in_parts(job)
         leaf = self.quotas.leaf(shadow)
         late = job.eligible_s is not None and job.eligible_s > self.snapshot.now_s
         if leaf is None or job.blocked is not None or late or job.gpus_per_task <= 0:
@@ -57,7 +58,7 @@ class Owing(MakingRoom):
         if self.quotas.delayed(leaf, shadow):
             return
         for gpu_type in job.types or sorted({card_type.gpu_type for card_type in self.yard.card_types}):
-            gpus = {gpu_type: job.least_tasks * job.gpus_per_task * WHOLE_MILLI}
+            gpus = {gpu_type: job.least_tasks * job.gpus_per_task * GPU_PARTS}
             if self.quotas.standing_on(leaf, shadow, gpu_type) > Standing.OWN:
                 continue
             if self.quotas.refused(leaf, shadow, gpus) in {None, Reason.LENDING_LIMIT}:
@@ -72,7 +73,7 @@ class Owing(MakingRoom):
 
     def _slots(self, job: Job, leaf: int, gpu_type: str, barred: set[str]) -> list[_Slot] | None:
         """The cheapest room for all the job's tasks; None when there is none."""
-        claims = self.quotas.claims(leaf, {gpu_type: job.least_tasks * job.gpus_per_task * WHOLE_MILLI})
+        claims = self.quotas.claims(leaf, {gpu_type: job.least_tasks * job.gpus_per_task * GPU_PARTS})
         price = self.reclaim_price(leaf, claims, barred)
 
         def cost(card: Card) -> float | None:
@@ -126,22 +127,22 @@ class Owing(MakingRoom):
     def _give(self, job: Job, leaf: int, gpu_type: str, slots: Sequence[_Slot], barred: set[str]) -> bool:
         """Clear the cards; False, with who cannot go in `barred`, when some queue cannot give all of it."""
         cards = [card for slot in slots for card in slot.cards]
-        gpus = {gpu_type: job.least_tasks * job.gpus_per_task * WHOLE_MILLI}
+        gpus = {gpu_type: job.least_tasks * job.gpus_per_task * GPU_PARTS}
         claims = self.quotas.claims(leaf, gpus)
         victims = sorted({t.job for card in cards for t in card.tenants if t.job not in self.leaving})
         told: list[str] = []
         for other in victims:
-            if not self.quotas.owes(self.shadows[other], leaf, claims, self.milli[other]):
+            if not self.quotas.owes(self.shadows[other], leaf, claims, self.parts[other]):
                 for undone in told:
-                    self.quotas.stay(self.shadows[undone], self.milli[undone])
+                    self.quotas.stay(self.shadows[undone], self.parts[undone])
                 barred.add(other)
                 return False
-            self.quotas.leave(self.shadows[other], self.milli[other])
+            self.quotas.leave(self.shadows[other], self.parts[other])
             told.append(other)
         for other in victims:
             victim = self.shadows[other]
             self.leaving[other] = job.id
-            lost = float(lost_seconds(victim, self.snapshot.now_s)) * victim.gpus / WHOLE_MILLI
+            lost = float(lost_seconds(victim, self.snapshot.now_s)) * victim.gpus / GPU_PARTS
             self.evict.append(
                 SliceEvict(
                     job=other,

@@ -85,7 +85,7 @@ class Placing(Desk):
             return
         state = kind.put(card.mig, spot)
         kept: list[tuple[Spot, str]] = []
-        for warm, uuid in sorted(card.warm, key=lambda pair: (kind.milli[pair[0].profile], pair[0].start)):
+        for warm, uuid in sorted(card.warm, key=lambda pair: (kind.parts[pair[0].profile], pair[0].start)):
             if warm == spot:
                 continue
             if warm in kind.options(state, warm.profile):

@@ -17,7 +17,7 @@ from slurmext.policy.round import Standing
 from slurmext.policy.slicing.finder import Request
 from slurmext.policy.slicing.needs import Refusal
 from slurmext.policy.slicing.owing import Owing
-from slurmext.policy.slicing.quota import whole_in_milli
+from slurmext.policy.slicing.quota import whole_in_parts
 from slurmext.policy.slicing.why import why_not
 
 WANTS_A_GPU = frozenset({Reason.SLICE_FULL, Reason.SLICE_FRAGMENTED, Reason.SLICE_HELD, Reason.RECLAIMING})
@@ -42,7 +42,7 @@ class SlicePlanner:
         for job in sorted((job for job in snapshot.whole if job.state in HOLDING), key=lambda job: job.id):
             before = known.get(job.id)
             same = before is not None and before[0] is job
-            self._whole[job.id] = before if before is not None and same else (job, whole_in_milli(job))
+            self._whole[job.id] = before if before is not None and same else (job, whole_in_parts(job))
         return _Asking(snapshot, [counted for _, counted in self._whole.values()]).plan()
 
 

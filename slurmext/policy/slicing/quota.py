@@ -1,4 +1,4 @@
-"""Quotas for slices: those of the queues, in thousandths of a GPU, with the same ledger and the same fair order.
+"""Quotas for slices: those of the queues, in parts of a GPU, with the same ledger and the same fair order.
 
 A slice counts the larger of its compute and its memory share. Whole-GPU jobs count in the same books, so a queue's max
 and its guarantee mean the same whatever its jobs ask for.
@@ -14,71 +14,72 @@ from slurmext.model.job import HOLDING, Job, JobState, NodeGpus
 from slurmext.model.node import Node, NodeState
 from slurmext.model.plan import QueueUsage, Reason
 from slurmext.model.queue import Queue, TypeQuota, UserLimit
-from slurmext.model.slicing import WHOLE_MILLI, SliceJob, SliceSnapshot
+from slurmext.model.slicing import SliceJob, SliceSnapshot
 from slurmext.model.snapshot import Settings, Snapshot
 from slurmext.policy.counting import Count
 from slurmext.policy.drain import Drain, capacity_of
 from slurmext.policy.order import Tournament, by_borrowing, by_guarantee
 from slurmext.policy.round import Standing
+from slurmext.policy.slicing.kinds import GPU_PARTS
 from slurmext.policy.tree import QueueNode
 from slurmext.policy.victims import move_cost, spared
 
-MilliByType = Mapping[str, int]
-"""Thousandths of GPUs per GPU type."""
+PartsByType = Mapping[str, int]
+"""Parts of GPUs per GPU type."""
 
 
-def _milli(gpus: int | None) -> int | None:
-    return None if gpus is None else gpus * WHOLE_MILLI
+def _parts(gpus: int | None) -> int | None:
+    return None if gpus is None else gpus * GPU_PARTS
 
 
 def _limits(limits: Mapping[str, UserLimit]) -> dict[str, UserLimit]:
-    return {who: UserLimit(max=_milli(limit.max)) for who, limit in limits.items()}
+    return {who: UserLimit(max=_parts(limit.max)) for who, limit in limits.items()}
 
 
 def _types(quotas: Mapping[str, TypeQuota]) -> dict[str, TypeQuota]:
     return {
         gpu_type: TypeQuota(
-            guaranteed=quota.guaranteed * WHOLE_MILLI, reserved=quota.reserved * WHOLE_MILLI, max=_milli(quota.max)
+            guaranteed=quota.guaranteed * GPU_PARTS, reserved=quota.reserved * GPU_PARTS, max=_parts(quota.max)
         )
         for gpu_type, quota in quotas.items()
     }
 
 
-def queue_in_milli(queue: Queue) -> Queue:
-    """The queue with all its numbers in thousandths of a GPU."""
+def queue_in_parts(queue: Queue) -> Queue:
+    """The queue with all its numbers in parts of a GPU."""
     changes = tuple(
         replace(
             change,
-            guaranteed=_milli(change.guaranteed),
-            reserved=change.reserved * WHOLE_MILLI,
-            max=_milli(change.max),
-            lending_limit=_milli(change.lending_limit),
+            guaranteed=_parts(change.guaranteed),
+            reserved=change.reserved * GPU_PARTS,
+            max=_parts(change.max),
+            lending_limit=_parts(change.lending_limit),
             by_type=_types(change.by_type),
         )
         for change in queue.changes
     )
     return replace(
         queue,
-        guaranteed=_milli(queue.guaranteed),
-        reserved=queue.reserved * WHOLE_MILLI,
-        max=_milli(queue.max),
-        lending_limit=_milli(queue.lending_limit),
+        guaranteed=_parts(queue.guaranteed),
+        reserved=queue.reserved * GPU_PARTS,
+        max=_parts(queue.max),
+        lending_limit=_parts(queue.lending_limit),
         by_type=_types(queue.by_type),
         users=_limits(queue.users),
         groups=_limits(queue.groups),
-        each_user_max=_milli(queue.each_user_max),
+        each_user_max=_parts(queue.each_user_max),
         changes=changes,
     )
 
 
-def whole_in_milli(job: Job) -> Job:
-    """A whole-GPU job in thousandths of a GPU."""
-    placement = tuple(NodeGpus(node=part.node, gpus=part.gpus * WHOLE_MILLI) for part in job.placement)
-    return replace(job, gpus_per_task=job.gpus_per_task * WHOLE_MILLI, placement=placement)
+def whole_in_parts(job: Job) -> Job:
+    """A whole-GPU job in parts of a GPU."""
+    placement = tuple(NodeGpus(node=part.node, gpus=part.gpus * GPU_PARTS) for part in job.placement)
+    return replace(job, gpus_per_task=job.gpus_per_task * GPU_PARTS, placement=placement)
 
 
-def slice_in_milli(job: SliceJob, milli: int, on_nodes: Mapping[str, int]) -> Job:
-    """A job of slices as the quotas see it: one task of `milli`. One that has its reservation is as good as running."""
+def slice_in_parts(job: SliceJob, parts: int, on_nodes: Mapping[str, int]) -> Job:
+    """A job of slices as the quotas see it: one task of `parts`. One that has its reservation is as good as running."""
     state = JobState.RUNNING if job.state is JobState.PENDING and job.places else job.state
     return Job(
         id=job.id,
@@ -86,7 +87,7 @@ def slice_in_milli(job: SliceJob, milli: int, on_nodes: Mapping[str, int]) -> Jo
         state=state,
         user=job.user,
         groups=job.groups,
-        gpus_per_task=max(1, milli),
+        gpus_per_task=max(1, parts),
         priority=job.priority,
         preemptible=job.preemptible,
         requeue=job.requeue,
@@ -106,8 +107,8 @@ class Quotas:
     """What queues use and may add, while slices are planned."""
 
     def __init__(self, snapshot: SliceSnapshot, jobs: Sequence[Job], idle: Mapping[str, int]) -> None:
-        """`jobs` are all, in thousandths; `idle` is what of the GPUs is idle, by type, in thousandths."""
-        self._past = {path: gpus * WHOLE_MILLI for path, gpus in snapshot.past_gpus.items()}
+        """`jobs` are all, in parts; `idle` is what of the GPUs is idle, by type, in parts."""
+        self._past = {path: gpus * GPU_PARTS for path, gpus in snapshot.past_gpus.items()}
         settings = snapshot.settings
         self._past_factor = settings.past_factor
         self._settings = Settings(
@@ -119,7 +120,7 @@ class Quotas:
         counted = Snapshot(
             now_s=snapshot.now_s,
             nodes=_nodes(snapshot),
-            queues=tuple(queue_in_milli(queue) for queue in snapshot.queues),
+            queues=tuple(queue_in_parts(queue) for queue in snapshot.queues),
             jobs=tuple(jobs),
         )
         self.count = Count(counted)
@@ -145,7 +146,7 @@ class Quotas:
             return Standing.FULL if all(above) else Standing.OWN
         return Standing.CLAIM if any(above) else Standing.BORROW
 
-    def refused(self, leaf: int, job: Job, gpus: MilliByType) -> Reason | None:
+    def refused(self, leaf: int, job: Job, gpus: PartsByType) -> Reason | None:
         """The limit that keeps the job from so much; None when it may have it."""
         ledger = self.ledger
         over = ledger.over_limit(ledger.held, leaf, job, gpus)
@@ -159,30 +160,30 @@ class Quotas:
             return Reason.PRE_DRAIN
         return None if ledger.may_borrow(leaf, gpus, self.idle) else Reason.LENDING_LIMIT
 
-    def start(self, leaf: int, job: Job, gpus: MilliByType) -> QueueUsage:
+    def start(self, leaf: int, job: Job, gpus: PartsByType) -> QueueUsage:
         """The job gets so much."""
         own = self.ledger.held.within_guarantee(self.tree.own(leaf), gpus)
-        for gpu_type, milli in gpus.items():
-            self.idle[gpu_type] = self.idle.get(gpu_type, 0) - milli
-            self.idle[None] -= milli
+        for gpu_type, parts in gpus.items():
+            self.idle[gpu_type] = self.idle.get(gpu_type, 0) - parts
+            self.idle[None] -= parts
         self.ledger.start(leaf, job, gpus)
         return QueueUsage.GUARANTEED if own else QueueUsage.BORROWED
 
-    def promise(self, leaf: int, job: Job, gpus: MilliByType) -> None:
+    def promise(self, leaf: int, job: Job, gpus: PartsByType) -> None:
         """The job will get so much when others have left."""
         self.ledger.start(leaf, job, gpus)
 
-    def take_back(self, leaf: int, job: Job, gpus: MilliByType) -> None:
+    def take_back(self, leaf: int, job: Job, gpus: PartsByType) -> None:
         """Undo `promise`."""
         self.ledger.stop(leaf, job, gpus)
 
     # --- who may be evicted -----------------------------------------------------------------------------------------
 
-    def claims(self, leaf: int, gpus: MilliByType) -> tuple[int, ...]:
+    def claims(self, leaf: int, gpus: PartsByType) -> tuple[int, ...]:
         """Levels of the leaf's lineage at which so much is within the guarantee."""
         return self.ledger.claims(leaf, gpus)
 
-    def owes(self, victim: Job, leaf: int, claims: Sequence[int], gpus: MilliByType) -> bool:
+    def owes(self, victim: Job, leaf: int, claims: Sequence[int], gpus: PartsByType) -> bool:
         """Whether the victim's queue holds `gpus` above its guarantee, at the level where the leaf may claim them."""
         other = self.tree.leaf_of.get(victim.queue)
         if other is None or other == leaf:
@@ -193,16 +194,16 @@ class Quotas:
             return False
         return all(self._can_give(self.tree.nodes[index], gpus) for index in self.tree.below(other, ancestor))
 
-    def _can_give(self, node: QueueNode, gpus: MilliByType) -> bool:
+    def _can_give(self, node: QueueNode, gpus: PartsByType) -> bool:
         return self.ledger.solid.can_give(node, gpus)
 
-    def leave(self, victim: Job, gpus: MilliByType) -> None:
+    def leave(self, victim: Job, gpus: PartsByType) -> None:
         """The victim is told to go."""
         leaf = self.tree.leaf_of.get(victim.queue)
         if leaf is not None:
             self.ledger.leave(leaf, victim, gpus)
 
-    def stay(self, victim: Job, gpus: MilliByType) -> None:
+    def stay(self, victim: Job, gpus: PartsByType) -> None:
         """Undo `leave`."""
         leaf = self.tree.leaf_of.get(victim.queue)
         if leaf is not None:
@@ -210,7 +211,7 @@ class Quotas:
 
     def cost(self, victim: Job) -> float:
         """GPU seconds that a requeue of the running job costs."""
-        return move_cost(victim, self._settings, self._now_s) / WHOLE_MILLI
+        return move_cost(victim, self._settings, self._now_s) / GPU_PARTS
 
     def spared(self, victim: Job) -> bool:
         """Whether a rule keeps the running job from being evicted."""
@@ -257,7 +258,7 @@ Ask = Callable[[int, Job, Standing], bool]
 
 
 def _nodes(snapshot: SliceSnapshot) -> tuple[Node, ...]:
-    """The nodes with their GPUs in thousandths; of several types the most frequent is the node's."""
+    """The nodes with their GPUs in parts; of several types the most frequent is the node's."""
     counted: dict[str, Counter[str]] = {}
     for gpu in snapshot.gpus:
         counted.setdefault(gpu.node, Counter())[gpu.gpu_type] += 1
@@ -266,7 +267,7 @@ def _nodes(snapshot: SliceSnapshot) -> tuple[Node, ...]:
 
 def _node(name: str, types: Counter[str] | None, state: NodeState) -> Node:
     gpu_type = min(types, key=lambda kind: (-types[kind], kind)) if types else "gpu"
-    gpus = sum(types.values()) * WHOLE_MILLI if types else 0
+    gpus = sum(types.values()) * GPU_PARTS if types else 0
     return Node(name=name, gpus=gpus, gpu_type=gpu_type, state=state)
 
 

@@ -8,10 +8,11 @@ from math import ceil
 
 from slurmext.model.job import JobState
 from slurmext.model.plan import Reason
-from slurmext.model.slicing import WHOLE_MILLI, GpuUse, SliceDemand, SliceJob, SliceNeed, SlicePlace, SliceSnapshot
+from slurmext.model.slicing import GpuUse, SliceDemand, SliceJob, SliceNeed, SlicePlace, SliceSnapshot
 from slurmext.policy.slicing.cards import FULL_PCT, SharedState, Yard
 from slurmext.policy.slicing.finder import Request
 from slurmext.policy.slicing.gradient import Group, Mix, shares_in
+from slurmext.policy.slicing.kinds import GPU_PARTS
 from slurmext.policy.slicing.needs import CardType, Refusal, Wish, asked, wish
 
 _WishKey = tuple[SliceNeed, tuple[str, ...], GpuUse | None]
@@ -63,10 +64,10 @@ class Wants:
         numbers = {*wanted.profiles, *wanted.shares}
         return sorted({self._yard.card_types[number].gpu_type for number in numbers})
 
-    def milli(self, job: SliceJob) -> int:
-        """The most the whole job may count against quotas, in thousandths of a GPU."""
+    def parts(self, job: SliceJob) -> int:
+        """The most the whole job may count against quotas, in parts of a GPU."""
         wanted = self.wish(job)
-        each = wanted.milli(self._yard.card_types) if isinstance(wanted, Wish) else 0
+        each = wanted.parts(self._yard.card_types) if isinstance(wanted, Wish) else 0
         return each * job.need.per_node * job.need.nodes
 
     def too_large(self, job: SliceJob, wanted: Wish) -> Refusal | None:
@@ -115,8 +116,8 @@ class Wants:
                 continue
             key = demand.need.per_node, *sorted(wanted.profiles.items()), *sorted(wanted.shares)
             key = (*key, *(share for _, share in sorted(wanted.shares.items(), key=lambda pair: pair[0])))
-            milli = wanted.milli(self._yard.card_types) * demand.need.per_node
-            group = groups.setdefault(key, Group(wanted, demand.need.per_node, milli))
+            parts = wanted.parts(self._yard.card_types) * demand.need.per_node
+            group = groups.setdefault(key, Group(wanted, demand.need.per_node, parts))
             group.weight += demand.weight
             group.beside.append((demand.cpus, demand.memory_per_node_mib, demand.weight))
         return Mix(groups.values())
@@ -146,7 +147,7 @@ class Wants:
             for demand, count in sorted(counted.items(), key=lambda pair: repr(pair[0]))
         ]
 
-    def milli_of(self, places: Iterable[SlicePlace]) -> dict[tuple[str, str], int]:
+    def parts_of(self, places: Iterable[SlicePlace]) -> dict[tuple[str, str], int]:
         """What places count against quotas, by (node, GPU type)."""
         found: dict[tuple[str, str], int] = {}
         for place in places:
@@ -154,13 +155,13 @@ class Wants:
             if card_type is None:
                 continue
             if place.profile is None:
-                memory = WHOLE_MILLI * (place.memory_mib or 0) / (card_type.memory_mib or 1)
-                milli = min(WHOLE_MILLI, max((place.share_pct or 0) * WHOLE_MILLI // FULL_PCT, ceil(memory)))
+                memory = GPU_PARTS * (place.memory_mib or 0) / (card_type.memory_mib or 1)
+                parts = min(GPU_PARTS, max((place.share_pct or 0) * GPU_PARTS // FULL_PCT, ceil(memory)))
             else:
                 number = None if card_type.kind is None else card_type.kind.number.get(place.profile)
-                milli = 0 if number is None or card_type.kind is None else card_type.kind.milli[number]
+                parts = 0 if number is None or card_type.kind is None else card_type.kind.parts[number]
             key = place.node, card_type.gpu_type
-            found[key] = found.get(key, 0) + milli
+            found[key] = found.get(key, 0) + parts
         return found
 
 
@@ -176,21 +177,21 @@ def _only(wanted: Wish, types: tuple[str, ...], card_types: list[CardType]) -> W
     )
 
 
-def idle_milli(yard: Yard) -> dict[str, int]:
-    """What of the GPUs no job has, by type, in thousandths."""
+def idle_parts(yard: Yard) -> dict[str, int]:
+    """What of the GPUs no job has, by type, in parts."""
     found: dict[str, int] = {}
     for host in yard.hosts:
         for card in host.cards:
             if card.use is None:
-                free = WHOLE_MILLI
+                free = GPU_PARTS
             elif card.use is GpuUse.SHARED:
                 free = _shared_free(card.shared, card.card_type.memory_mib)
             else:
-                free = 0 if card.kind is None else card.kind.free_milli(card.mig)
+                free = 0 if card.kind is None else card.kind.free_parts(card.mig)
             found[card.card_type.gpu_type] = found.get(card.card_type.gpu_type, 0) + free
     return found
 
 
 def _shared_free(shared: SharedState, memory_mib: int) -> int:
-    memory = (memory_mib - shared.memory_mib) * WHOLE_MILLI // (memory_mib or 1)
-    return max(0, min((FULL_PCT - shared.percent) * WHOLE_MILLI // FULL_PCT, memory))
+    memory = (memory_mib - shared.memory_mib) * GPU_PARTS // (memory_mib or 1)
+    return max(0, min((FULL_PCT - shared.percent) * GPU_PARTS // FULL_PCT, memory))

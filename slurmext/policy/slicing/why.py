@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from slurmext.model.plan import Reason
-from slurmext.model.slicing import WHOLE_MILLI, GpuUse, SliceJob
+from slurmext.model.slicing import GpuUse, SliceJob
 from slurmext.policy.slicing.cards import FULL_PCT, Card, Tenant
 from slurmext.policy.slicing.desk import Desk
 from slurmext.policy.slicing.finder import TURN, Request
 from slurmext.policy.slicing.gradient import shares_in
+from slurmext.policy.slicing.kinds import GPU_PARTS
 from slurmext.policy.slicing.needs import asked
 
 
@@ -29,7 +30,7 @@ def why_not(desk: Desk, job: SliceJob, requests: list[Request]) -> tuple[Reason,
         )
     free = _free(desk, requests)
     wanted = desk.shadows[job.id].gpus
-    numbers = f"{what} counts {wanted / WHOLE_MILLI:.2f} GPUs, {free / WHOLE_MILLI:.2f} are free in pieces"
+    numbers = f"{what} counts {wanted / GPU_PARTS:.2f} GPUs, {free / GPU_PARTS:.2f} are free in pieces"
     if free >= wanted:
         return Reason.SLICE_FRAGMENTED, numbers
     return Reason.SLICE_FULL, numbers
@@ -69,7 +70,7 @@ def _there(card: Card) -> list[Tenant]:
 
 
 def _free(desk: Desk, requests: list[Request]) -> int:
-    """Thousandths free on cards that the requests could use."""
+    """Parts free on cards that the requests could use."""
     free = 0
     for host in desk.yard.hosts:
         for card in host.cards:
@@ -79,9 +80,9 @@ def _free(desk: Desk, requests: list[Request]) -> int:
                     continue
                 if request.use is GpuUse.SHARED and number in request.wish.shares:
                     memory = card.card_type.memory_mib
-                    left = (memory - card.shared.memory_mib) * WHOLE_MILLI // (memory or 1)
-                    free += max(0, min((FULL_PCT - card.shared.percent) * WHOLE_MILLI // FULL_PCT, left))
+                    left = (memory - card.shared.memory_mib) * GPU_PARTS // (memory or 1)
+                    free += max(0, min((FULL_PCT - card.shared.percent) * GPU_PARTS // FULL_PCT, left))
                 elif request.use is GpuUse.MIG and number in request.wish.profiles and card.kind is not None:
                     allowed = card.kind.allows(card.mig, request.wish.profiles[number])
-                    free += card.kind.free_milli(card.mig) if allowed else 0
+                    free += card.kind.free_parts(card.mig) if allowed else 0
     return free

@@ -88,8 +88,8 @@ class Cluster:
             asked = wish(SliceNeed(profile=profile), self.yard.card_types)
             assert isinstance(asked, Wish)
             self.requests[profile] = Request(len(self.requests), asked, GpuUse.MIG, 1, 0, 0, (), frozenset())
-            milli = self.kind.milli[self.kind.number[profile]]
-            groups.append(Group(asked, 1, milli, weight, [(0, 0, weight)]))
+            parts = self.kind.parts[self.kind.number[profile]]
+            groups.append(Group(asked, 1, parts, weight, [(0, 0, weight)]))
         self.site = Site(self.yard, Mix(groups))
         choices: dict[str, Choice] = {
             "ours": self._ours, "first_fit": self._first_fit, "spread": self._spread, "random": self._random,

@@ -102,8 +102,8 @@ class Packing:
             number = len(self.requests)
             self.requests[pod] = Request(number, asked, self.use, pod.gpus, pod.cpus, pod.memory_mib, (), frozenset())
             if pod.gpus:
-                milli = asked.milli(self.yard.card_types) * pod.gpus
-                group = groups.setdefault((pod.gpus, pod.percent), Group(asked, pod.gpus, milli))
+                parts = asked.parts(self.yard.card_types) * pod.gpus
+                group = groups.setdefault((pod.gpus, pod.percent), Group(asked, pod.gpus, parts))
                 group.weight += count
                 group.beside.append((pod.cpus, pod.memory_mib, count))
         self.site = Site(self.yard, Mix(groups.values()))
