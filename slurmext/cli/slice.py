@@ -45,7 +45,7 @@ COLUMNS = (
     Column(key="changed_s", title="Since", show=clock),
     Column(key="gpu_type", title="Type", shown=False),
     Column(key="uuid", title="UUID", shown=False),
-    Column(key="gpu", title="GPUUUID", shown=False),
+    Column(key="gpu_uuid", title="GPUUUID", shown=False),
     Column(key="made_ms", title="MadeMs", right=True, shown=False),
     Column(key="why", title="Why", shown=False),
 )
@@ -68,7 +68,7 @@ HISTORY_COLUMNS = (
     Column(key="made_ms", title="MadeMs", right=True),
     Column(key="why", title="Why"),
     Column(key="uuid", title="UUID", shown=False),
-    Column(key="gpu", title="GPUUUID", shown=False),
+    Column(key="gpu_uuid", title="GPUUUID", shown=False),
 )
 ADVICE_COLUMNS = (
     Column(key="job_id", title="JobID"),

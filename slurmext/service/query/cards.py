@@ -36,4 +36,4 @@ def slice_values(record: SliceRecord, minors: Mapping[str, int]) -> Answer:
     values = asdict(record)
     key = values.pop("job")
     what = record.profile or f"{record.share_pct}%"
-    return {**key, **values, "slice": what, "minor": minors.get(record.gpu)}
+    return {**key, **values, "slice": what, "minor": minors.get(record.gpu), "gpu_uuid": record.gpu}

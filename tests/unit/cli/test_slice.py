@@ -1,0 +1,107 @@
+"""`slurmext slice` over a store, without a daemon."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from slurmext.cli.main import cli
+from slurmext.cli.session import Session
+from slurmext.model.slice_state import GpuHold, GpuRecord, HoldState, SliceRecord, SliceSample, SliceState
+from slurmext.model.slicing import GpuUse
+from slurmext.model.state import JobKey, JobRow
+from slurmext.testing.memory_store import MemoryStore
+from slurmext.testing.slicing import geometry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MINE, OTHER = JobKey(job_id="12", submit_s=1), JobKey(job_id="13", submit_s=1)
+SLICE = SliceRecord(
+    reservation="a", job=MINE, user="root", queue="lab", node="n1", gpu="G0", profile="2g.20gb", start=2,
+    memory_mib=20091, milli=286, uuid="MIG-12", created_s=900, changed_s=900,
+)  # fmt: skip
+CUT = geometry("h100")
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    made = MemoryStore()
+    lease = made.acquire_lease("controller", "me", 15, 1000)
+    assert lease is not None
+    assert CUT is not None
+    rows = [
+        {"name": p.name, "id": p.profile_id, "size": p.memory_units, "compute": p.compute_slices, "sm": p.sm,
+         "memory_mib": p.memory_mib, "starts": list(p.starts), "max": p.most}
+        for p in CUT.profiles
+    ]  # fmt: skip
+    busy = [
+        {"profile": "2g.20gb", "start": 2, "uuid": "MIG-12", "state": "busy", "job_id": 12},
+        {"profile": "1g.10gb", "start": 6, "uuid": "MIG-w", "state": "warm", "job_id": None},
+    ]
+    detail = {"geometry": rows, "instances": busy, "shares": []}
+    card = GpuRecord(node="n1", uuid="G0", memory_mib=81559, sm=132, mig_capable=True, use=GpuUse.MIG, detail=detail)
+    shared = replace(card, uuid="G1", minor=1, use=GpuUse.SHARED, detail={"geometry": rows})
+    whole = replace(card, uuid="G2", minor=2, use=GpuUse.WHOLE, detail={"geometry": rows})
+    made.record_gpus("n1", [card, shared, whole], 990)
+    for uuid, use in (("G0", GpuUse.MIG), ("G1", GpuUse.SHARED)):
+        hold = made.add_hold(lease.token, GpuHold(node="n1", use=use))
+        made.change_hold(lease.token, replace(hold, state=HoldState.HELD, gpu=uuid, job_id=f"9{uuid[1]}"))
+    share = replace(SLICE, job=OTHER, user="bob", gpu="G1", profile=None, start=None, share_pct=25, memory_mib=10240,
+                    milli=250, uuid="")  # fmt: skip
+    one, two = made.add_slices(lease.token, [SLICE, share])
+    made.advance_slices([one.id, two.id], SliceState.LIVE, 950)
+    made.save_jobs(lease.token, [JobRow(job=MINE, user="root", queue="lab", state="running", start_s=950)])
+    made.record_slice_sample(
+        SliceSample(job=MINE, node="n1", at_s=990, memory_mib=20091, memory_peak_mib=5000, sm_mean_pct=20, samples=9)
+    )
+    return made
+
+
+@pytest.fixture
+def run(store: MemoryStore, tmp_path: Path) -> Any:
+    from slurmext.config.site import SiteConfig
+
+    site = SiteConfig.model_validate({"version": 1, "cluster": "dev", "run_dir": str(tmp_path)})
+
+    def call(*words: str, uid: int = 0) -> Any:
+        session = Session(site=site, store=store, now=lambda: 1000.0, uid=uid)
+        return CliRunner().invoke(cli, ["slice", *words], obj=session)
+
+    return call
+
+
+def test_the_map_draws_units_to_scale(run: Any) -> None:
+    """Busy with its job, warm, free, shared by percent; whole GPUs only when asked for."""
+    lines = run("map").output.splitlines()
+    assert "·       ·       [12 2g.20gb    ]·       ·       [warm 1]·" in lines[1]
+    assert "[13 25% 10240M ]" in lines[2]
+    assert "2 GPUs in sliced use" in lines[-1]
+    assert "whole" in run("map", "--all").output
+
+
+def test_others_are_only_taken_to_ordinary_users(run: Any) -> None:
+    """Neither job, nor user, nor UUID of anybody else."""
+    found = json.loads(run("map", "--json", uid=65534).output)
+    parts = [part for card in found["gpus"] for part in card["parts"]]
+    assert {part["state"] for part in parts} == {"taken", "warm"}
+    assert all(part["job"] is None and part["user"] is None and not part.get("uuid") for part in parts)
+    assert json.loads(run("list", "--json", uid=65534).output) == []
+
+
+def test_slices_profiles_history_and_advice_are_listed(run: Any) -> None:
+    """For people and for scripts."""
+    assert run("list", "-nP", "-o", "JobID,Slice,GPU,GPUs,State").output.splitlines() == [
+        "12|2g.20gb|0|0.286|live",
+        "13|25%|1|0.250|live",
+    ]
+    profiles = json.loads(run("list", "--profiles", "--json").output)
+    assert {row["profile"]: row["fits_now"] for row in profiles}["1g.10gb"] == 5
+    assert "12|2g.20gb" in run("history", "--job", "12", "-nP", "-o", "JobID,Slice").output
+    advice = run("advise", "12", "-nP", "-o", "JobID,Had,AskFor").output
+    assert advice == "12|2g.20gb|--gpu-slice=1g.10gb\n"
+    assert "nothing was measured" in run("advise", "12", uid=65534).output or run("advise", "12", uid=65534).exit_code
