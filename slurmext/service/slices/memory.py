@@ -118,7 +118,8 @@ def usage_jobs(memory: SliceMemory) -> list[Job]:
     """
     milli = dict[str, Counter[str]]()
     for record in memory.records:
-        milli.setdefault(record.queue, Counter())[record.user] += record.milli
+        # each was rounded up: seven sevenths are one GPU, not two
+        milli.setdefault(record.queue, Counter())[record.user] += max(1, record.milli - 1)
     jobs = list[Job]()
     for queue, users in sorted(milli.items()):
         left = -(-users.total() // WHOLE_MILLI) - sum(part // WHOLE_MILLI for part in users.values())
