@@ -202,3 +202,33 @@ def test_cards_are_told_to_job_submit(site: Site) -> None:
     lines = slices_tsv(site.cards).splitlines()
     assert lines[0].startswith("card\th100\t")
     assert "profile\t1g.10gb\th100\t9984\t1\t14" in lines
+
+
+def test_borrowed_slices_are_taken_back_for_a_guarantee() -> None:
+    """The borrower is told to save, requeued when its grace is over, and the guaranteed job gets the place."""
+    policy = POLICY.replace("research: {guaranteed: 4, max: 8}", "research: {guaranteed: 0, max: 8}")
+    site = Site(policy)
+    borrowers = [site.submit("research", slice_profile="7g.80gb", ckpt="auto") for _ in range(4)]
+    site.steps(10)
+    assert [site.state(job) for job in borrowers] == ["RUNNING"] * 4, site.why()
+    owner = site.submit("prod", slice_profile="7g.80gb")
+    site.steps(40)
+    assert site.state(owner) == "RUNNING", (site.row(owner), site.slurm.log, site.controller.slices.last[1])
+    left = [job for job in borrowers if site.slurm.records[job].restarts]
+    assert len(left) == 1
+    assert ("signal USR1", left[0]) in site.slurm.log
+    (line,) = site.store.preemptions()
+    assert (line.victim.job_id, line.beneficiary, line.reason) == (left[0], owner, "RECLAIM_GUARANTEE")
+    assert site.row(left[0]).state == "pending"
+
+
+def test_borrowed_slices_make_room_for_guaranteed_whole_gpus() -> None:
+    """GPUs that were cut for borrowers go back whole to who is guaranteed them, without anybody else leaving."""
+    site = Site(POLICY.replace("research: {guaranteed: 4, max: 8}", "research: {guaranteed: 0, max: 8}"))
+    borrowers = [site.submit("research", slice_profile="7g.80gb", ckpt="auto") for _ in range(4)]
+    site.steps(10)
+    owner = site.slurm.submit("prod", gpus=2)
+    site.steps(45, 2)
+    assert site.state(owner) == "RUNNING", site.why()
+    assert sum(site.slurm.records[job].restarts for job in borrowers) == 2
+    assert sorted(site.agents.use.values()) == [GpuUse.MIG, GpuUse.MIG, GpuUse.WHOLE, GpuUse.WHOLE]
