@@ -177,8 +177,9 @@ class Packing:
             left = ((host.cpus or 0) - pod.cpus) / MAX_CPUS / 2 + free / MAX_GPUS / 2
             return int((1 - left) * 100)
 
-        best = max(score(number) for number, _ in fits)
-        number, cards = self.random.choice([fit for fit in fits if score(fit[0]) == best])
+        scores = [score(number) for number, _ in fits]
+        best = max(scores)
+        number, cards = self.random.choice([fit for fit, one in zip(fits, scores, strict=True) if one == best])
         host = self.yard.hosts[number]
         cards.sort(key=lambda card: -host.cards[card].shared.percent)
         return number, self._picks(pod, cards)
