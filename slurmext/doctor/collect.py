@@ -16,6 +16,7 @@ from slurmext.adapters.slurm_cli.reader import SlurmReader
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
 from slurmext.config.policy import stored_policy
 from slurmext.doctor.facts import Facts, PathFact, parse_config
+from slurmext.doctor.transparency import transparent_fact
 from slurmext.errors import SlurmextError
 from slurmext.service.bootstrap import SystemClock, open_store
 from slurmext.spank.build import built_for
@@ -54,6 +55,7 @@ def collect(site: SiteConfig) -> Facts:
         hooks={name: fact for name in _HOOK_NAMES if (fact := _hook(name, config)) is not None},
         hooks_known=True,
         agents=_agents(site.run_dir),
+        transparent=transparent_fact(site.agent.criu) if _agents(site.run_dir) else None,
         munge_works=works,
         munge_error=error,
         guaranteed_gpus=_guaranteed_gpus(site),

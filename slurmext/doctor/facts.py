@@ -22,6 +22,15 @@ class PathFact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TransparentFact:
+    """What --ckpt=transparent needs: CRIU, its version, and whether users may make user namespaces."""
+
+    criu: Path | None
+    version: tuple[int, int] | None
+    namespaces: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """`config` is what `scontrol show config` says, names in lower case, `(null)` as an empty string."""
 
@@ -52,6 +61,8 @@ class Facts:
     guaranteed_gpus: int | None = None
     """GPUs that the policy in force guarantees at most, all top-level queues together, calendars included."""
     cluster_gpus: int | None = None
+    transparent: TransparentFact | None = None
+    """None where no job runs: on a controller without an agent."""
 
     def value(self, name: str) -> str | None:
         """The configured value, None when this release has no such parameter."""
