@@ -130,8 +130,8 @@ OPTIONS: tuple[Option, ...] = (
             f"The job saves its state when it gets the signal, and has at most SECONDS before it is requeued. "
             f"`auto`, or no value, means {AUTO_CHECKPOINT}. The signal reaches the batch shell and every step; with "
             "`auto` it is ignored until the program installs its own handler. `transparent` saves an "
-            "unmodified program of one node from outside, with CRIU. With `,chain` the job is checkpointed and requeued "
-            "before its time limit ends, until the program ends by itself. The job becomes requeueable unless "
+            "unmodified program of one node from outside, with CRIU. With `,chain` the job is checkpointed and "
+            "requeued before its time limit ends, until the program ends by itself. The job becomes requeueable unless "
             "--no-requeue is given."
         ),
         default="auto",
@@ -324,8 +324,8 @@ OPTIONS: tuple[Option, ...] = (
         summary="share a GPU with others: so much of its compute and memory, e.g. 25%,mem=10G",
         detail=(
             "The job's processes run under CUDA MPS with at most that percentage of the GPU's multiprocessors and at "
-            "most that much of its memory, all its processes on a node together. Any percentage is possible, but a fault "
-            "of one client may disturb the others: choose --gpu-slice where jobs must be apart."
+            "most that much of its memory, all its processes on a node together. Any percentage is possible, but a "
+            "fault of one client may disturb the others: choose --gpu-slice where jobs must be apart."
         ),
         good=("25%,mem=10G", "25,mem=10240", "100%,mem=512M", "1%,mem=1T"),
         bad=(
