@@ -359,3 +359,30 @@ def test_tasks_of_one_array_wait_side_by_side(new_node):
     for task in range(3):
         (reservation,) = node.book.of_job(100 + task)
         assert reservation.items[0].start == task
+
+
+def test_a_warm_slice_that_somebody_has_open(new_node):
+    """It is not given to the next job while a process is on it; that job is missed, the process lives."""
+    node = new_node("h100", warm_s=600)
+    node.mig()
+    node.start(1, node.item("1g.10gb", 0))
+    node.end(1)
+    node.gpus.hold(0, os.getpid(), gi=node.gpus.slices()[0].gi)
+    assert "in use" in node.start(2, node.item("1g.10gb", 0))
+    node.gpus.let_go(os.getpid())
+    assert node.start(3, node.item("1g.10gb", 1)) is None
+
+
+def test_a_slice_is_given_back_once(new_node):
+    """What is freed late, when another job has the instance already, stays that job's."""
+    node = new_node("h100", warm_s=600)
+    node.mig()
+    node.start(1, node.item("1g.10gb", 0))
+    (old,) = node.book.made()
+    node.end(1)
+    node.start(2, node.item("1g.10gb", 0))
+    before = node.gpus.slices(), node.book.made()
+    assert node.maker.retire(old, job_id=1, keep=False)
+    assert (node.gpus.slices(), node.book.made()) == before
+    (one,) = node.gpus.slices()
+    assert all(path.stat().st_uid == 1000 for path in node.cap_nodes(one))

@@ -61,8 +61,9 @@ def test_a_gpu_in_use_stays(new_node):
     """A process on the whole GPU, a job on a slice, a reservation: the order is refused with who it is."""
     node = new_node("h100")
     node.gpus.hold(0, os.getpid())
-    ok, why = use(node, GpuUse.MIG)
-    assert not ok and str(os.getpid()) in why
+    for what in (GpuUse.MIG, GpuUse.SHARED):
+        ok, why = use(node, what)
+        assert not ok and str(os.getpid()) in why
     node.gpus.let_go(os.getpid())
     node.mig()
     node.reserve(1, node.item("1g.10gb", 0))
