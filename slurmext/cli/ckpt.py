@@ -46,6 +46,7 @@ COPIES = (
     Column(key="done", title="Done", right=True),
     Column(key="at_s", title="As of", show=moment),
 )
+TARGET = click.Path(path_type=Path, file_okay=False, resolve_path=True)
 DIRECTORY = click.Path(path_type=Path, file_okay=False, exists=True, resolve_path=True)
 
 
@@ -172,9 +173,8 @@ def prune(session: Session, directory: Path, keep: int, *, dry_run: bool, immedi
     exit_codes={1: "there is no such checkpoint, it is damaged, or a job uses the directory"},
 )
 @click.argument("directory", type=DIRECTORY)
-@click.option("--step", type=click.IntRange(min=0), help="The checkpoint of this step; the newest good one without it.")
-@click.option("--to", "target", type=click.Path(path_type=Path, file_okay=False, resolve_path=True), metavar="DIRECTORY",
-              help="Copy it there instead.")  # fmt: skip
+@click.option("--step", type=click.IntRange(min=0), help="That of this step; the newest good one without it.")
+@click.option("--to", "target", type=TARGET, metavar="DIRECTORY", help="Copy it there instead.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @immediate_option
 @json_option
@@ -309,10 +309,12 @@ def _reasons(answer: dict[str, Any]) -> list[str]:
         )
     else:
         lost = 100 * loss(cost["every_s"], cost["cost_s"], cost["mtbf_s"])
+        how = f"{lost:.2f} % of its time goes to that and failures"
+        stood, wrote = span(cost["stall_s"]), span(cost["write_s"])
         lines += [
-            f"job {answer['job']} saves every {span(cost['every_s'])}: {lost:.2f} % of its time goes to that and failures",
+            f"job {answer['job']} saves every {span(cost['every_s'])}: {how}",
             f"  a checkpoint costs {span(cost['cost_s'])} of training ({cost['saves']} measured)",
-            f"  the last one: {size(cost['size_bytes'])}, standing still {span(cost['stall_s'])}, writing {span(cost['write_s'])}",
+            f"  the last one: {size(cost['size_bytes'])}, standing still {stood}, writing {wrote}",
             f"  a job of {cost['nodes']} node(s) is expected to fail every {span(cost['mtbf_s'])}",
         ]
     lines.append(

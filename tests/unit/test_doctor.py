@@ -12,7 +12,7 @@ import pytest
 
 from slurmext.doctor.collect import _answers, _heartbeat_age_s, _hook, _listed_plugin
 from slurmext.doctor.diagnosis import RULES, diagnose
-from slurmext.doctor.facts import Facts, PathFact, parse_config
+from slurmext.doctor.facts import Facts, PathFact, TransparentFact, parse_config
 from slurmext.doctor.rules import Severity
 
 GOOD = """\
@@ -184,6 +184,7 @@ def test_unknown_raises_no_alarm() -> None:
 def test_every_rule_is_exercised() -> None:
     """No rule without a case here."""
     facts = [conf(**values) for values, *_ in CONFIG_CASES] + [replace(HEALTHY, **changes) for changes, _ in PART_CASES]
+    facts.append(replace(HEALTHY, transparent=TransparentFact(criu=None, version=None, namespaces=True)))
     assert all(any(list(rule(fact)) for fact in facts) for rule in RULES)
 
 
@@ -242,3 +243,22 @@ def test_an_agent_answers_or_not(tmp_path: Path) -> None:
         thread.start()
         assert _answers(path)
         thread.join()
+
+
+@pytest.mark.parametrize(
+    ("criu", "version", "namespaces", "codes"),
+    [
+        ("/usr/sbin/criu", (4, 1), True, []),
+        ("/usr/sbin/criu", (3, 17), True, ["CRIU_OLD"]),
+        ("/usr/sbin/criu", None, True, []),
+        (None, None, False, ["CRIU_MISSING", "NO_USER_NAMESPACES"]),
+    ],
+)
+def test_what_a_node_lacks_for_transparent_checkpoints_is_named(
+    criu: str | None, version: tuple[int, int] | None, namespaces: bool, codes: list[str]
+) -> None:
+    """With what to do about it; as a note, for who does not use them misses nothing."""
+    fact = TransparentFact(criu=Path(criu) if criu else None, version=version, namespaces=namespaces)
+    found = diagnose(replace(HEALTHY, transparent=fact))
+    assert [finding.code for finding in found] == codes
+    assert all(finding.severity is Severity.NOTE for finding in found)

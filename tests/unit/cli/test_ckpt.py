@@ -1,0 +1,179 @@
+"""`slurmext ckpt` on directories and on what the store knows."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from slurmext.checkpoint import Checkpointer
+from slurmext.model.state import JobKey
+from slurmext.model.upkeep import CheckpointCopy, CheckpointCost, FailureRate, FailureRecord
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from slurmext.testing.memory_store import MemoryStore
+
+Run = Callable[..., Any]
+STEPS = (10, 20, 30, 40)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Four checkpoints."""
+    place = tmp_path / "run"
+    with Checkpointer({"w": np.arange(1000.0), "n": 1}, place, signals=False, keep=len(STEPS)) as ckpt:
+        for step in STEPS:
+            ckpt.save(step)
+    return place
+
+
+def steps(run: Run, directory: Path) -> list[int]:
+    return [found["step"] for found in json.loads(run("ckpt", "show", str(directory), "--json").output)]
+
+
+def damage(directory: Path, step: int) -> None:
+    """Flip a bit in the array file of a checkpoint."""
+    (pack,) = next(directory.glob(f"save-*-step-{step}")).glob("rank-*.bin")
+    content = bytearray(pack.read_bytes())
+    content[100] ^= 1
+    pack.unlink()  # unchanged files are shared with other checkpoints
+    pack.write_bytes(content)
+
+
+def test_show_lists_what_is_there_and_needs_no_daemon(run: Run, directory: Path) -> None:
+    """Newest first; also of a single one, and of a directory without any."""
+    assert steps(run, directory) == [40, 30, 20, 10]
+    newest = next(directory.glob("save-*-step-40"))
+    assert steps(run, newest) == [40]
+    (directory / "empty").mkdir()
+    assert "no checkpoint is in" in run("ckpt", "show", str(directory / "empty")).stderr
+    assert run("ckpt", "show", str(directory / "nothing")).exit_code == 2
+
+
+def test_verify_names_the_damaged_one(run: Run, directory: Path) -> None:
+    """Exit status 1, and the file that does not match."""
+    assert run("ckpt", "verify", str(directory)).exit_code == 0
+    damage(directory, 30)
+    done = run("ckpt", "verify", str(directory), "--json")
+    assert done.exit_code == 1
+    told = {found["step"]: found["problem"] for found in json.loads(done.output)}
+    assert {step for step, problem in told.items() if problem != "good"} == {30}
+    assert "rank-" in told[30]
+
+
+def test_prune_keeps_what_is_good(run: Run, directory: Path) -> None:
+    """A damaged one does not count among those that stay; nothing goes in a dry run, or when too few are good."""
+    damage(directory, 40)
+    assert "goes   save-00000004" in run("ckpt", "prune", str(directory), "--dry-run").output
+    assert steps(run, directory) == [40, 30, 20, 10]
+    assert run("ckpt", "prune", str(directory), "-i").exit_code == 0
+    assert steps(run, directory) == [30, 20]
+    damage(directory, 30)
+    damage(directory, 20)
+    done = run("ckpt", "prune", str(directory), "-i")
+    assert done.exit_code == 1
+    assert "only 0 of 2" in done.stderr
+    assert steps(run, directory) == [30, 20]
+
+
+def test_nothing_is_removed_while_a_job_uses_the_directory(run: Run, directory: Path) -> None:
+    """The job's lock says who."""
+    held = os.fork()
+    if held == 0:  # another process: a lock is no obstacle to the one that has it
+        from slurmext.checkpoint.engine.lock import DirectoryLock
+
+        DirectoryLock(directory)
+        (directory.parent / "ready").touch()
+        import time
+
+        time.sleep(30)
+        os._exit(0)
+    try:
+        while not (directory.parent / "ready").exists():
+            pass
+        done = run("ckpt", "prune", str(directory), "-i")
+        assert done.exit_code == 1
+        assert "is using the checkpoint directory" in done.stderr
+        assert steps(run, directory) == [40, 30, 20, 10]
+    finally:
+        os.kill(held, 9)
+        os.waitpid(held, 0)
+
+
+def test_the_next_run_begins_from_an_older_one(run: Run, directory: Path) -> None:
+    """Newer ones are put aside, not removed; the library then restores that step."""
+    assert "would begin" in run("ckpt", "restore", str(directory), "--step", "20", "--dry-run").output
+    assert run("ckpt", "restore", str(directory), "--step", "20", "-i").exit_code == 0
+    with Checkpointer({"w": np.zeros(1000), "n": 0}, directory, signals=False) as ckpt:
+        assert ckpt.restore() == 20
+    assert sorted(path.name[-2:] for path in (directory / "aside").iterdir()) == ["30", "40"]
+    done = run("ckpt", "restore", str(directory), "--step", "25", "-i")
+    assert done.exit_code == 1
+    assert "no checkpoint of step 25; steps there: 20, 10" in done.stderr
+
+
+def test_a_run_branches_off(run: Run, directory: Path) -> None:
+    """The copy is whole and another run goes on from it; one that has checkpoints of its own is left alone."""
+    other = directory.parent / "other"
+    assert run("ckpt", "restore", str(directory), "--step", "30", "--to", str(other)).exit_code == 0
+    state = {"w": np.zeros(1000), "n": 0}
+    with Checkpointer(state, other, signals=False) as ckpt:
+        assert ckpt.restore() == 30
+    assert (state["w"] == np.arange(1000.0)).all()
+    again = run("ckpt", "restore", str(directory), "--step", "10", "--to", str(other))
+    assert again.exit_code == 1
+    assert "copy into an empty directory" in again.stderr
+
+
+def test_only_its_owner_changes_a_directory(run: Run, directory: Path) -> None:
+    """Looking is free to whoever may read."""
+    for command in (("prune", "-i"), ("restore", "-i")):
+        done = run("ckpt", command[0], str(directory), *command[1:], uid=os.geteuid() + 4321)
+        assert done.exit_code == 2
+        assert "only its owner" in done.stderr
+
+
+def test_estimate_says_how_often(run: Run, directory: Path) -> None:
+    """From a cost and a failure rate, or a directory's size; nonsense is refused."""
+    told = json.loads(run("ckpt", "estimate", "--cost", "5s", "--mtbf", "3h", "--json").output)
+    assert told["every_s"] == pytest.approx(325, abs=3)
+    assert told["loss"] == pytest.approx(0.0302, abs=0.0005)
+    assert "at most" in run("ckpt", "estimate", str(directory), "--nodes", "4").output
+    assert run("ckpt", "estimate", "--cost", "0").exit_code == 2
+
+
+def test_why_shows_what_the_interval_rests_on(run: Run, store: MemoryStore, seeded: Any) -> None:
+    """The job's measured cost, and the site's failures; before the first checkpoint that it is not known yet."""
+    assert "has not said how often it saves" in run("ckpt", "why", "41").output
+    store.record_checkpoint_cost(
+        CheckpointCost(job_id="41", at_s=seeded.now, saves=7, nodes=128, size_bytes=78 << 30, stall_s=0.9, write_s=21.0,
+                       cost_s=5.0, every_s=325.0, mtbf_s=10_800.0)
+    )  # fmt: skip
+    store.save_failure_rate(1, FailureRate(count=31, node_s=1e9, at_s=seeded.now))
+    store.record_failure(
+        1, FailureRecord(job=JobKey(job_id="9", submit_s=1), at_s=seeded.now, kind="NODE_FAIL", nodes="n7", node_count=1,
+                         ran_s=3600.0)
+    )  # fmt: skip
+    said = run("ckpt", "why", "41").output
+    assert "job 41 saves every 5 min 25 s: 3.02 %" in said
+    assert "a checkpoint costs 5 s of training (7 measured)" in said
+    assert "31 unannounced ends of runs" in said
+    assert "NODE_FAIL: a run on 1 node(s), 1 h old" in said
+    assert json.loads(run("ckpt", "why", "41", "--json").output)["cost"]["nodes"] == 128
+    assert run("ckpt", "why", "999").exit_code == 1
+
+
+def test_copies_in_memory_are_shown_with_their_progress(run: Run, store: MemoryStore) -> None:
+    """Where they are, and how much of each is there."""
+    store.record_copy(
+        CheckpointCopy(job_id="41", node="n2", name="save-00000003-step-9", tier="peer", size_bytes=200, done_bytes=50,
+                       at_s=5.0)
+    )  # fmt: skip
+    assert run("ckpt", "show", "41", "-nP", "-o", "Tier,Node,Done").output == "peer|n2|25 %\n"
+    assert "no node has a copy" in run("ckpt", "show", "57").stderr
