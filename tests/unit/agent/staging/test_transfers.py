@@ -316,6 +316,15 @@ def test_a_credential_is_for_one_connection(cluster: Cluster, model):
         transport.fetch_manifest(cluster.peer("n0"), "00" * 32)
     transport.stop()
 
+    class Other(KeyedMunge):
+        def encode(self, payload: bytes) -> str:
+            return super().encode(payload.replace(b" n0 ", b" n7 "))
+
+    transport = SocketTransport("127.0.0.1:0", Identity(node="n1", prover=Other()))
+    with pytest.raises(Refused, match="another connection"):
+        transport.fetch_manifest(cluster.peer("n0"), "00" * 32)
+    transport.stop()
+
 
 def test_nobody_left_is_said_with_reasons(cluster: Cluster, model):
     """After the time for giving up; another order with a source that is there goes on from what is here."""
