@@ -37,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small model and one round")
     parser.add_argument("--mib", type=int, help="size of the model that is sent [256; quick 64]")
-    parser.add_argument("--rate", default="200mbit", help="each link, in each direction [%(default)s]")
+    parser.add_argument("--rate", help="each link, in each direction [200mbit; quick 400mbit]")
     parser.add_argument("--direction-rate", default="1gbit", help="links of the direction test [%(default)s]")
     parser.add_argument("--rounds", type=int, help="rounds of each N [3; quick 1]")
     parser.add_argument(
@@ -47,6 +47,7 @@ def main() -> int:
     )
     options = parser.parse_args()
     mib = options.mib or (64 if options.quick else 256)
+    options.rate = options.rate or ("400mbit" if options.quick else "200mbit")
     rounds = options.rounds or (1 if options.quick else 3)
     only = set(filter(None, options.only.split(",")))
     result: dict[str, object] = {}

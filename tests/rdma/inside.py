@@ -1,4 +1,7 @@
-"""Runs in the guest: a model from one engine to a second and on to a third, every byte over RDMA writes."""
+"""A model from one engine to a second and on to a third, every byte over RDMA writes. Runs in the guest.
+
+Outside of it, with HOST=127.0.0.1 and UCX_TLS=tcp, the same writes go over TCP; MIXED=1 gives the last engine sockets only.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ def main() -> None:
 
     from slurmext.adapters.transport.handshake import Identity
     from slurmext.adapters.transport.nixl import NixlInlet, NixlTransport
+    from slurmext.adapters.transport.sockets import SocketTransport
     from slurmext.agent.staging.engine import StagingEngine
     from slurmext.staging.importer import import_model
     from slurmext.staging.order import Source, StageOrder
@@ -44,7 +48,8 @@ def main() -> None:
     engines = {}
     for node in ("n0", "n1", "n2"):
         tier = Tier(room / node, TierKind.MEMORY, capacity_bytes=64 << 20)
-        transport = Watched("10.77.0.1:0", Identity(node=node, prover=KeyedMunge()))
+        kind = SocketTransport if node == "n2" and os.environ.get("MIXED") else Watched
+        transport = kind(f"{os.environ.get('HOST', '10.77.0.1')}:0", Identity(node=node, prover=KeyedMunge()))
         engines[node] = StagingEngine({TierKind.MEMORY: tier}, transport, give_up_s=60)
         engines[node].start()
         engines[node].learn(manifest)
@@ -75,7 +80,8 @@ def main() -> None:
 
 def packets() -> int:
     """Packets the soft-RoCE device has sent."""
-    return int(Path("/sys/class/infiniband/rxe0/ports/1/hw_counters/sent_pkts").read_text())
+    counter = Path("/sys/class/infiniband/rxe0/ports/1/hw_counters/sent_pkts")
+    return int(counter.read_text()) if counter.exists() else 0
 
 
 if __name__ == "__main__":
