@@ -26,10 +26,16 @@ RUN = """\
 import sys
 from pathlib import Path
 from slurmext.checkpoint.engine.errors import CheckpointError
+from slurmext.checkpoint.transparent import dumps
 from slurmext.checkpoint.transparent.wrapper import Wrapper, say
+def finish(folder, about):
+    if Path("disk-is-full").exists():
+        raise CheckpointError("the disk is full")
+    return dumps.finish(folder, about)
 directory, criu, stay_s, every_s, *command = sys.argv[1:]
 try:
-    sys.exit(Wrapper(command, Path(directory), criu, stay_s=float(stay_s), every_s=float(every_s)).run() >> 8)
+    times = {"stay_s": float(stay_s), "every_s": float(every_s)}
+    sys.exit(Wrapper(command, Path(directory), criu, finish=finish, **times).run() >> 8)
 except CheckpointError as error:
     say(str(error))
     sys.exit(75)
@@ -227,3 +233,18 @@ def test_the_clock_goes_on_where_it_was() -> None:
     assert (round(monotonic), round(boottime), pid) == (5_000_000, 6_000_000, 1)
     assert os.getpid() != 1
     assert namespaces.LAST_CAP >= 40
+
+
+def test_a_dump_that_cannot_be_made_durable_costs_nothing(
+    keep: Callable[..., Any], counter: list[str], tmp_path: Path
+) -> None:
+    """The program, which stands still in what CRIU wrote, is brought back from that."""
+    (tmp_path / "disk-is-full").touch()
+    process = keep(*counter)
+    until(lambda: len(numbers(said(tmp_path))) > 20)
+    process.send_signal(signal.SIGUSR1)
+    until(lambda: "no checkpoint: the disk is full; the program goes on" in said(tmp_path))
+    count = len(numbers(said(tmp_path)))
+    until(lambda: len(numbers(said(tmp_path))) > count + 20)
+    counted = numbers(said(tmp_path))
+    assert counted == list(range(len(counted)))

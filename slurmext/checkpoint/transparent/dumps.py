@@ -84,8 +84,7 @@ def finish(path: Path, about: Mapping[str, Any]) -> Dump:
         path.rename(final)
         _sync(directory)
     except OSError as error:
-        shutil.rmtree(path, ignore_errors=True)
-        raise write_error(directory, error) from error
+        raise write_error(directory, error) from error  # the images stay: they may be all there is of the program
     return Dump(path=final, serial=serial, about=document)
 
 

@@ -18,16 +18,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from slurmext.checkpoint import deadline
 from slurmext.checkpoint.confirm import confirm
 from slurmext.checkpoint.engine.errors import BadCheckpointError, CheckpointError, write_error
 from slurmext.checkpoint.engine.lock import DirectoryLock
 from slurmext.checkpoint.transparent import criu, dumps, files, namespaces, obstacles
 from slurmext.checkpoint.transparent.keeper import Keeper, Task
 
+NEAR_END_S = 600.0
 STAY_S = 60.0
 """After a dump on the signal the job expects to be requeued; if it is not by then, it goes on."""
 MARK = b"#slurmext: the job's own script\n"
@@ -35,15 +37,26 @@ _NO_RESTORE = 75
 
 
 class Wrapper:
-    """Keeps one program through its runs. `stay_s` as STAY_S; `every_s` seconds between dumps without a signal."""
+    """Keeps one program through its runs. `stay_s` as STAY_S; `every_s` seconds between dumps without a signal,
+    0 for none; `finish` makes what CRIU wrote a dump.
+    """
 
     def __init__(
-        self, command: Sequence[str], directory: Path, program: str, *, stay_s: float = STAY_S, every_s: float = 0.0
+        self,
+        command: Sequence[str],
+        directory: Path,
+        program: str,
+        *,
+        stay_s: float = STAY_S,
+        every_s: float = 0.0,
+        finish: Callable[[Path, Mapping[str, Any]], dumps.Dump] = dumps.finish,
     ) -> None:
         self._command, self._directory, self._criu = list(command), directory, program
         self._stay_s, self._every_s = stay_s, every_s
         self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._asked = self._leave = False
+        self._asked = self._leave = self._confirmed = False
+        self._finish = finish
+        self._unsealed: dumps.Dump | None = None
         self._next_s = time.monotonic() + every_s if every_s else float("inf")
 
     def run(self) -> int:
@@ -113,7 +126,11 @@ class Wrapper:
     def _dump(self, run: _Run, *, on_signal: bool) -> bool:
         """Dump; True when the program stands still in it."""
         self._next_s = time.monotonic() + self._every_s if self._every_s else float("inf")
-        folder = dumps.draft(self._directory)
+        try:
+            folder = dumps.draft(self._directory)
+        except CheckpointError as error:
+            say(f"no checkpoint: {error}; the program goes on")
+            return False
         run.send({"dump": str(folder), "leave_running": not on_signal})
         said = run.receive(None)
         if said is None or "dumped" not in said:
@@ -126,7 +143,7 @@ class Wrapper:
             return False
         about = said["dumped"]
         run.drain(everything=on_signal)
-        made = dumps.finish(
+        made = self._seal(
             folder,
             {
                 "pid": about["pid"], "pipes": about["pipes"], "clock": about["clock"], "open_files": about["files"],
@@ -135,16 +152,34 @@ class Wrapper:
                 "directory": str(Path.cwd()),
             },
         )  # fmt: skip
+        if made is None:
+            return on_signal
         size = dumps.size_bytes(made)
         say(
             f"saved {about['processes']} processes in {made.path} ({size >> 20} MiB, dumped in {about['took_s']:.2f} s)"
         )
-        confirm(step=made.serial, path=str(made.path), size_bytes=size, on_signal=on_signal)
+        self._confirmed = confirm(step=made.serial, path=str(made.path), size_bytes=size, on_signal=on_signal)
         dumps.prune(self._directory)
         return on_signal
 
+    def _seal(self, folder: Path, about: Mapping[str, Any]) -> dumps.Dump | None:
+        """The dump, once it is on disk. Where that cannot be, what CRIU wrote is all there is of the program: it is
+        brought back from that at once.
+        """
+        try:
+            return self._finish(folder, about)
+        except CheckpointError as error:
+            say(f"no checkpoint: {error}; the program goes on")
+            self._unsealed = dumps.Dump(path=folder, serial=0, about=about)
+            return None
+
     def _stay(self) -> dumps.Dump | None:
         """Wait to be taken away; the dump to go on from when that does not happen."""
+        if self._unsealed is not None:
+            dump, self._unsealed = self._unsealed, None
+            return dump
+        if not self._confirmed:
+            _requeue_near_end()
         until_s = time.monotonic() + self._stay_s
         while (left_s := until_s - time.monotonic()) > 0 and not self._leave:
             select.select([self._wake[0]], [], [], left_s)
@@ -263,6 +298,19 @@ def _copy(source: int, target: int) -> None:
         pass
     finally:
         os.close(source)
+
+
+def _requeue_near_end() -> None:
+    """Without slurmext's daemons, and with the time limit near, nobody else requeues the job."""
+    end_s = deadline.known_end_s()
+    if end_s is None:
+        asked = deadline.ask_slurm()
+        end_s = asked[1] if asked else None
+    scontrol, job = shutil.which("scontrol"), os.environ.get("SLURM_JOB_ID", "")
+    if end_s is None or scontrol is None or deadline.seconds_left(end_s) > NEAR_END_S:
+        return
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        subprocess.run([scontrol, "requeue", job], check=False, stdin=subprocess.DEVNULL, timeout=30)
 
 
 def _keep_log(folder: Path, directory: Path) -> None:
