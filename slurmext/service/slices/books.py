@@ -124,6 +124,11 @@ class Books:
             elif age_s > LOST_S:
                 self._change(token, hold, HoldState.ENDED, why="not submitted")
         elif record is None:
+            if hold.state is HoldState.SUBMITTED:
+                log.warning(
+                    "placeholder job %s on %s ended before it was known which GPU it got", hold.job_id, hold.node
+                )
+                self.refused[hold.node] = now_s + REFUSED_S
             if hold.state in {HoldState.HELD, HoldState.CLEARING}:
                 log.warning("placeholder job %s of a GPU of %s is gone from Slurm", hold.job_id, hold.node)
             self._change(token, hold, HoldState.ENDED)
@@ -160,7 +165,10 @@ class Books:
         if record.state is JobState.RUNNING:
             gpu = self._gpu_of(hold, memory)
         if gpu is not None:
-            self._placeholders.unlimit(hold.job_id)
+            try:
+                self._placeholders.unlimit(hold.job_id)
+            except SlurmRefused as refused:
+                log.warning("placeholder job %s keeps its time limit: %s", hold.job_id, refused)
             self._change(token, hold, HoldState.HELD, gpu=gpu.uuid)
             self._make_ready(replace(hold, gpu=gpu.uuid), gpu, now_s)
         elif late:
