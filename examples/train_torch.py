@@ -2,7 +2,7 @@
 """A small transformer that can be preempted at any moment, on one process or many (gloo on CPUs, NCCL on GPUs).
 
     sbatch --ckpt=auto --ntasks=4 --wrap "srun python3 examples/train_torch.py --epochs 5"
-    sbatch --ckpt=auto --wrap "torchrun --nproc-per-node=4 examples/train_torch.py --epochs 5"
+    sbatch --ckpt=auto --wrap "srun -n1 torchrun --nproc-per-node=4 examples/train_torch.py --epochs 5"
 
 The line with `attach` is all that makes it so. The printed digests of weights and data order are the same however often
 it was interrupted, while it computed, loaded data, evaluated or compiled.

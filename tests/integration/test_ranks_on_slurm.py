@@ -127,3 +127,110 @@ def test_the_output_goes_on_after_a_requeue(new_cluster: Callable[..., Devcluste
     wait("run 1 mode none")
     kept = {name: "run 0" in (cluster.home("alice") / f"{name}.out").read_text() for name in cases}
     assert kept == {name: case[3] for name, case in cases.items()}
+
+
+def told_and_requeued(site: Site, job: str, saved: Callable[[], object], *, parts: tuple[str, ...] = ()) -> None:
+    """The job gets the checkpoint signal as slurmextd sends it, saves, and is requeued."""
+    for each in parts or (job,):
+        site.cluster.run(["scancel", "--signal=USR1", "--full", each])
+    site.until(lambda: saved() or site.state(job) in {"COMPLETED", "FAILED"})
+    assert saved(), site.output("alice", job)
+    site.scontrol("requeue", job)
+    site.until(lambda: site.job(job).restarts == 1)
+    site.scontrol("update", f"jobid={job}", "StartTime=now+1")
+
+
+def test_under_torchrun(site: Site) -> None:
+    """`srun torchrun`: the signal reaches its workers, which have sessions of their own, and it survives it itself."""
+    python, program = programs.python_with("torch"), install(site, "alice")
+    folder = site.cluster.home("alice") / "torchrun"
+    script = f"srun -n1 {python} -m torch.distributed.run --standalone --nproc-per-node=2 {program} --epochs=4 --sentences=160 --step-time=0.15"
+    job = site.submit("alice", "--ckpt=auto", f"--ckpt-dir={folder}", script=script, env=programs.environment(site))
+    line(site, job, "epoch 0", 1)
+    told_and_requeued(site, job, lambda: list(folder.glob("save-*")))
+    site.until(lambda: site.state(job) in {"COMPLETED", "FAILED"}, 90)
+    text = site.output("alice", job)
+    assert site.state(job) == "COMPLETED" and "resumed at step" in text, text
+    assert len(programs.results(text)) == 2
+
+
+def test_tasks_of_an_array(site: Site) -> None:
+    """Tasks that were given one directory save in a folder each, and go on from their own."""
+    python, program = programs.python_with("numpy"), site.cluster.home("alice") / "train_numpy.py"
+    program.write_text((programs.EXAMPLES / "train_numpy.py").read_text())
+    folder = site.cluster.home("alice") / "array"
+    script = f"{python} {program} --steps=120 --step-time=0.05 --seed=$SLURM_ARRAY_TASK_ID"
+    array = site.submit("alice", "--ckpt=auto", "--array=1-2", f"--ckpt-dir={folder}", "--output=array-%a.out", script=script,
+                        env=programs.environment(site))  # fmt: skip
+    outputs = [site.cluster.home("alice") / f"array-{task}.out" for task in (1, 2)]
+    site.until(lambda: all(path.exists() and "started" in path.read_text() for path in outputs))
+    time.sleep(1)
+    for task in (1, 2):
+        told_and_requeued(site, f"{array}_{task}", lambda task=task: list((folder / f"task-{task}").glob("save-*")))
+    site.until(lambda: all("final loss" in path.read_text() for path in outputs), 60)
+    assert all("resumed at step" in path.read_text() for path in outputs)
+    assert len({path.read_text().splitlines()[-1] for path in outputs}) == 2
+
+
+RANKS = """\
+import os, time
+from slurmext.checkpoint import Checkpointer
+state = {"own": [os.environ["SLURM_PROCID"]]}
+ckpt = Checkpointer(state, every_s=None)
+step = ckpt.restore() or 0
+print("rank", ckpt.place.rank, "of", ckpt.place.world, "from", step, state["own"], flush=True)
+for step in range(step + 1, 100):
+    time.sleep(0.05)
+    if ckpt.due(step):
+        ckpt.save(step)
+        print("saved", step, flush=True)
+print("done", flush=True)
+"""
+
+
+def test_a_step_over_a_heterogeneous_job(site: Site) -> None:
+    """Its components are one set of ranks."""
+    python, home = programs.python_with("numpy"), site.cluster.home("alice")
+    (home / "ranks.py").write_text(RANKS)
+    (home / "het.sh").write_text(f"#!/bin/sh\nsrun --het-group=0,1 {python} {home}/ranks.py\n")
+    argv = ["sbatch", "--parsable", "--ckpt=auto", f"--ckpt-dir={home}/het", "--requeue", "-n1", "--output=%j.out", ":", "-n2",
+            "--ckpt=auto", f"--ckpt-dir={home}/het", str(home / "het.sh")]  # fmt: skip
+    job = site.cluster.run(argv, user="alice", env=programs.environment(site)).stdout.strip()
+    site.until(lambda: site.output("alice", job).count("from 0") == 3)
+    assert all(f"rank {rank} of 3 from 0" in site.output("alice", job) for rank in range(3))
+    site.cluster.run(["scancel", "--signal=USR1", "--full", job])
+    site.until(lambda: site.output("alice", job).count("saved") == 3)
+    assert len({each for each in site.output("alice", job).splitlines() if each.startswith("saved")}) == 1
+    site.until(lambda: site.output("alice", job).count("done") == 3)
+
+
+@pytest.mark.slow
+def test_four_ranks_then_two_then_three(site: Site) -> None:
+    """Cancelled and submitted again with other numbers of ranks: every sentence of an epoch is used, in all hardly one twice."""
+    python, program = programs.python_with("torch"), install(site, "alice")
+    home = site.cluster.home("alice")
+    site.cluster.run(["mkdir", "-p", f"{home}/log"], user="alice")
+    arguments = f"--epochs=2 --sentences=192 --batch=4 --step-time=0.15 --log={home}/log"
+    for world in (4, 2, 3):
+        job = site.submit("alice", "--ckpt=auto", f"--ckpt-dir={home}/resized", f"-n{world}",
+                          script=f"srun {python} {program} {arguments}", env=programs.environment(site))  # fmt: skip
+        if world != 3:
+            site.until(lambda world=world: (home / f"log/{world}-0").exists(), 90)
+            time.sleep(0.5)
+            site.cluster.run(["scancel", job], user="alice")
+        site.until_ended(job)
+    text = site.output("alice", job)
+    assert len(set(programs.results(text).values())) == 3 and "resumed at step" in text, text
+    weights = {result.split()[1] for result in programs.results(text).values()}
+    assert len(weights) == 1
+    steps: dict[int, tuple[int, list[int]]] = {}
+    for world in (4, 2, 3):  # what a later run did again counts once
+        parts = [path.read_text().splitlines() for path in sorted((home / "log").glob(f"{world}-*"))]
+        first = min(int(each.split()[0]) for each in parts[0])
+        steps = {step: found for step, found in steps.items() if step < first}
+        for each in (words for part in parts for words in part):
+            step, epoch, *numbers = map(int, each.split())
+            steps.setdefault(step, (epoch, []))[1].extend(numbers)
+    for epoch in range(2):
+        used = [number for its_epoch, numbers in steps.values() if its_epoch == epoch for number in numbers]
+        assert set(used) == set(range(192)) and len(used) <= 194
