@@ -111,6 +111,8 @@ def test_an_epilogs_note_before_the_next_prolog(site, agent, gpus):
     note.write_bytes(b"SLURM_JOB_ID=7\0SLURM_JOB_UID=65533\0end")
     assert ask(root, hook("prolog", 7, uid=65533, SLURM_JOB_RESTART_COUNT="1"))["ok"]
     until(lambda: events(site, "slice_freed"))
+    until(lambda: not note.exists())
+    assert 3 in [one.start for one in gpus.slices()] and agent.slices.keeper._p.book.reservation("again") is not None
     assert [event["reservation"] for event in events(site, "slice_made")] == ["r7", "again"]
     assert agent.node.jobs.get(7) is not None, "the epilog was of the run before"
 
