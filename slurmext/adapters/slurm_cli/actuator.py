@@ -114,13 +114,14 @@ class SlurmActuator:
         """Submit a job that has one GPU of the node in Slurm's books and does nothing; returns its id.
 
         One CPU and 1 MiB go with it. It is SlurmUser's, so that no user may end it, and never requeued. Its process
-        knows of no GPU: nothing that looks for users of GPUs by their environment takes it for one.
+        knows of no GPU: nothing that looks for users of GPUs by their environment takes it for one. `NIL`, because with
+        `NONE` the node asks for the user's login environment, which a system user has none of (tried on 26.05).
         """
         gres = "gpu:1" if gpu_type == "gpu" else f"gpu:{gpu_type}:1"
         words = [
             "--parsable", f"--job-name={name}", f"--nodelist={node}", "--nodes=1", "--ntasks=1", "--cpus-per-task=1",
             "--mem=1", f"--gres={gres}", "--no-requeue", f"--priority={_FIRST}", "--output=/dev/null",
-            "--error=/dev/null", "--input=/dev/null", "--chdir=/", "--export=NONE",
+            "--error=/dev/null", "--input=/dev/null", "--chdir=/", "--export=NIL",
             *([f"--partition={','.join(partitions)}"] if partitions else []),
             *self._as_user, "--wrap=exec env -i sleep infinity",
         ]  # fmt: skip
