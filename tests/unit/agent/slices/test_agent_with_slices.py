@@ -110,7 +110,7 @@ def test_an_epilogs_note_before_the_next_prolog(site, agent, gpus):
     agent._notes._stop.set()  # it is late
     agent._notes._thread.join()
     note = site.run_dir / "agent-n1.notes" / "7.0.epilog"
-    note.write_bytes(b"SLURM_JOB_ID=7\0SLURM_JOB_UID=65533\0end")
+    note.write_bytes(b"SLURM_JOB_ID=7\0SLURM_JOB_UID=65533\0end\0")
     assert ask(root, hook("prolog", 7, uid=65533, SLURM_JOB_RESTART_COUNT="1"))["ok"]
     until(lambda: events(site, "slice_freed"))
     assert not note.exists()
