@@ -8,7 +8,6 @@ goes on. A program that cannot be dumped is told why in the job's output, and go
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import shutil
@@ -16,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,8 +24,8 @@ from slurmext.checkpoint import deadline
 from slurmext.checkpoint.confirm import confirm
 from slurmext.checkpoint.engine.errors import BadCheckpointError, CheckpointError, write_error
 from slurmext.checkpoint.engine.lock import DirectoryLock
-from slurmext.checkpoint.transparent import criu, dumps, files, namespaces, obstacles
-from slurmext.checkpoint.transparent.keeper import Keeper, Task
+from slurmext.checkpoint.transparent import criu, dumps, files, obstacles
+from slurmext.checkpoint.transparent.run import Run
 
 NEAR_END_S = 600.0
 STAY_S = 60.0
@@ -91,7 +89,7 @@ class Wrapper:
         if dump is not None:
             for line in files.cut_back(list(dump.about["open_files"]), dump.path):
                 say(line)
-        run = _Run(self._criu, self._command, dump)
+        run = Run(self._criu, self._command, dump)
         try:
             started = run.receive(None)
             if started is None or "started" not in started:
@@ -105,7 +103,7 @@ class Wrapper:
         finally:
             run.close()
 
-    def _serve(self, run: _Run) -> int | None:
+    def _serve(self, run: Run) -> int | None:
         while True:
             timeout_s = max(0.0, min(self._next_s - time.monotonic(), 3600.0))
             select.select([run.talk, self._wake[0]], [], [], timeout_s)
@@ -123,7 +121,7 @@ class Wrapper:
             if said is not None and "ended" in said:
                 return said["ended"]["status"]
 
-    def _dump(self, run: _Run, *, on_signal: bool) -> bool:
+    def _dump(self, run: Run, *, on_signal: bool) -> bool:
         """Dump; True when the program stands still in it."""
         self._next_s = time.monotonic() + self._every_s if self._every_s else float("inf")
         try:
@@ -196,108 +194,6 @@ class Wrapper:
 
     def _on_term(self, *_: object) -> None:
         self._leave = True
-
-
-class _Run:
-    """The namespaces with a program in them, and the threads that copy its output."""
-
-    def __init__(self, program: str, command: Sequence[str], dump: dumps.Dump | None) -> None:
-        out, err = os.pipe(), os.pipe()
-        self.talk, theirs = socket.socketpair()
-        self._buffer = b""
-        self._pending = list[dict[str, Any]]()
-        clock = tuple(dump.about["clock"]) if dump else None
-        task = Task(
-            criu=program, command=command, dump=dump.path if dump else None, about=dump.about if dump else None,
-            out=out[1], err=err[1], ignored=(signal.SIGUSR1,),
-        )  # fmt: skip
-        self._middle = os.fork()
-        if self._middle == 0:
-            try:
-                for descriptor in (out[0], err[0]):
-                    os.close(descriptor)
-                self.talk.close()
-                _inside(task, theirs, clock)
-            finally:
-                os._exit(1)
-        theirs.close()
-        os.close(out[1])
-        os.close(err[1])
-        self._copiers = [
-            threading.Thread(target=_copy, args=(source, target), daemon=True)
-            for source, target in ((out[0], 1), (err[0], 2))
-        ]
-        for copier in self._copiers:
-            copier.start()
-
-    def send(self, message: Mapping[str, object]) -> None:
-        with contextlib.suppress(OSError):
-            self.talk.sendall(json.dumps(message).encode() + b"\n")
-
-    def receive(self, timeout_s: float | None) -> dict[str, Any] | None:
-        """What the keeper says next, None when it says nothing in time; an end without a word is {"ended": …}."""
-        if self._pending:
-            return self._pending.pop(0)
-        while b"\n" not in self._buffer:
-            if not select.select([self.talk], [], [], timeout_s)[0]:
-                return None
-            chunk = self.talk.recv(65536)
-            if not chunk:
-                return {"ended": {"status": signal.SIGKILL}}
-            self._buffer += chunk
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return json.loads(line)
-
-    def again(self, message: dict[str, Any]) -> None:
-        """Have `receive` say this once more."""
-        self._pending.append(message)
-
-    def drain(self, *, everything: bool) -> None:
-        """Wait until all that the dumped program has written is copied."""
-        if everything:
-            for copier in self._copiers:
-                copier.join(30)
-
-    def close(self) -> None:
-        self.talk.close()
-        self.drain(everything=True)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._middle, 0)
-
-
-def _inside(task: Task, talk: socket.socket, clock: tuple[float, ...] | None) -> None:
-    """In a child: make the namespaces, and their first process, and wait for it."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGUSR1, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # Slurm signals every process of a job
-    namespaces.die_with_parent(signal.SIGKILL)
-    try:
-        namespaces.enter(clock_s=(clock[0], clock[1]) if clock else None)
-    except namespaces.NoNamespacesError as error:
-        talk.sendall(json.dumps({"failed": str(error)}).encode() + b"\n")
-        return
-    first = os.fork()
-    if first == 0:
-        try:
-            Keeper(task, talk).run()
-        finally:
-            os._exit(0)
-    talk.close()
-    os.close(task.out)
-    os.close(task.err)
-    os.waitpid(first, 0)
-    os._exit(0)
-
-
-def _copy(source: int, target: int) -> None:
-    try:
-        while chunk := os.read(source, 1 << 16):
-            while chunk:
-                chunk = chunk[os.write(target, chunk) :]
-    except OSError:
-        pass
-    finally:
-        os.close(source)
 
 
 def _requeue_near_end() -> None:
