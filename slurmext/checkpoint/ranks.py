@@ -30,7 +30,7 @@ class Place:
 
 
 def here(rank: int | None = None, world: int | None = None, env: Mapping[str, str] = os.environ) -> Place:
-    """The place of this process: given, else as torch.distributed, the launcher or srun says. Raises CheckpointError."""
+    """The rank of this process: as given, as torch.distributed, the launcher or srun says. Raises CheckpointError."""
     if rank is None or world is None:
         found_rank, found_world = _found(env)
         rank = found_rank if rank is None else rank

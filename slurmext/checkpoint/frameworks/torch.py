@@ -40,8 +40,8 @@ def attach(
 
     `model`: after it was moved to its device and wrapped (DDP, fully_shard, torch.compile). `optimizer`, `scheduler`:
     one or several. `loader`: the DataLoader of the training data. `scaler`: a GradScaler. `extra`: more that has
-    state_dict() and load_state_dict(), by name: a module (an EMA of the weights), a meter. `replicated`: whether all ranks
-    hold the same parameters; found out for DDP and fully_shard, else the parameters of each rank are its own.
+    state_dict() and load_state_dict(), by name: a module (an EMA of the weights), a meter. `replicated`: whether all
+    ranks hold the same parameters; found out for DDP and fully_shard, else the parameters of each rank are its own.
 
     Raises CheckpointError.
     """
