@@ -47,12 +47,12 @@ def create_database(record: Record) -> None:
 
 
 def create_associations(record: Record) -> None:
-    """Register the cluster, one account, root and the test users."""
+    """Register the cluster, one account, root, SlurmUser (who has the placeholder jobs) and the test users."""
     layout = Layout(record.spec.directory)
     sacctmgr = [str(layout.bin / "sacctmgr"), "-i"]
     _run([*sacctmgr, "add", "cluster", record.spec.name])
     _run([*sacctmgr, "add", "account", ACCOUNT, f"cluster={record.spec.name}"])
-    for user in dict.fromkeys(("root", *record.spec.users)):
+    for user in dict.fromkeys(("root", "slurm", *record.spec.users)):
         _run([*sacctmgr, "add", "user", user, f"account={ACCOUNT}", f"cluster={record.spec.name}"])
 
 

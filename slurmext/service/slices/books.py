@@ -45,6 +45,8 @@ class Books:
         self._ended = dict[str, float]()
         self.refused = dict[str, float]()
         """Nodes where nothing is taken until then."""
+        self.why = dict[str, str]()
+        """Why not."""
 
     # what a plan asks for
 
@@ -68,11 +70,18 @@ class Books:
             )
         except SlurmRefused as refused:
             log.warning("no GPU of %s can be taken for slices: %s", take.node, refused)
-            self.refused[take.node] = now_s + REFUSED_S
+            self._shut(take.node, str(refused), now_s)
             self._change(token, hold, HoldState.ENDED, why=str(refused))
             return False
         self._change(token, hold, HoldState.SUBMITTED, job_id=job_id)
         return True
+
+    def _shut(self, node: str, why: str, now_s: float) -> None:
+        self.refused[node], self.why[node] = now_s + REFUSED_S, why
+
+    def shut(self, now_s: float) -> dict[str, str]:
+        """Nodes where no GPU can be taken now, and why."""
+        return {node: self.why.get(node, "") for node, until_s in self.refused.items() if until_s > now_s}
 
     def _turn(self, token: int, take: TakeGpu, memory: SliceMemory, now_s: float) -> bool:
         hold = next((hold for hold in memory.holds if hold.gpu == take.gpu and hold.state is HoldState.HELD), None)
@@ -128,7 +137,7 @@ class Books:
                 log.warning(
                     "placeholder job %s on %s ended before it was known which GPU it got", hold.job_id, hold.node
                 )
-                self.refused[hold.node] = now_s + REFUSED_S
+                self._shut(hold.node, "its placeholder job ended at once", now_s)
             if hold.state in {HoldState.HELD, HoldState.CLEARING}:
                 log.warning("placeholder job %s of a GPU of %s is gone from Slurm", hold.job_id, hold.node)
             self._change(token, hold, HoldState.ENDED)
@@ -153,7 +162,7 @@ class Books:
         if gpu.use is GpuUse.WHOLE and now_s - hold.changed_s > READY_PATIENCE_S:
             why = f"its agent could not make it ready for {hold.use.value} use"
             log.warning("GPU %s of %s goes back: %s", hold.gpu, hold.node, why)
-            self.refused[hold.node] = now_s + REFUSED_S
+            self._shut(hold.node, why, now_s)
             self._cancel(hold.job_id, now_s)
             self._change(token, hold, HoldState.LEAVING, why=why)
             return
@@ -174,7 +183,7 @@ class Books:
         elif late:
             why = "its agent did not say which GPU it got" if record.state is JobState.RUNNING else record.reason
             log.warning("no GPU of %s can be taken for slices: %s", hold.node, why)
-            self.refused[hold.node] = now_s + REFUSED_S
+            self._shut(hold.node, why, now_s)
             self._cancel(hold.job_id, now_s)
             self._change(token, hold, HoldState.LEAVING, why=why)
 

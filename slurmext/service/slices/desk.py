@@ -28,6 +28,7 @@ from slurmext.service.slices.world import slice_snapshot
 
 log = logging.getLogger(__name__)
 
+_WANTS_A_GPU = frozenset({Reason.SLICE_FULL, Reason.SLICE_FRAGMENTED, Reason.SLICE_POOL, Reason.SLICE_TAKING_GPU})
 _MOST_RESERVED = 64
 """So many reservations are made in one cycle: the next one comes at once, and sees what came of them."""
 
@@ -120,6 +121,7 @@ class SliceDesk:
         snapshot = slice_snapshot(
             view, observation.snapshot, jobs, decided, memory, policy.slices,
             empty_since=self._empty_since, holds=self._holds,
+            shut=self._books.shut(now_s),
         )  # fmt: skip
         self._tell_cards(snapshot)
         return snapshot
@@ -229,6 +231,7 @@ class SliceDesk:
 
     def _result(self, plan: SlicePlan, snapshot: SliceSnapshot, memory: SliceMemory, began: int) -> SliceResult:
         reasons, messages = dict(plan.reasons), dict[str, str]()
+        shut = ", ".join(f"{node} ({why})" for node, why in sorted(self._books.shut(self._clock.now()).items()))
         for job in snapshot.jobs:
             if job.state is not JobState.PENDING:
                 continue
@@ -244,6 +247,8 @@ class SliceDesk:
             elif job.id in plan.reasons:
                 words = SLICE_SENTENCES.get(plan.reasons[job.id], "")
                 messages[job.id] = plan.details.get(job.id) or job.blocked or words
+                if shut and plan.reasons[job.id] in _WANTS_A_GPU:
+                    messages[job.id] += f"; no GPU of {shut} can be taken now"
         early = sum(record.state is not SliceState.LIVE for record in memory.records)
         moving = sum(hold.state is not HoldState.HELD for hold in memory.holds)
         return SliceResult(reasons=reasons, messages=messages, began=began, busy=early + moving)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from slurmext.model.cluster import ClusterView, JobRecord
@@ -91,8 +91,11 @@ def slice_snapshot(
     *,
     empty_since: Mapping[str, float],
     holds: Sequence[HoldPlaces] = (),
+    shut: Collection[str] = (),
 ) -> SliceSnapshot:
-    """Everything the planner may look at. `plan` is what was decided for whole-GPU jobs a moment ago."""
+    """Everything the planner may look at. `plan` is what was decided for whole-GPU jobs a moment ago; of nodes that are
+    `shut` no idle GPU can be taken.
+    """
     partition_of = {record.slurm_id: record.partition for record in view.jobs}
     gpu_types = {node.name: node.gpu_type for node in view.nodes}
     cards = cards_of(memory.gpus, memory.records, memory.holds, gpu_types=gpu_types, connected=memory.connected,
@@ -100,7 +103,10 @@ def slice_snapshot(
     return SliceSnapshot(
         now_s=snapshot.now_s,
         settings=settings,
-        nodes=_nodes(view, snapshot, jobs, plan, memory),
+        nodes=tuple(
+            replace(node, idle_gpus={}) if node.name in shut else node
+            for node in _nodes(view, snapshot, jobs, plan, memory)
+        ),
         gpus=cards,
         queues=snapshot.queues,
         jobs=tuple(

@@ -232,3 +232,18 @@ def test_borrowed_slices_make_room_for_guaranteed_whole_gpus() -> None:
     assert site.state(owner) == "RUNNING", site.why()
     assert sum(site.slurm.records[job].restarts for job in borrowers) == 2
     assert sorted(site.agents.use.values()) == [GpuUse.MIG, GpuUse.MIG, GpuUse.WHOLE, GpuUse.WHOLE]
+
+
+def test_a_gpu_that_slurm_does_not_give_is_a_reason(site: Site) -> None:
+    """An account that is missing, a partition that is shut: the job is told, and Slurm is asked once a minute."""
+    from slurmext.errors import SlurmRefused
+
+    def refuse(*_: object) -> str:
+        raise SlurmRefused("sbatch: Invalid account or account/partition combination specified")
+
+    site.slurm.hold_gpu = refuse  # type: ignore[method-assign]
+    job = site.submit(slice_profile="1g.10gb")
+    site.steps(5)
+    assert site.row(job).reason == "SLICE_FULL"
+    assert "no GPU of n1 (sbatch: Invalid account" in site.row(job).message
+    assert len(site.store.holds(active=False)) == 2
