@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 sys.path.insert(0, str(Path(__file__).parent))
 
 from staging import local, multicast
-from staging.nodes import Nodes, room_for, set_rate
+from staging.nodes import Nodes, memory_room, room_for, set_rate
 
 from slurmext.devcluster import ClusterSpec, Devcluster
 from slurmext.staging.importer import import_model
@@ -57,7 +57,11 @@ def main() -> int:
         small = make_model(work / "small", mib, files=1)
         spec = ClusterSpec(name=f"bench-{os.getpid()}", nodes=9, gpus=0, plain=True, netns=True, rate=options.rate)
         if not only or only - {"load", "plan"}:
-            with Devcluster.up(spec) as cluster, Nodes(cluster, room_for(12 * mib + 6144)) as nodes:
+            with (
+                memory_room(12 * mib + 6144) as room,
+                Devcluster.up(spec) as cluster,
+                Nodes(cluster, room) as nodes,
+            ):
                 result |= on_nodes(nodes, small, work, options, rounds, only)
         if not only or "load" in only:
             result |= on_one(work, 256 if options.quick else 1536, 1 if options.quick else 9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +34,6 @@ class Nodes:
         self.names = list(cluster.node_names)
         self.room = room
         self._processes: dict[str, subprocess.Popen[str]] = {}
-        mount_memory(room, 16 << 30)
 
     def __enter__(self) -> Self:
         for name in self.names:
@@ -44,8 +45,6 @@ class Nodes:
             process.terminate()
         for process in self._processes.values():
             process.wait()
-        unmount_memory(self.room)
-        shutil.rmtree(self.room, ignore_errors=True)
 
     def inside(self, name: str) -> list[str]:
         """The command prefix that runs a program in a node's network."""
@@ -195,6 +194,18 @@ def counters(nodes: Nodes, name: str) -> tuple[int, int]:
     told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     row = next(line.split() for line in told.splitlines() if line.strip().startswith("eth0"))
     return int(row[9]), int(row[1])
+
+
+@contextlib.contextmanager
+def memory_room(mib: int) -> Iterator[Path]:
+    """A tmpfs of this run's own, to be made before the cluster, whose jobs see what was mounted before it."""
+    room = room_for(mib)
+    mount_memory(room, mib << 20)
+    try:
+        yield room
+    finally:
+        unmount_memory(room)
+        shutil.rmtree(room, ignore_errors=True)
 
 
 def room_for(mib: int) -> Path:
