@@ -66,6 +66,7 @@ def cost_of(event: AgentEvent, job_id: str) -> CheckpointCost | None:
         job_id=job_id,
         at_s=event.at_s,
         size_bytes=size if isinstance(size, int) else 0,
-        **{name: int(value or 0) for name, value in counts.items()},
+        saves=int(counts["saves"] or 0),
+        nodes=int(counts["nodes"] or 0),
         **{name: float(value or 0) for name, value in seconds.items()},
     )

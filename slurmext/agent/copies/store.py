@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import shutil
+import stat
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,12 +54,17 @@ class CopyStore:
         self._promised: dict[tuple[int, Path], int] = {}
         self.on_gone: Callable[[int, str], None] = lambda _job_id, _name: None
         """Called with job id and checkpoint when one was removed to make room for others."""
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        info = root.lstat()
-        if info.st_uid not in {0, os.geteuid()} or info.st_mode & 0o077 or not root.is_dir() or root.is_symlink():
-            raise SlurmextError(f"{root} must be a directory of root that nobody else can enter: chmod 700 {root}")
-        for path in root.rglob(f"*{_PARTIAL}"):
-            path.unlink(missing_ok=True)
+        if root.exists():
+            self._require_own()
+            for path in root.rglob(f"*{_PARTIAL}"):
+                path.unlink(missing_ok=True)
+
+    def _require_own(self) -> None:
+        """Make the root, or refuse one that others could look or write into."""
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        info = self._root.lstat()
+        if info.st_uid not in {0, os.geteuid()} or info.st_mode & 0o077 or not stat.S_ISDIR(info.st_mode):
+            raise SlurmextError(f"{self._root} must be a directory of root that nobody else can enter: chmod 700 it")
 
     def place(self, job_id: int, uid: int, name: str, file: str, size: int) -> Path:
         """Where to write a file; older copies make room. Raises NoRoomError, SlurmextError for a bad name.
@@ -70,6 +76,7 @@ class CopyStore:
         folder = self._root / f"{uid}-{job_id}" / name
         path = folder / f"{file}{_PARTIAL}"
         with self._lock:
+            self._require_own()
             self._make_room(uid, job_id, size)
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._promised[uid, path] = size
@@ -116,7 +123,7 @@ class CopyStore:
         """Remove what belongs to no job that runs here and is older than it is to be kept; (job, checkpoint) each."""
         gone: list[tuple[int, str]] = []
         with self._lock:
-            for path in self._root.iterdir():
+            for path in self._root.iterdir() if self._root.exists() else ():
                 found = _FOLDER.fullmatch(path.name)
                 job_id = int(found[2]) if found else 0
                 newest_s = max((item.stat().st_mtime for item in path.iterdir()), default=0.0)
