@@ -215,6 +215,8 @@ class Engine:
             value = {"error": str(write_error(self.directory, error, needed_bytes=taken.layout.size))}
         except CheckpointError as error:
             value = {"error": str(error)}
+        except Exception as error:  # noqa: BLE001 - said, or the other ranks wait for this one
+            value = {"error": f"{type(error).__name__}: {error}"}
         finally:
             self._pool.give_back(taken.buffer)
         ticket.write_s = time.perf_counter() - started

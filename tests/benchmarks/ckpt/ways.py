@@ -64,10 +64,10 @@ class Ours(Way):
 
     name = "slurmext"
 
-    def __init__(self, folder: Path, state: State) -> None:
+    def __init__(self, folder: Path, state: State, snapshots: int = 2) -> None:
         super().__init__(folder, state)
         self.engine = Engine(folder)
-        self.engine.prepare(state)
+        self.engine.prepare(state, snapshots=snapshots)
         self.ticket: Any = None
 
     def save(self) -> None:

@@ -22,6 +22,8 @@ from slurmext.checkpoint.engine.crew import Crew
 from slurmext.testing.faultfs import Faults, Mode
 
 FROZEN = np.arange(1 << 18, dtype=np.float32)
+patience = {"s": 30.0}
+"""How long ranks wait for each other: long, but where one may fail for good every time."""
 KILLS = [(Mode.KILL_BEFORE, 0), (Mode.KILL_AFTER, 0), (Mode.KILL_HALF, 0)]
 FAILURES = [(Mode.FAIL_ONCE, errno.EIO), (Mode.FAIL_ONCE, errno.ENOSPC), (Mode.FAIL_ON, errno.ENOSPC), (Mode.SHORT, 0)]
 
@@ -52,7 +54,7 @@ def train(root: Path, told, *, rank: int = 0, world: int = 1) -> None:
     """Restores, then saves five steps: one at a time, then two at once. `told(step)` once a step is on disk."""
     with (
         contextlib.suppress(CheckpointError),
-        Engine(root, rank=rank, world=world, patience_s=0.7, threads=1) as engine,
+        Engine(root, rank=rank, world=world, patience_s=patience["s"], threads=1) as engine,
     ):
         with contextlib.suppress(CheckpointError):
             engine.restore(state_of(0, rank, world))
@@ -82,7 +84,7 @@ def alone(root: Path, told) -> None:
 
 def two_ranks(root: Path, told) -> None:
     """Two ranks; they are threads here, so that one kill takes both."""
-    other = threading.Thread(target=train, args=(root, lambda _: None), kwargs={"rank": 1, "world": 2}, daemon=True)
+    other = threading.Thread(target=train, args=(root, lambda *_: None), kwargs={"rank": 1, "world": 2}, daemon=True)
     other.start()
     train(root, told, world=2)
     other.join()
@@ -164,6 +166,7 @@ def main() -> int:
     if what == "record":
         return record(root, scenario, Path(sys.argv[4]))
     stride = int(sys.argv[4])
+    patience["s"] = 0.7 if what == "fail" else 30.0
     problems, points = [], 0
     for mode, error in KILLS if what == "kill" else FAILURES:
         point = 1
