@@ -80,6 +80,12 @@ class Verdict:
         )
         return f"{self.runs} jobs: {counts}"
 
+    @property
+    def first(self) -> list[str]:
+        """The first of each kind, for whoever looks for the cause."""
+        kinds = (self.illegal, self.misplaced, self.leftover, self.drained, self.lost)
+        return [each[0] for each in kinds if each]
+
 
 def mixed(
     mig: int, shares: int, *, seed: int, users: Sequence[str] = ("nobody",), longest_s: float = 2.0
