@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,6 @@ from tests.integration.conftest import Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.cluster
 
@@ -78,11 +78,11 @@ def _processes_of(cluster: Devcluster, node: str) -> list[int]:
     """What runs in the node's network, but for what keeps that there."""
     keep = {cluster.pid(f"slurmd@{node}"), cluster.pid(f"agent@{node}")}
     keep.add(processes.pid_of(f"holder@{node}", cluster.layout))
-    inside = os.readlink(f"/proc/{cluster.pid(f'slurmd@{node}')}/ns/net")
+    inside = Path(f"/proc/{cluster.pid(f'slurmd@{node}')}/ns/net").readlink()
     found = []
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:
-            if os.readlink(f"/proc/{name}/ns/net") == inside and int(name) not in keep:
+            if Path(f"/proc/{name}/ns/net").readlink() == inside and int(name) not in keep:
                 found.append(int(name))
         except OSError:
             continue
