@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from slurmext.adapters.tcp.wire import split_address
 from slurmext.agent.copies.peers import CHUNK, Peer, PeerServer
-from slurmext.agent.copies.store import CopyStore, Kept, memory_bytes
+from slurmext.agent.copies.store import MANIFEST, CopyStore, Kept, memory_bytes
 from slurmext.errors import SlurmextError
 
 if TYPE_CHECKING:
@@ -260,8 +260,9 @@ class Copies:
             found = [k for owner in self.store.owners(job_id) for k in self.store.files(job_id, owner)]
         else:
             found = list(kept)
-        size = sum(item.size for item in found if item.name == name)
-        if size:
+        mine = [item for item in found if item.name == name]
+        size = sum(item.size for item in mine)
+        if any(item.file == MANIFEST for item in mine):  # it comes last: before that this is no checkpoint
             self._events.add("ckpt_copy", job_id=job_id, name=name, tier=tier, size_bytes=size, done_bytes=size)
 
     def _tidy(self) -> None:
