@@ -12,17 +12,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slurmext.adapters.nvml import NvmlSliceDriver
 from slurmext.adapters.slurm_cli.reader import SlurmReader
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
 from slurmext.config.policy import stored_policy
 from slurmext.doctor.facts import Facts, PathFact, parse_config
 from slurmext.doctor.transparency import transparent_fact
-from slurmext.errors import SlurmextError
+from slurmext.errors import GpuDriverError, SlurmextError
 from slurmext.service.bootstrap import SystemClock, open_store
 from slurmext.spank.build import built_for
 
 if TYPE_CHECKING:
     from slurmext.config.site import SiteConfig
+    from slurmext.model.mig import GpuCard
 
 AGENT_TIMEOUT_S = 2.0
 _HOOK_NAMES = {"Prolog": "slurmext-prolog", "Epilog": "slurmext-epilog", "TaskProlog": "slurmext-task-prolog"}
@@ -60,6 +62,8 @@ def collect(site: SiteConfig) -> Facts:
         munge_error=error,
         guaranteed_gpus=_guaranteed_gpus(site),
         cluster_gpus=_cluster_gpus(runner),
+        cards=_cards(),
+        mps_control=_path(site.agent.slices.mps_control),
     )
 
 
@@ -79,6 +83,16 @@ def _cluster_gpus(runner: SlurmRunner) -> int | None:
         return sum(node.gpus for node in SlurmReader(runner, SystemClock()).read().nodes)
     except SlurmextError:
         return None
+
+
+def _cards() -> tuple[GpuCard, ...]:
+    driver = NvmlSliceDriver()
+    try:
+        return driver.cards()
+    except GpuDriverError:
+        return ()
+    finally:
+        driver.release()
 
 
 def _release(version: str) -> tuple[int, int] | None:

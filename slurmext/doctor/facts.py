@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from slurmext.model.mig import GpuCard
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathFact:
@@ -63,6 +65,9 @@ class Facts:
     cluster_gpus: int | None = None
     transparent: TransparentFact | None = None
     """None where no job runs: on a controller without an agent."""
+    cards: tuple[GpuCard, ...] = ()
+    """The GPUs of this host, as its driver tells; none where there is no driver."""
+    mps_control: PathFact | None = None
 
     def value(self, name: str) -> str | None:
         """The configured value, None when this release has no such parameter."""

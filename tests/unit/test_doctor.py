@@ -14,6 +14,8 @@ from slurmext.doctor.collect import _answers, _heartbeat_age_s, _hook, _listed_p
 from slurmext.doctor.diagnosis import RULES, diagnose
 from slurmext.doctor.facts import Facts, PathFact, TransparentFact, parse_config
 from slurmext.doctor.rules import Severity
+from slurmext.model.mig import GpuCard
+from slurmext.model.slicing import Geometry
 
 GOOD = """\
 Configuration data as of 2026-01-01T00:00:00
@@ -53,6 +55,13 @@ HEALTHY = Facts(
     plugin_listed=True, plugin_release=(22, 5), hooks_known=True, agents={"n1": True}, munge_works=True, guaranteed_gpus=32, cluster_gpus=32,
     hooks={name: there(Path("/l/hooks") / name) for name in ("Prolog", "Epilog", "TaskProlog")},
 )  # fmt: skip
+
+
+def card(*, mig: bool | None, pending: bool | None, told: bool = True) -> GpuCard:
+    """A GPU of this host; `told`: its driver says what it can be cut into."""
+    geometry = Geometry(memory_units=8, compute_slices=7) if told else None
+    return GpuCard(uuid="GPU-0", minor=0, index=0, name="NVIDIA A100", memory_mib=81_920, mig=mig, mig_pending=pending,
+                   geometry=geometry)  # fmt: skip
 
 
 def conf(**values: str) -> Facts:
@@ -164,7 +173,16 @@ PART_CASES = [
     ({"agents": {"n1": True, "n2": False}}, "AGENT"),
     ({"munge_works": False, "munge_error": "expired"}, "MUNGE"),
     ({"guaranteed_gpus": 33, "cluster_gpus": 32}, "GUARANTEES"),
+    ({"cards": (card(mig=False, pending=True, told=False),)}, "MIG_PENDING"),
+    ({"cards": (card(mig=True, pending=False),)}, "MIG_PENDING"),
 ]
+
+
+def test_gpus_that_are_as_they_should_be() -> None:
+    """Cut, whole where the mode changes without a reset, or without MIG; MPS is missed where there are GPUs only."""
+    cards = (card(mig=True, pending=True), card(mig=False, pending=False), card(mig=None, pending=None, told=False))
+    assert diagnose(replace(HEALTHY, cards=cards, mps_control=there(Path("/x/mps")))) == []
+    assert diagnose(replace(HEALTHY, mps_control=PathFact(path=Path("/x/mps"), exists=False))) == []
 
 
 @pytest.mark.parametrize(("changes", "code"), PART_CASES, ids=lambda case: str(case)[:40])
@@ -174,6 +192,22 @@ def test_a_part_of_ours_that_does_not_work(changes: dict[str, object], code: str
     assert finding.code == code
     assert finding.line
     assert finding.severity is not Severity.NOTE
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"cards": (card(mig=False, pending=False, told=False),)}, "MIG_OFF"),
+        (
+            {"cards": (card(mig=True, pending=True),), "mps_control": PathFact(path=Path("/x/mps"), exists=False)},
+            "MPS_MISSING",
+        ),
+    ],
+)
+def test_what_a_site_may_leave_so(changes: dict[str, object], code: str) -> None:
+    """A note: slices or shares are not had there, and nothing is broken."""
+    (finding,) = diagnose(replace(HEALTHY, **changes))
+    assert (finding.code, finding.severity) == (code, Severity.NOTE)
 
 
 def test_unknown_raises_no_alarm() -> None:
