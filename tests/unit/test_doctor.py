@@ -194,16 +194,16 @@ def test_a_part_of_ours_that_does_not_work(changes: dict[str, object], code: str
     assert finding.severity is not Severity.NOTE
 
 
-@pytest.mark.parametrize(
-    ("changes", "code"),
-    [
-        ({"cards": (card(mig=False, pending=False, told=False),)}, "MIG_OFF"),
-        (
-            {"cards": (card(mig=True, pending=True),), "mps_control": PathFact(path=Path("/x/mps"), exists=False)},
-            "MPS_MISSING",
-        ),
-    ],
-)
+NOTE_CASES = [
+    ({"cards": (card(mig=False, pending=False, told=False),)}, "MIG_OFF"),
+    (
+        {"cards": (card(mig=True, pending=True),), "mps_control": PathFact(path=Path("/x/mps"), exists=False)},
+        "MPS_MISSING",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "code"), NOTE_CASES, ids=lambda case: str(case)[:40])
 def test_what_a_site_may_leave_so(changes: dict[str, object], code: str) -> None:
     """A note: slices or shares are not had there, and nothing is broken."""
     (finding,) = diagnose(replace(HEALTHY, **changes))
@@ -217,7 +217,9 @@ def test_unknown_raises_no_alarm() -> None:
 
 def test_every_rule_is_exercised() -> None:
     """No rule without a case here."""
-    facts = [conf(**values) for values, *_ in CONFIG_CASES] + [replace(HEALTHY, **changes) for changes, _ in PART_CASES]
+    facts = [conf(**values) for values, *_ in CONFIG_CASES] + [
+        replace(HEALTHY, **changes) for changes, _ in (*PART_CASES, *NOTE_CASES)
+    ]
     facts.append(replace(HEALTHY, transparent=TransparentFact(criu=None, version=None, namespaces=True)))
     assert all(any(list(rule(fact)) for fact in facts) for rule in RULES)
 
