@@ -67,7 +67,7 @@ class LibraryMunge:
 
 
 def find_munge(*, bin_dir: Path = Path("/usr/bin"), socket: Path | None = None) -> LibraryMunge | MungeAuth:
-    """libmunge where it is installed, else its programs. Raises MungeError when neither is."""
+    """Libmunge where it is installed, else its programs. Raises MungeError when neither is."""
     try:
         library: Any = ctypes.CDLL(_NAME)
     except OSError:

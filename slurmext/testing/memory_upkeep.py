@@ -62,7 +62,8 @@ class MemoryUpkeep:
         with self._lock:
             self._require_up()
             found = [item for item in self._failures if since_s is None or item.at_s >= since_s]
-            return sorted(found[::-1], key=lambda item: -item.at_s)[:limit]
+            found.reverse()
+            return sorted(found, key=lambda item: -item.at_s)[:limit]
 
     def save_failure_rate(self, token: int, rate: FailureRate) -> None:
         with self._lock:

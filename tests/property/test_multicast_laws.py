@@ -102,6 +102,7 @@ def test_no_link_is_promised_twice(request):
 @given(requests(), st.randoms(use_true_random=False))
 def test_the_order_of_what_is_asked_does_not_matter(request, chance: random.Random):
     """The same cluster gives the same plan."""
+
     def mixed(values):
         values = list(values)
         chance.shuffle(values)

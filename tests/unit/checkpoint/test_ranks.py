@@ -124,7 +124,7 @@ RANKS = """
         time.sleep(0.004 * chance.random())
         if ckpt.due(step):
             ckpt.save(step)
-            print("saved", step, flush=True)
+            sys.stdout.write(f"saved {step}\\n"); sys.stdout.flush()  # in one piece, whatever ends us
     ckpt.close()
 """
 
