@@ -16,13 +16,14 @@ pytestmark = pytest.mark.cluster
 IGNORES = "trap '' USR1; sleep 300"
 
 
+@pytest.mark.slow  # a time limit is a minute at least, and Slurm looks at them twice a minute
 def test_a_chained_job_goes_on_in_another_run_before_its_limit(site: Site) -> None:
     """Told to save before its minute is over, requeued and started at once; one that saves nothing gets its minute."""
     job = site.submit_saver("alice", "--queue=research", "--gres=gpu:8", "--time=1", "--ckpt=auto,chain")
     deaf = site.submit("alice", "--queue=research", "--gres=gpu:8", "--time=1", "--ckpt=auto,chain", script=IGNORES)
     site.until_running(job, deaf)
     started_s = site.job(job).start_s
-    site.until(lambda: "resumed at" in site.output("alice", job), timeout_s=75)
+    site.until(lambda: "resumed at" in site.output("alice", job), timeout_s=100)
     again = site.job(job)
     assert (again.state, again.restarts) == ("RUNNING", 1)
     assert again.start_s - started_s < 60

@@ -110,6 +110,7 @@ def test_an_idle_job_saves_its_checkpoint_before_it_leaves(site: Site) -> None:
     site.until(lambda: "resumed at" in site.output("alice", job))
 
 
+@pytest.mark.slow  # the unit tests of idle reclaim have it as well
 def test_an_extended_job_is_spared(site: Site) -> None:
     """Its owner asks through the daemon; nobody else can, and no longer than the policy allows."""
     job = started(site)
@@ -128,6 +129,7 @@ def test_an_extended_job_is_spared(site: Site) -> None:
     assert "Kept until" in said
 
 
+@pytest.mark.slow  # the unit tests of idle reclaim have it as well
 def test_a_job_that_works_again_is_spared(site: Site) -> None:
     """The warning goes when its GPUs work."""
     job = started(site)
@@ -139,6 +141,7 @@ def test_a_job_that_works_again_is_spared(site: Site) -> None:
     assert (site.state(job), site.job(job).restarts) == ("RUNNING", 0)
 
 
+@pytest.mark.slow  # the unit tests of idle reclaim have it as well
 def test_a_job_on_two_nodes_idles_only_on_both(site: Site) -> None:
     """One node that works spares it; when that stops as well it is warned."""
     job = started(site, "-N2", script="srun sleep 300")

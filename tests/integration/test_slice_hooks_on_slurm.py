@@ -140,7 +140,10 @@ def test_a_miss_goes_back_to_the_queue(sliced):
     assert "MIG-" in sliced.output("alice", job)
 
 
-@pytest.mark.parametrize("call", ["nvmlDeviceCreateGpuInstance*", "nvmlGpuInstanceCreateComputeInstance"])
+@pytest.mark.parametrize(
+    "call",
+    [pytest.param("nvmlDeviceCreateGpuInstance*", marks=pytest.mark.slow), "nvmlGpuInstanceCreateComputeInstance"],
+)
 def test_an_agent_dies_in_a_prolog(sliced, call):
     """Kill -9 of the agent in the middle of making a slice: the job waits and is requeued, the next agent leaves nothing
     of the first attempt, and the job gets its slice.

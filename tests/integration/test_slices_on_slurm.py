@@ -150,7 +150,7 @@ def test_a_slice_that_cannot_be_made_sends_its_job_back_and_drains_nothing(slice
     assert drained(sliced) == ""
 
 
-@pytest.mark.parametrize("victim", ["slurmextd", "agent@n1", "slurmd@n1"])
+@pytest.mark.parametrize("victim", ["slurmextd", "agent@n1", pytest.param("slurmd@n1", marks=pytest.mark.slow)])
 def test_killed_in_the_middle_of_slices_everything_is_put_right(sliced: Site, victim: str) -> None:
     """Jobs that run go on, those that wait still start, and no slice, placeholder or reservation is left."""
     jobs = [

@@ -29,7 +29,7 @@ from slurmext.testing.slicing import geometry, gpus
 from tests.property.slice_worlds import fits, geometries, slice_worlds
 
 MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-FEW = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @given(slice_worlds())
