@@ -140,6 +140,7 @@ def told_and_requeued(site: Site, job: str, saved: Callable[[], object], *, part
     site.scontrol("update", f"jobid={job}", "StartTime=now+1")
 
 
+@pytest.mark.slow
 def test_under_torchrun(site: Site) -> None:
     """`srun torchrun`: the signal reaches its workers, which have sessions of their own, and it survives it itself."""
     python, program = programs.python_with("torch"), install(site, "alice")
