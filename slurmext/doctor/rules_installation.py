@@ -111,7 +111,8 @@ def run_directory(facts: Facts) -> Iterator[Finding]:
     if facts.queues_tsv is not None and not facts.queues_tsv.exists:
         yield Finding(
             code="NO_POLICY", severity=Severity.WARNING, found=f"{facts.queues_tsv.path} is not there",
-            effect="no policy is in force: jobs pass to Slurm unheld", line="slurmext policy apply policy.yaml",
+            effect="no policy is in force: jobs pass to Slurm unheld, jobs on parts of GPUs are refused",
+            line="slurmext policy apply policy.yaml",
         )  # fmt: skip
 
 

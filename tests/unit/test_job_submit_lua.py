@@ -350,6 +350,7 @@ def test_other_resources_are_no_gpus(controller: Controller, tres: str) -> None:
     assert controller.submit(tres_per_job=tres).set == {}
 
 
+PARTS = {"gpu-slice", "gpu-mem", "gpu-compute", "gpu-share", "gpu-oom-retry"}
 CASES = [(option, value) for option in OPTIONS for value in (*option.good, *option.bad) if value and "\n" not in value]
 
 
@@ -363,6 +364,8 @@ def test_the_same_verdict_as_python(controller: Controller, option, value: str) 
     outcome = controller.submit(options=given, **job)
     if is_valid(option, value) and option.name == "size":
         assert "slurmextd has not told the sizes yet; ask for what the job needs" in outcome.user[0]
+    elif is_valid(option, value) and option.name in PARTS:
+        assert "a job on a part of a GPU needs a policy, and none is in force here" in outcome.user[0]
     elif is_valid(option, value):
         assert (outcome.code, outcome.user) == (0, [])
     else:
