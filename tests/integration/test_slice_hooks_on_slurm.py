@@ -230,6 +230,7 @@ def test_a_restarted_agent_frees_what_ended_without_it(sliced):
         sliced.cluster.start(f"agent@{node}")
 
 
+@pytest.mark.slow
 def test_a_second_user_has_nothing_of_it(sliced):
     """Bob, on the same node, with Alice's environment: neither her slice's device nodes nor her share's pipes."""
     script = "env | grep -E 'CUDA|SLURMEXT_SLICE' >ours; touch ready; sleep 60"

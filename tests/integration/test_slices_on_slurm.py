@@ -150,7 +150,9 @@ def test_a_slice_that_cannot_be_made_sends_its_job_back_and_drains_nothing(slice
     assert drained(sliced) == ""
 
 
-@pytest.mark.parametrize("victim", ["slurmextd", "agent@n1", pytest.param("slurmd@n1", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "victim", ["slurmextd", *(pytest.param(who, marks=pytest.mark.slow) for who in ("agent@n1", "slurmd@n1"))]
+)
 def test_killed_in_the_middle_of_slices_everything_is_put_right(sliced: Site, victim: str) -> None:
     """Jobs that run go on, those that wait still start, and no slice, placeholder or reservation is left."""
     jobs = [
@@ -194,6 +196,7 @@ def test_users_see_their_own_slices_and_that_others_are_taken(sliced: Site) -> N
     assert {part["state"] for part in hers if part["job"] is None} == {"taken"}
 
 
+@pytest.mark.slow
 def test_slices_count_against_the_quota_of_their_queue(sliced: Site) -> None:
     """A queue that may have one GPU has seven sevenths of it in slices, no eighth, and no whole GPU meanwhile."""
     jobs = [sliced.submit("alice", "--queue=small", "--gpu-slice=1g.10gb", "--mem=10", script="sleep 9")

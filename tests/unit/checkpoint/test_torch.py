@@ -90,7 +90,11 @@ class Run:
             self.rate = optimizer.param_groups[0]["lr"]
 
 
-@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"by_epoch": True}, {"leave_early": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"workers": 2}, {"by_epoch": True}, pytest.param({"leave_early": True}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_three_runs_are_as_one(tmp_path, options):
     """Interrupted twice, in the first and in the second epoch after which data were read: all is as undisturbed."""
     whole = Run(tmp_path / "a", **options)
