@@ -73,6 +73,7 @@ def test_a_cut_and_a_removed_queue_end_exactly_who_must_go(site: Site, apply: Ap
     assert site.store.notices() == []
 
 
+@pytest.mark.slow  # it waits for the minute
 def test_the_calendar_takes_effect_at_its_minute(site: Site, apply: Apply) -> None:
     """At its minute a queue gets room and a job that waited starts; another shrinks and its newest job leaves."""
     begin = (datetime.now(UTC) + timedelta(seconds=75)).replace(second=0, microsecond=0)

@@ -211,6 +211,7 @@ def test_slices_count_against_the_quota_of_their_queue(sliced: Site) -> None:
         has_ended(sliced, job)
 
 
+@pytest.mark.slow
 def test_a_job_that_outgrows_its_slice_is_tried_again_on_the_next_size(sliced: Site) -> None:
     """With --gpu-oom-retry, once; and `slice advise` says which size would have done."""
     script = (
