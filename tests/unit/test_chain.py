@@ -10,7 +10,7 @@ from slurmext.model.job import JobState
 from slurmext.model.state import ActionKind, Event
 from slurmext.model.upkeep import FailureRate
 from slurmext.service import chain
-from tests.unit.test_controller import Site
+from tests.unit.controller.site import Site
 
 GRACE_S = 20.0
 

@@ -13,7 +13,7 @@ from slurmext.model.job import JobState
 from slurmext.model.plan import Reason
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_controller import Site
+from tests.unit.controller.site import Site
 
 POLICY = """version: 1
 settings: {{grace_s: 20, cut_delay_s: 30}}
