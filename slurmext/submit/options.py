@@ -1,6 +1,6 @@
 """slurmext's options as keyword arguments, for sbatch and for submitit.
 
-Generated from slurmext/options.py by `python -m slurmext.options generate`; do not edit.
+Generated from slurmext/options/ by `python -m slurmext.options generate`; do not edit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# Generated from slurmext/options.py by `python -m slurmext.options generate`; do not edit.
+# Generated from slurmext/options/ by `python -m slurmext.options generate`; do not edit.
 # bash completion for slurmext's options of sbatch, salloc and srun, added to whatever completes them already.
 _slurmext_options() {
     local prefix="${SLURMEXT_OPTION_PREFIX-}" cur="${COMP_WORDS[COMP_CWORD]}" prev="" word

@@ -1,5 +1,5 @@
 #compdef sbatch salloc srun
-# Generated from slurmext/options.py by `python -m slurmext.options generate`; do not edit.
+# Generated from slurmext/options/ by `python -m slurmext.options generate`; do not edit.
 # zsh completion for slurmext's options of sbatch, salloc and srun.
 (( $+functions[_slurmext_queues] )) || _slurmext_queues() {
   local -a queues

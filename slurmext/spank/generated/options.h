@@ -1,4 +1,4 @@
-/* Generated from slurmext/options.py by `python -m slurmext.options generate`; do not edit. */
+/* Generated from slurmext/options/ by `python -m slurmext.options generate`; do not edit. */
 #ifndef SLURMEXT_OPTIONS_H
 #define SLURMEXT_OPTIONS_H
 

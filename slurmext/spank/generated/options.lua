@@ -1,4 +1,4 @@
--- Generated from slurmext/options.py by `python -m slurmext.options generate`; do not edit.
+-- Generated from slurmext/options/ by `python -m slurmext.options generate`; do not edit.
 local SIGNALS = { USR1 = true, USR2 = true, TERM = true, INT = true, HUP = true, QUIT = true, CONT = true, URG = true, WINCH = true, XCPU = true, }
 local OPTIONS = {
   { name = "queue", env = "SLURMEXT_QUEUE", key = "queue", kind = "path",
