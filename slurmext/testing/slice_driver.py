@@ -10,30 +10,10 @@ from dataclasses import dataclass, field, replace
 from slurmext.errors import GpuDriverError, GpuInUse, GpuNeedsReset, GpuOtherInstance, GpuPlaceTaken, SlurmextError
 from slurmext.model.mig import GpuCard, GpuProcess, MigInstance, SliceUse
 from slurmext.model.slicing import Geometry, Profile
-from slurmext.testing.nvml.cards import Card, card_of
+from slurmext.testing.nvml.cards import card_of
+from slurmext.testing.slicing import geometry_of
 
 _AMPERE_ENDS = 90
-
-
-def geometry_of(card: Card) -> Geometry | None:
-    """What a card can be cut into."""
-    if not card.profiles:
-        return None
-    profiles = tuple(
-        Profile(
-            name=row.name,
-            profile_id=row.id,
-            memory_units=row.units,
-            compute_slices=row.slices,
-            memory_mib=row.memory_mib,
-            sm=row.sm,
-            starts=row.starts,
-            most=row.most,
-            automatic=row.name.endswith("gb"),
-        )
-        for row in card.profiles
-    )
-    return Geometry(memory_units=card.memory_units, compute_slices=card.compute_slices, profiles=profiles)
 
 
 @dataclass(slots=True)

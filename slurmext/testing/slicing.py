@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from slurmext.model.slicing import Geometry, GpuUse, Profile, SlicedGpu
-from slurmext.testing.nvml.cards import card_of
+from slurmext.testing.nvml.cards import Card, card_of
 
 
-def geometry(gpu_type: str) -> Geometry | None:
-    """What cards of that type can be cut into, as NVML would report it; None for those that cannot."""
-    card = card_of(gpu_type)
+def geometry_of(card: Card) -> Geometry | None:
+    """What such a card can be cut into, as NVML would report it; None for one that cannot."""
     if not card.mig:
         return None
     return Geometry(
@@ -24,7 +23,7 @@ def geometry(gpu_type: str) -> Geometry | None:
                 sm=row.sm,
                 starts=row.starts,
                 most=row.most,
-                automatic="+" not in row.name and not row.name.endswith("-me"),
+                automatic=row.name.endswith("gb"),
             )
             for row in card.profiles
         ),
@@ -33,7 +32,8 @@ def geometry(gpu_type: str) -> Geometry | None:
 
 def gpus(node: str, gpu_type: str, count: int, use: GpuUse = GpuUse.MIG) -> tuple[SlicedGpu, ...]:
     """`count` empty GPUs of a node, with UUIDs such as `n1-0`."""
-    card, cut = card_of(gpu_type), geometry(gpu_type)
+    card = card_of(gpu_type)
+    cut = geometry_of(card)
     return tuple(
         SlicedGpu(
             node=node,

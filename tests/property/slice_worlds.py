@@ -25,8 +25,9 @@ from slurmext.model.slicing import (
     SliceSnapshot,
     TakeGpu,
 )
+from slurmext.testing.nvml.cards import card_of
 from slurmext.testing.slice_world import show
-from slurmext.testing.slicing import geometry, gpus
+from slurmext.testing.slicing import geometry_of, gpus
 
 NOW_S = 10_000
 QUEUES = ("org/a", "org/b", "c")
@@ -59,7 +60,9 @@ def geometries(draw: st.DrawFn) -> Geometry:
 
 def _needs(kinds: list[str]) -> st.SearchStrategy[SliceNeed]:
     """Mostly what some card of the world has."""
-    known = [profile.name for kind in kinds if (cut := geometry(kind)) is not None for profile in cut.profiles]
+    known = [
+        profile.name for kind in kinds if (cut := geometry_of(card_of(kind))) is not None for profile in cut.profiles
+    ]
     names = st.sampled_from([*(known * 4), "1g.10gb", "9g.9gb"])
     per_node, nodes = st.sampled_from([1, 1, 1, 1, 2, 3]), st.sampled_from([1, 1, 1, 1, 2])
     return st.one_of(

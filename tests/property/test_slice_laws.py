@@ -23,9 +23,10 @@ from slurmext.model.slicing import (
 )
 from slurmext.policy.slicing import SlicePlanner, plan_slices
 from slurmext.policy.slicing.kinds import Kind
+from slurmext.testing.nvml.cards import card_of
 from slurmext.testing.slice_laws import violations
 from slurmext.testing.slice_world import step
-from slurmext.testing.slicing import geometry, gpus
+from slurmext.testing.slicing import geometry_of, gpus
 from tests.property.slice_worlds import fits, geometries, slice_worlds
 
 MANY = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -126,7 +127,7 @@ def test_a_place_is_found_exactly_when_there_is_one(cut: Geometry, data: st.Data
 def test_every_state_of_small_cards_is_known_exactly() -> None:
     """A30 and H100: from every legal state, the legal next places are those that trying everything finds."""
     for gpu_type in ("a30", "h100"):
-        cut = geometry(gpu_type)
+        cut = geometry_of(card_of(gpu_type))
         assert cut is not None
         kind = Kind(cut)
         for there in _all_sets(cut, 4):
@@ -142,7 +143,7 @@ def test_every_state_of_small_cards_is_known_exactly() -> None:
 
 def test_the_sets_a_card_can_hold_are_those_of_the_two_counts() -> None:
     """On 8 units and 7 slices a multiset of plain profiles is legal exactly when both counts allow it."""
-    cut = geometry("h100")
+    cut = geometry_of(card_of("h100"))
     assert cut is not None
     plain = [profile for profile in cut.profiles if profile.automatic]
     kind = Kind(cut)

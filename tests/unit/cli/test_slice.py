@@ -15,7 +15,8 @@ from slurmext.model.slice_state import GpuHold, GpuRecord, HoldState, SliceRecor
 from slurmext.model.slicing import GpuUse
 from slurmext.model.state import JobKey, JobRow
 from slurmext.testing.memory_store import MemoryStore
-from slurmext.testing.slicing import geometry
+from slurmext.testing.nvml.cards import card_of
+from slurmext.testing.slicing import geometry_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +26,7 @@ SLICE = SliceRecord(
     reservation="a", job=MINE, user="root", queue="lab", node="n1", gpu="G0", profile="2g.20gb", start=2,
     memory_mib=20091, milli=286, uuid="MIG-12", created_s=900, changed_s=900,
 )  # fmt: skip
-CUT = geometry("h100")
+CUT = geometry_of(card_of("h100"))
 
 
 @pytest.fixture
