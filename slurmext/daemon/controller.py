@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import grp
 import logging
 import os
-import pwd
 import socket
 import threading
 import time
@@ -20,21 +18,15 @@ from slurmext.adapters.munge import MungeAuth
 from slurmext.adapters.tcp.agent_server import AgentServer
 from slurmext.adapters.tcp.orders import EndJob
 from slurmext.adapters.tcp.slice_orders import SliceOrders
-from slurmext.adapters.tcp.wire import AgentEvent
-from slurmext.config.policy import SitePolicy
 from slurmext.config.site import SiteConfig
-from slurmext.config.slice_table import slices_tsv
-from slurmext.config.submit_table import NameService, queues_tsv
-from slurmext.daemon.checkpoint_events import COPY, checkpoint_of, cost_of, store_copy
-from slurmext.daemon.gpu_events import GPU_ACTIVITY, store_activity
+from slurmext.daemon.events import AgentEvents
 from slurmext.daemon.monitor import Monitor
 from slurmext.daemon.query_server import SOCKET_NAME, QueryServer
-from slurmext.daemon.slice_events import take_in
+from slurmext.daemon.run_dir import RunDir, uids_of
 from slurmext.errors import SlurmextError, SlurmUnavailable, StoreConflict, StoreUnavailable
 from slurmext.model.plan import Plan
-from slurmext.model.slicing import SlicedGpu
 from slurmext.model.snapshot import Snapshot
-from slurmext.model.state import Event, Lease
+from slurmext.model.state import Lease
 from slurmext.service import bootstrap
 from slurmext.service.cycle import CycleResult
 from slurmext.service.forecast import forecast_apart
@@ -70,17 +62,18 @@ class Daemon:
     def __init__(self, site: SiteConfig) -> None:
         self._site = site
         self._store = bootstrap.open_store(site)
+        self._run_dir = RunDir(site.run_dir, readonly=site.daemon.shadow)
         self._monitor: Monitor | None = None
         if site.daemon.check_invariants:
             self._monitor = Monitor(self._store, site.run_dir / "invariants")
         self._controller = bootstrap.controller(
             site,
             self._store,
-            on_policy=self._write_queues,
+            on_policy=self._run_dir.write_queues,
             on_look=self._monitor and self._monitor.see,
             end_left=self._end_left,
             slice_agents=SliceOrders(lambda: self._agents),
-            on_cards=self._write_slices,
+            on_cards=self._run_dir.write_slices,
         )
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -88,13 +81,12 @@ class Daemon:
         self._looks: Iterator[float] = iter(())
         self._rested_s = 0.0
         self._lease: Lease | None = None
-        self._site_policy: SitePolicy | None = None
         self._last: CycleResult | None = None
         self._last_good_s = 0.0
         self._error: str | None = None
-        uids = {0, *_uid(site.slurm.user)}
+        uids = {0, *uids_of(site.slurm.user)}
         munge = MungeAuth.find(bin_dir=site.slurm.bin_dir, socket=site.munge_socket)
-        self._ports = dict[str, int]()
+        self._events = AgentEvents(self._store, slurm_id=self._controller.slurm_id, wake=self._wake.set)
         live = {"status": self._status, "plan": self._plan, "peers": self._peers}
         queries = Queries(
             store=self._store,
@@ -107,7 +99,7 @@ class Daemon:
         )
         self._queries = QueryServer(site.run_dir / SOCKET_NAME, queries, trusted_uids=uids)
         listen = site.daemon.listen
-        self._agents = AgentServer(listen, munge, uids, self._on_event, on_query=self._queries.answer,
+        self._agents = AgentServer(listen, munge, uids, self._events, on_query=self._queries.answer,
                                    failures=self._controller.failures.told)  # fmt: skip
         self._timers = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1})
 
@@ -118,7 +110,7 @@ class Daemon:
 
     def run(self) -> None:
         """Take the lease and run cycles until stopped."""
-        self._prepare_run_dir()
+        self._run_dir.prepare(self._site.slurm.user)
         if self._monitor is not None:
             self._monitor.start()
         self._timers.add_job(self._renew, "interval", seconds=LEASE_S / 3)
@@ -271,65 +263,13 @@ class Daemon:
     def _beat(self) -> None:
         """Say that jobs may be held: only while cycles succeed, or nobody would release them."""
         fresh = time.time() - self._last_good_s < max(2 * self._site.daemon.interval_s, 3 * HEARTBEAT_S)
-        if self._lease is None or not fresh or self._site.daemon.shadow or self._stop.is_set():
+        if self._lease is None or not fresh or self._stop.is_set():
             return
-        _write(self._site.run_dir / "heartbeat", str(int(time.time())))
-
-    # the run directory
-
-    def _prepare_run_dir(self) -> None:
-        run_dir = self._site.run_dir
-        run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-        wake = run_dir / "submit-wake"
-        descriptor = os.open(wake, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        try:
-            for uid in _uid(self._site.slurm.user):
-                if os.geteuid() == 0:
-                    os.fchown(descriptor, uid, -1)
-        finally:
-            os.close(descriptor)
-
-    def _write_queues(self, policy: SitePolicy) -> None:
-        self._site_policy = policy
-        if not self._site.daemon.shadow:
-            _write(self._site.run_dir / "queues.tsv", queues_tsv(policy, _NAMES))
-
-    def _write_slices(self, cards: Collection[SlicedGpu]) -> None:
-        if cards and not self._site.daemon.shadow:
-            _write(self._site.run_dir / "slices.tsv", slices_tsv(cards))
+        self._run_dir.write_heartbeat(time.time())
 
     def _refresh_queues(self) -> None:
-        """Groups get new members without anybody applying a policy."""
-        if self._lease is not None and self._site_policy is not None:
-            self._write_queues(self._site_policy)
-
-    # what agents say
-
-    def _on_event(self, event: AgentEvent) -> None:
-        job_id = None if event.job_id is None else self._controller.slurm_id(str(event.job_id))
-        if event.event == GPU_ACTIVITY:
-            if job_id is not None and store_activity(self._store, event, job_id, time.time()):
-                self._wake.set()
-            return
-        known = take_in(self._store, event, job_id, time.time())
-        if known is not None:
-            if known:
-                self._wake.set()
-            return
-        if event.event == COPY:
-            store_copy(self._store, event)
-            return
-        if event.event == "hello" and isinstance(port := event.detail.get("copies_port"), int):
-            self._ports[event.node] = port
-        stored = Event(
-            at_s=event.at_s, source=f"agent:{event.node}", kind=event.event, job_id=job_id, detail=dict(event.detail)
-        )
-        new = self._store.record_event(stored, dedup=f"{event.node}/{event.boot}/{event.seq}")
-        if new and event.event == "checkpoint" and job_id is not None:
-            self._store.record_checkpoint(checkpoint_of(event, job_id))
-            if (cost := cost_of(event, job_id)) is not None:
-                self._store.record_checkpoint_cost(cost)
-        self._wake.set()
+        if self._lease is not None:
+            self._run_dir.refresh_queues()
 
     def _end_left(self, nodes: Collection[str], raw_id: str, before_s: float) -> None:
         """Have the agents of these nodes kill what is left of a job."""
@@ -357,7 +297,8 @@ class Daemon:
         hosts = {
             agent.node: agent.address.removeprefix("agent-").rpartition(":")[0] for agent in self._agents.connected()
         }
-        return {node: [host, self._ports[node]] for node, host in hosts.items() if node in self._ports}
+        ports = self._events.copies_ports
+        return {node: [host, ports[node]] for node, host in hosts.items() if node in ports}
 
     def _world(self) -> tuple[Snapshot, Plan] | None:
         last = self._controller.last
@@ -372,45 +313,9 @@ class Daemon:
         return json.loads(plan_to_json(last[1])) if last else {"version": 1}
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace a file in one step, readable by all."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    fresh.replace(path)
-
-
 def _is_slurmext(pid: str) -> bool:
     """Whether the process lives and is one of ours; a zombie has no command line, a reused pid another one."""
     try:
         return b"slurmext" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
-
-
-def _uid(user: str) -> set[int]:
-    try:
-        return {pwd.getpwnam(user).pw_uid}
-    except KeyError:
-        return set()
-
-
-def _gid(group: str) -> int | None:
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
-        return None
-
-
-def _members(group: str) -> Collection[str]:
-    try:
-        found = grp.getgrnam(group)
-    except KeyError:
-        return ()
-    return {*found.gr_mem, *(entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == found.gr_gid)}
-
-
-_NAMES = NameService(
-    members=_members, gid=_gid, all_gids=lambda: {entry.gr_name: entry.gr_gid for entry in grp.getgrall()}
-)

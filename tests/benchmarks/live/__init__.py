@@ -1,0 +1,1 @@
+"""Parts of bench_live: what runs, on Slurm and simulated, and the comparison."""
