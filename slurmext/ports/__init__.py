@@ -2,6 +2,7 @@
 
 from slurmext.ports.cluster import Actuator, Clock, ClusterReader
 from slurmext.ports.gpus import DeviceAccess, GpuDriver, SliceDriver
+from slurmext.ports.models import ModelRegistry
 from slurmext.ports.slices import Placeholders, SliceAgents
 from slurmext.ports.store import Store
 
@@ -11,6 +12,7 @@ __all__ = [
     "ClusterReader",
     "DeviceAccess",
     "GpuDriver",
+    "ModelRegistry",
     "Placeholders",
     "SliceAgents",
     "SliceDriver",

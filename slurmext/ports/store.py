@@ -26,6 +26,7 @@ from slurmext.model.state import (
     StoredFence,
 )
 from slurmext.model.upkeep import CheckpointCopy, CheckpointCost, FailureRate, FailureRecord
+from slurmext.ports.models import ModelRegistry
 
 
 class Store(Protocol):
@@ -294,6 +295,12 @@ class Store(Protocol):
 
     def failure_rate(self) -> FailureRate:
         """What is known; nothing at first."""
+        ...
+
+    # models
+    @property
+    def models(self) -> ModelRegistry:
+        """Models that can be staged."""
         ...
 
     # events

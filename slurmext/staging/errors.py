@@ -27,3 +27,11 @@ class NoRoom(StagingError):
 
 class NotStaged(StagingError):
     """The model is not on this node; stage it, or load it from where it is stored."""
+
+
+class UnknownModel(StagingError):
+    """No such model or revision that the asker may read; the nearest are named."""
+
+
+class NameTaken(StagingError):
+    """Another model has this name, or this revision has other content: choose another name or revision."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from slurmext.staging.access import Access
 from slurmext.staging.errors import StagingError
+from slurmext.staging.kinds import StageState, TierKind
 from slurmext.staging.names import ModelKey
-from slurmext.staging.store.tier import TierKind
 from slurmext.staging.transport import Peer
 
 
@@ -33,7 +32,8 @@ class StageOrder:
     """Have this model here. The same order again with other sources changes where it is taken from.
 
     `fingerprint` is the manifest's, from the registry. `storage` is where the model lies on shared storage; it is read
-    when a source is named `(storage)`.
+    when a source is named `(storage)`, with the rights of the user `owner`. Chunks are taken from another model that is
+    here only if that one is `owner`'s or root's too.
     """
 
     key: ModelKey
@@ -43,22 +43,15 @@ class StageOrder:
     access: Access = Access()
     tier: TierKind = TierKind.MEMORY
     storage: Path | None = None
-
-
-class StageState(StrEnum):
-    """How far a model on a node is."""
-
-    WAITING = "waiting"
-    RECEIVING = "receiving"
-    COMPLETE = "complete"
-    FAILED = "failed"
+    owner: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A model on a node: bytes that are good, of how many, where they come from now, who sent bad ones.
+    """A model on a node: bytes that are good, of how many, where they come from now, who sent bad ones, who holds it.
 
-    `received` are bytes by source since the agent started; `lost` are sources that ended, and why.
+    `received` are bytes by source since the agent started; `lost` are sources that ended, and why. `fingerprint` is the
+    manifest's, empty while it is not known.
     """
 
     key: ModelKey
@@ -73,6 +66,8 @@ class Progress:
     lost: Mapping[str, str] | None = None
     rejected: tuple[str, ...] = ()
     why: str = ""
+    fingerprint: str = ""
+    pins: tuple[str, ...] = ()
 
 
 def order_to_json(order: StageOrder) -> dict[str, Any]:
@@ -82,7 +77,7 @@ def order_to_json(order: StageOrder) -> dict[str, Any]:
         "sources": [[one.peer.node, one.peer.address, one.share, one.cap_bps] for one in order.sources],
         "backups": [[peer.node, peer.address] for peer in order.backups],
         "uid": order.access.uid, "gid": order.access.gid, "tier": order.tier.value,
-        "storage": None if order.storage is None else str(order.storage),
+        "storage": None if order.storage is None else str(order.storage), "owner": order.owner,
     }  # fmt: skip
 
 
@@ -101,6 +96,7 @@ def parse_order(said: Mapping[str, Any]) -> StageOrder:
             access=Access(uid=said.get("uid"), gid=said.get("gid")),
             tier=TierKind(said.get("tier", "memory")),
             storage=None if storage is None else Path(storage),
+            owner=int(said.get("owner", 0) if storage is None else said["owner"]),  # never read as root by default
         )
     except (KeyError, TypeError, ValueError, StagingError) as error:
         raise BadOrder(f"no order to stage a model: {error}") from error
@@ -113,6 +109,7 @@ def progress_to_json(progress: Progress) -> dict[str, Any]:
         "state": progress.state.value, "ready_bytes": progress.ready_bytes, "size": progress.size,
         "rate_bps": round(progress.rate_bps), "received": dict(progress.received or {}), "starved": progress.starved,
         "lost": dict(progress.lost or {}), "rejected": list(progress.rejected), "why": progress.why,
+        "fingerprint": progress.fingerprint, "pins": list(progress.pins),
     }  # fmt: skip
 
 
@@ -125,6 +122,7 @@ def parse_progress(said: Mapping[str, Any]) -> Progress:
             rate_bps=float(said["rate_bps"]), received={str(k): int(v) for k, v in said["received"].items()},
             starved=bool(said["starved"]), lost={str(k): str(v) for k, v in said["lost"].items()},
             rejected=tuple(map(str, said["rejected"])), why=str(said["why"]),
+            fingerprint=str(said.get("fingerprint", "")), pins=tuple(map(str, said.get("pins", ()))),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError, StagingError) as error:
         raise BadOrder(f"no progress of a model: {error}") from error

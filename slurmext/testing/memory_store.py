@@ -28,6 +28,7 @@ from slurmext.model.state import (
     PreemptionRecord,
     StoredFence,
 )
+from slurmext.testing.memory_models import MemoryModels
 from slurmext.testing.memory_slices import MemorySlices
 from slurmext.testing.memory_upkeep import MemoryUpkeep
 
@@ -61,6 +62,7 @@ class MemoryStore(MemorySlices, MemoryUpkeep):
         self._events: list[Event] = []
         self._dedup: set[str] = set()
         self._last_id: Counter[str] = Counter()
+        self.models = MemoryModels(self._require_up)
 
     # lease
     def acquire_lease(self, name: str, holder: str, ttl_s: float, now_s: float) -> Lease | None:

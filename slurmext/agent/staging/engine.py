@@ -190,6 +190,8 @@ class StagingEngine:
             lost=dict(reception.lost) if reception else {},
             rejected=tuple(sorted(reception.rejected)) if reception else (),
             why=staged.fault or "",
+            fingerprint=staged.fingerprint,
+            pins=tuple(sorted(staged.pins)),
         )
 
     def _begin(self, place: tuple[ModelKey, TierKind]) -> None:

@@ -17,12 +17,12 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from slurmext.staging.access import Access, restrict
 from slurmext.staging.errors import NoRoom, StagingError
+from slurmext.staging.kinds import TierKind
 from slurmext.staging.manifest import Manifest, parse_manifest
 from slurmext.staging.names import OWN, ModelKey
 from slurmext.staging.store.evict import Resident, victims
@@ -34,13 +34,6 @@ log = logging.getLogger(__name__)
 _NEW: Final = ".new-"
 _SLACK: Final = 64 << 20
 """Room left on the file system for what else lives there."""
-
-
-class TierKind(StrEnum):
-    """Where a tier keeps models."""
-
-    MEMORY = "memory"
-    DISK = "disk"
 
 
 class Tier:
