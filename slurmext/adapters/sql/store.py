@@ -19,6 +19,7 @@ from slurmext.adapters.sql.models import Action, Checkpoint, Event, Extension, G
 from slurmext.adapters.sql.past_use import PastUseStore
 from slurmext.adapters.sql.policies import PolicyStore
 from slurmext.adapters.sql.slices import SliceStore
+from slurmext.adapters.sql.staged_models import SqlModels
 from slurmext.adapters.sql.upkeep import UpkeepStore
 
 PRUNE_BATCH = 1000
@@ -48,6 +49,7 @@ class SqlStore(
     def __init__(self, url: str, *, cluster: str = "default", busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         super().__init__()
         self._db = Database(url, cluster, busy_timeout_s=busy_timeout_s)
+        self.models = SqlModels(self._db)
 
     def close(self) -> None:
         """Let go of connections."""

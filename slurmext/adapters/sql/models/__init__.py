@@ -1,13 +1,14 @@
 """The schema. docs/reference/database.md is made from the classes' docstrings and the columns' `doc`.
 
-Times are Unix seconds. Every table but `models` carries the cluster, so that one server can serve several.
+Times are Unix seconds. Every table, or the one its rows belong to, carries the cluster: one server can
+serve several.
 """
 
 from slurmext.adapters.sql.models.base import Base
 from slurmext.adapters.sql.models.checkpoints import Checkpoint, CheckpointCopy, CheckpointCost, Failure, FailureRate
 from slurmext.adapters.sql.models.record import Event, Extension, GpuActivity, Notice, QueueUse
 from slurmext.adapters.sql.models.slices import Gpu, GpuHold, Slice, SliceSample
-from slurmext.adapters.sql.models.staging import Model, Replica
+from slurmext.adapters.sql.models.staging import Model, ModelManifest, ModelName, ModelPin, ModelReplica
 from slurmext.adapters.sql.models.steering import (
     Action,
     Job,
@@ -36,13 +37,16 @@ __all__ = [
     "Job",
     "Lease",
     "Model",
+    "ModelManifest",
+    "ModelName",
+    "ModelPin",
+    "ModelReplica",
     "Notice",
     "Plan",
     "Policy",
     "Preemption",
     "Queue",
     "QueueUse",
-    "Replica",
     "Reservation",
     "ReservationGpus",
     "Slice",
