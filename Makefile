@@ -8,6 +8,9 @@ SUDO := $(shell [ "$$(id -u)" -eq 0 ] || command -v sudo)
 AS_ROOT := $(if $(SUDO),$(SUDO) env PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/slurmext-hypothesis)
 PYTEST := $(AS_ROOT) $(PY) -m pytest $(if $(SUDO),-p no:cacheprovider)
 
+# Tests on a Slurm one after the other, beside them all others.
+BESIDE := -n 2 --dist loadgroup
+
 .PHONY: help setup setup-test setup-all demo up down test test-all test-rdma check generate docs bench clean $(addprefix bench-,$(BENCHES))
 
 help:
@@ -39,7 +42,7 @@ down:
 	@$(AS_ROOT) .venv/bin/slurmext devcluster down
 
 test: setup-test
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) -m "not slow" $(BESIDE)
 test-all: setup-all
 	@$(PYTEST)
 
