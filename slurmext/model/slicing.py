@@ -127,7 +127,7 @@ class SlicedGpu:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceNode:
     """A node slice jobs may go to: what Slurm has free there (None: not limited or not known), and how many GPUs of
-    each type no job and no placeholder has in Slurm's books.
+    each type no job and no placeholder has in Slurm's books. `shut`: none of them can be taken into sliced use now.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -137,6 +137,7 @@ class SliceNode:
     free_cpus: int | None = None
     free_memory_mib: int | None = None
     idle_gpus: Mapping[str, int] = field(default_factory=dict[str, int])
+    shut: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,9 +294,10 @@ class HoldPlaces:
 class SliceSnapshot:
     """Everything `plan_slices()` may look at.
 
-    `whole` are the whole-GPU jobs: they use the same quotas. `wanted_gpus` is how many GPUs of each type ("": of any)
-    they wait for because none is free, `owed` are those of them for whom nothing else is being done. `idle_gpus` of
-    the nodes are those left after whole-GPU jobs were planned.
+    `whole` are the whole-GPU jobs: they use the same quotas; `beside` is what those that run have on each node besides
+    GPUs (CPUs, MiB). `wanted_gpus` is how many GPUs of each type ("": of any) they wait for because none is free,
+    `owed` are those of them for whom nothing else is being done. `idle_gpus` of the nodes are those left after
+    whole-GPU jobs were planned.
     `taking` are takes under way that no GPU shows yet; `holds` are the last plan's: who has one comes before others.
     `mix` is what came lately (empty: the jobs at hand): what is left free is judged by what it could take of that.
     `past_gpus` is as in Snapshot. A GPU that is not listed, or whose `use` is UNKNOWN, is not planned on.
@@ -311,6 +313,7 @@ class SliceSnapshot:
     queues: tuple[Queue, ...] = ()
     jobs: tuple[SliceJob, ...] = ()
     whole: tuple[Job, ...] = ()
+    beside: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, "tuple[int, int]"])
     wanted_gpus: Mapping[str, int] = field(default_factory=dict[str, int])
     owed: tuple[str, ...] = ()
     taking: tuple[TakeGpu, ...] = ()
@@ -365,12 +368,15 @@ class SliceMove:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceEvict:
-    """Take back what `job` borrowed: it saves and is requeued so that `beneficiary` fits. `lost_gpu_s` as in Evict."""
+    """Take back what `job` borrowed: it saves and is requeued so that `beneficiary` fits. `lost_gpu_s` as in Evict.
+    `gpus`: how many whole GPUs it has, 0 for a job of slices.
+    """
 
     job: str
     beneficiary: str
     reason: Reason
     lost_gpu_s: float = 0
+    gpus: int = 0
     from_queue: str = ""
     to_queue: str = ""
 

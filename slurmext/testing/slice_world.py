@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from slurmext.model.job import JobState
+from slurmext.model.job import JobState, NodeGpus
 from slurmext.model.slicing import (
     GpuUse,
     Instance,
@@ -29,7 +29,8 @@ def step(
     """
     now_s = snapshot.now_s + after_s
     going = {evict.job for evict in made.evict} | {move.job for move in made.move}
-    going |= {job.id for job in snapshot.jobs if job.evicting_for is not None and job.state is JobState.RUNNING}
+    everybody = (*snapshot.jobs, *snapshot.whole)
+    going |= {job.id for job in everybody if job.evicting_for is not None and job.state is JobState.RUNNING}
     starts = {reserve.job: reserve.places for reserve in made.reserve}
     jobs: list[SliceJob] = []
     left: list[SlicePlace] = []
@@ -44,7 +45,12 @@ def step(
             jobs.append(replace(back, preempted=job.preempted + 1))
         else:
             jobs.append(job)
-    gpus, nodes = _turned(snapshot, made, now_s)
+    left_behind = [part for job in snapshot.whole if job.id in going for part in job.placement]
+    whole = tuple(
+        replace(job, state=JobState.PENDING, placement=(), evicting_for=None) if job.id in going else job
+        for job in snapshot.whole
+    )
+    gpus, nodes = _turned(snapshot, made, left_behind, now_s)
     freed = {(free.gpu, free.start) for free in made.free_warm}
     kept = [
         replace(gpu, instances=tuple(one for one in gpu.instances if (gpu.uuid, one.start) not in freed))
@@ -52,12 +58,26 @@ def step(
     ]
     shown = show(kept, jobs, left if warm else (), gone=left, now_s=now_s)
     idle = tuple(replace(node, idle_gpus=nodes.get(node.name, {})) for node in snapshot.nodes)
-    return replace(snapshot, now_s=now_s, jobs=tuple(jobs), gpus=tuple(shown), nodes=idle, holds=made.hold, taking=())
+    return replace(
+        snapshot,
+        now_s=now_s,
+        jobs=tuple(jobs),
+        whole=whole,
+        gpus=tuple(shown),
+        nodes=idle,
+        holds=made.hold,
+        taking=(),
+    )
 
 
-def _turned(snapshot: SliceSnapshot, made: SlicePlan, now_s: float) -> tuple[list[SlicedGpu], dict[str, Counter[str]]]:
+def _turned(
+    snapshot: SliceSnapshot, made: SlicePlan, left_behind: Sequence[NodeGpus], now_s: float
+) -> tuple[list[SlicedGpu], dict[str, Counter[str]]]:
     """GPUs in the use the plan wants, and what is idle then."""
     idle = {node.name: Counter(node.idle_gpus) for node in snapshot.nodes}
+    kinds = {gpu.node: gpu.gpu_type for gpu in snapshot.gpus}
+    for part in left_behind:
+        idle[part.node][kinds[part.node]] += part.gpus
     back = {given.gpu for given in made.return_gpu}
     turned = {take.gpu: take.use for take in made.take_gpu if take.gpu}
     wanted = [take for take in made.take_gpu if not take.gpu]

@@ -162,6 +162,8 @@ class Yard:
         """Of every GPU, by UUID."""
         self.all_types: dict[str, tuple[CardType, ...]] = {}
         """Of every node, whatever is done with its GPUs."""
+        self.busy: dict[str, list[CardType]] = {}
+        """GPUs of hosts, by name, that whole-GPU jobs have."""
         self.unknown = False
         """Some GPU's use is not known."""
         gpus: dict[str, list[SlicedGpu]] = {}
@@ -205,7 +207,9 @@ class Yard:
                 whole.setdefault(gpu.gpu_type, []).append(card_type)
             elif not gpu.leaving:
                 self._add(host, card_type, gpu.uuid, 0, gpu.use, gpu)
-        self._add_whole(host, node.idle_gpus, whole, snapshot)
+        self._add_whole(host, {} if node.shut else node.idle_gpus, whole, snapshot)
+        if node.shut:
+            self.busy.pop(host.name, None)
         return host
 
     def _add_whole(
@@ -217,15 +221,30 @@ class Yard:
             for take in snapshot.taking:
                 if take.node == host.name and take.gpu_type == gpu_type and not take.gpu and left:
                     self._add(host, left.pop(0), "", 1, take.use, None)
-            for card_type in left[: max(0, idle.get(gpu_type, 0))]:
+            unused = max(0, idle.get(gpu_type, 0))
+            for card_type in left[:unused]:
                 self._add(host, card_type, "", 2, None, None)
+            self.busy.setdefault(host.name, []).extend(left[unused:])
+
+    def vacate(self, number: int, card_type: CardType, use: GpuUse) -> Card:
+        """A GPU that a whole-GPU job of the host has will be in sliced use."""
+        host = self.hosts[number]
+        self.busy[host.name].remove(card_type)
+        return self._add(host, card_type, "", 1, use, None, number)
 
     def _add(
-        self, host: Host, card_type: CardType, uuid: str, stage: int, use: GpuUse | None, gpu: SlicedGpu | None
-    ) -> None:
+        self,
+        host: Host,
+        card_type: CardType,
+        uuid: str,
+        stage: int,
+        use: GpuUse | None,
+        gpu: SlicedGpu | None,
+        number: int | None = None,
+    ) -> Card:
         kind = card_type.kind
         card = Card(
-            node=len(self.hosts),
+            node=len(self.hosts) if number is None else number,
             position=len(host.cards),
             card_type=card_type,
             uuid=uuid,
@@ -239,6 +258,7 @@ class Yard:
         if gpu is not None:
             self.cards[uuid] = card
             self._settle(card, gpu)
+        return card
 
     def _settle(self, card: Card, gpu: SlicedGpu) -> None:
         for share in gpu.shares:

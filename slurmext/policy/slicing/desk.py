@@ -51,7 +51,9 @@ class Desk:
         self.parts: dict[str, dict[str, int]] = {}
         """What jobs that have places count against quotas, in parts by GPU type."""
         self.shadows = {job.id: self._shadow(job) for job in self.jobs.values()}
-        self.quotas = Quotas(snapshot, [*whole, *self.shadows.values()], idle_parts(self.yard))
+        self.whole = {job.id: job for job in whole}
+        """Whole-GPU jobs that hold GPUs, in parts."""
+        self.quotas = Quotas(snapshot, [*self.whole.values(), *self.shadows.values()], idle_parts(self.yard))
         self.reserve: list[Reserve] = []
         self.free_warm: list[FreeWarm] = []
         self.hold: list[HoldPlaces] = []

@@ -110,7 +110,7 @@ class Site:
 
     def _search(self, host: Host, request: Request, stage: int) -> Found | None:
         cards = host.cards
-        usable = [card for card in cards if self._usable(card, request, stage)]
+        usable = [card for card in cards if self.usable(card, request, stage)]
         states = [(card.use, card.mig, card.shared) for card in cards]
         numbers = [self.mix.now(card) for card in cards]
         room: dict[int, int] = {}
@@ -185,7 +185,8 @@ class Site:
         spot, share, after, worth = found
         return [(Pick(card.position, request.use, spot, share), after, worth)]
 
-    def _usable(self, card: Card, request: Request, stage: int) -> bool:
+    def usable(self, card: Card, request: Request, stage: int) -> bool:
+        """Whether the request may go there at that stage, if there is room."""
         if card.stage > stage or card.closing:
             return False
         number = card.card_type.number

@@ -2,8 +2,8 @@
 
 Jobs are asked in the order in which whole-GPU jobs are: within guarantees first, then towards the fair share. For each
 the gentlest thing that helps is done: places that are free now (warm instances that are in the way are destroyed);
-a GPU that is taken into sliced use; slices on their way out; for guaranteed demand, slices that others borrowed; moves
-of jobs that consented; and for a request that has waited long, a place held until it is free.
+a GPU that is taken into sliced use; slices on their way out; moves of jobs that consented; for guaranteed demand,
+slices and then whole GPUs that others borrowed; and for a request that has waited long, a place held until it is free.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from slurmext.model.slicing import SliceJob, SlicePlan, SliceSnapshot
 from slurmext.policy.round import Standing
 from slurmext.policy.slicing.finder import Request
 from slurmext.policy.slicing.needs import Refusal
-from slurmext.policy.slicing.owing import Owing
 from slurmext.policy.slicing.quota import whole_in_parts
+from slurmext.policy.slicing.vacating import Vacating
 from slurmext.policy.slicing.why import why_not
 
 WANTS_A_GPU = frozenset({Reason.SLICE_FULL, Reason.SLICE_FRAGMENTED, Reason.SLICE_HELD, Reason.RECLAIMING})
@@ -46,7 +46,7 @@ class SlicePlanner:
         return _Asking(snapshot, [counted for _, counted in self._whole.values()]).plan()
 
 
-class _Asking(Owing):
+class _Asking(Vacating):
     """One plan: everybody asked, in order."""
 
     def plan(self) -> SlicePlan:
@@ -166,13 +166,17 @@ class _Asking(Owing):
         self, leaf: int, shadow: Job, job: SliceJob, requests: Sequence[Request], standing: Standing
     ) -> bool:
         promised = job.id in self.leaving.values()
+        if self.awaits(leaf, shadow, job, requests):
+            return True
         if (standing is not Standing.BORROW or promised) and self.wait(leaf, shadow, job, requests):
             return True
         if self.quotas.delayed(leaf, shadow):
             return False
         if self.make_room(leaf, shadow, job, requests):
             return True
-        return standing is not Standing.BORROW and self.reclaim(leaf, shadow, job, requests)
+        if standing is Standing.BORROW:
+            return False
+        return self.reclaim(leaf, shadow, job, requests) or self.vacate(leaf, shadow, job, requests)
 
     def _shape(self, leaf: int, job: SliceJob, requests: Sequence[Request], standing: Standing) -> tuple[object, ...]:
         """Jobs of the same shape share their fate within a plan: what is free or allowed only shrinks."""

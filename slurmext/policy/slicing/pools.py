@@ -49,12 +49,10 @@ class Pools:
         """A job is the reason that the card changes its use."""
         gpu_type = card.card_type.gpu_type
         node = self._yard.hosts[card.node].name
+        self.take.append(TakeGpu(node=node, gpu_type=gpu_type, use=use, gpu=card.uuid, job=job))
         if card.gpu is None:
             self.count[gpu_type] += 1
-            self.take.append(TakeGpu(node=node, gpu_type=gpu_type, use=use, job=job))
             self._close_full()
-        else:
-            self.take.append(TakeGpu(node=node, gpu_type=gpu_type, use=use, gpu=card.uuid, job=job))
         card.use, card.stage = use, 1
 
     def _close_full(self) -> None:

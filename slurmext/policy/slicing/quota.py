@@ -131,6 +131,11 @@ class Quotas:
             self.ledger.drain = Drain(what, snapshot.now_s, capacity_of(self.count.nodes))
             self.ledger.drain.count(self.count.running_past)
 
+    def by_type(self, job: Job) -> dict[str, int]:
+        """What a whole-GPU job holds, in parts by GPU type."""
+        nodes = self.count.nodes
+        return nodes.by_type(nodes.parts(job.placement))
+
     def leaf(self, job: Job) -> int | None:
         """The leaf of the job's queue; None when the policy has no such queue."""
         return self.tree.leaf_of.get(job.queue)
