@@ -68,11 +68,12 @@ class Buffer:
             self.gaps = gaps
 
     def free(self) -> None:
-        """Give the memory back."""
+        """Before the memory goes: CUDA would go on writing to the pages that it has pinned."""
         if self._pinned:
             from slurmext.checkpoint.engine import torch_arrays
 
             torch_arrays.unpin(self.address)
+            self._pinned = False
 
     def _populate(self, start: int) -> None:
         size = min(64 * HUGE, self.capacity - start)
@@ -123,6 +124,14 @@ class BufferPool:
         with self._changed:
             self._free.append(buffer)
             self._changed.notify()
+
+    def close(self) -> None:
+        """Give the memory back; `take` gets new."""
+        with self._changed:
+            for buffer in self._free:
+                buffer.free()
+            self._made -= len(self._free)
+            self._free.clear()
 
     def prepare(self, size: int, count: int) -> None:
         """Have `count` buffers of that size ready, so that the first saves need not make them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -168,6 +169,7 @@ class Engine:
         if os.getpid() != self._owner:
             return
         self.wait()
+        self._pool.close()
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -218,6 +220,8 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - said, or the other ranks wait for this one
             value = {"error": f"{type(error).__name__}: {error}"}
         finally:
+            with contextlib.suppress(Exception):
+                taken.ready()  # a GPU may still be copying into the buffer when writing fails
             self._pool.give_back(taken.buffer)
         ticket.write_s = time.perf_counter() - started
         outcome = self._exchange(f"save-{name}", value, lambda values: self._commit(draft, ticket.step, values))

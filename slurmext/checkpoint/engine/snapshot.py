@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
+import functools
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from slurmext.checkpoint.engine import tree
-from slurmext.checkpoint.engine.arrays import Leaf
 from slurmext.checkpoint.engine.buffers import Buffer, BufferPool, copy
 from slurmext.checkpoint.engine.crew import Crew
-from slurmext.checkpoint.engine.stream import Layout, lay_out
+from slurmext.checkpoint.engine.stream import Layout, Piece, lay_out
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,7 +23,7 @@ class Snapshot:
     waited_s: float
     taken_s: float
     copies: Any = None
-    info: dict[str, Any] = field(default_factory=dict)
+    """What GPUs are still copying."""
 
     def ready(self) -> None:
         """Wait for the copies from a GPU."""
@@ -61,62 +58,51 @@ def suffix(rank: int, world: int) -> str:
 
 
 def _copy(layout: Layout, buffer: Buffer, crew: Crew) -> Any:
+    """Copies what the processor can; returns the copies that GPUs are still making, None when there are none."""
     buffer.zero(layout.gaps)
-    on_device = [piece for piece in layout.pieces if _device(piece.leaf) is not None]
-    copies = None
-    if on_device:
-        from slurmext.checkpoint.engine.torch_arrays import DeviceCopies
-
-        buffer.pin()
-        copies = DeviceCopies()
-        with _on_streams(copies, {_device(piece.leaf) for piece in on_device}) as streams:
-            for piece in on_device:
-                streams.enter(_device(piece.leaf), piece.leaf.owner)
-                _get(piece, buffer)
-        copies.end()
+    on_device: dict[Any, list[Piece]] = {}
     parts: list[tuple[int, int, int]] = []
+    others: list[Piece] = []
     for piece in layout.pieces:
-        if piece.leaf.address is not None and piece.nbytes:
+        leaf = piece.leaf
+        if not piece.nbytes:
+            continue
+        if leaf.address is not None:
             row = piece.nbytes // (piece.last - piece.first)
-            parts.append((buffer.address + piece.at, piece.leaf.address + piece.first * row, piece.nbytes))
-        elif piece.nbytes and _device(piece.leaf) is None:
+            parts.append((buffer.address + piece.at, leaf.address + piece.first * row, piece.nbytes))
+        elif leaf.kind == "torch" and leaf.owner.device.type == "cuda":
+            on_device.setdefault(leaf.owner.device, []).append(piece)
+        else:
+            others.append(piece)
+    copies = _queue(on_device, buffer) if on_device else None
+    try:
+        for piece in others:
             _get(piece, buffer)
-    copy(parts, crew)
+        copy(parts, crew)
+    except BaseException:
+        if copies is not None:
+            copies.wait()
+        raise
     return copies
 
 
-def _get(piece: Any, buffer: Buffer) -> None:
-    leaf: Leaf = piece.leaf
-    assert leaf.get is not None  # noqa: S101 - every leaf without an address has it
-    leaf.get(buffer.view[piece.at : piece.at + piece.nbytes], piece.first, piece.last)
+def _queue(pieces: dict[Any, list[Piece]], buffer: Buffer) -> Any:
+    from slurmext.checkpoint.engine.torch_arrays import DeviceCopies
 
-
-def _device(leaf: Leaf) -> Any:
-    """The GPU a tensor is on, None for memory of the process."""
-    if leaf.kind != "torch" or leaf.address is not None:
-        return None
-    device = leaf.owner.device
-    return device if device.type == "cuda" else None
-
-
-class _Streams:
-    def __init__(self, streams: dict[Any, Any]) -> None:
-        self._streams = streams
-        self._torch = sys.modules["torch"]
-
-    def enter(self, device: Any, tensor: Any) -> None:
-        self._torch.cuda.set_stream(self._streams[device])
-        tensor.record_stream(self._streams[device])
-
-
-@contextlib.contextmanager
-def _on_streams(copies: Any, devices: Sequence[Any] | set[Any]) -> Iterator[_Streams]:
-    torch = sys.modules["torch"]
-    before = {device: torch.cuda.current_stream(device) for device in devices}
-    current = torch.cuda.current_device()
+    buffer.pin()
+    copies = DeviceCopies(pieces)
     try:
-        yield _Streams({device: copies.start(device) for device in devices})
-    finally:
-        for stream in before.values():
-            torch.cuda.set_stream(stream)
-        torch.cuda.set_device(current)
+        for device, mine in pieces.items():
+            copies.copy(device, [(piece.leaf.owner, functools.partial(_get, piece, buffer)) for piece in mine])
+    except BaseException:
+        copies.end()
+        copies.wait()
+        raise
+    copies.end()
+    return copies
+
+
+def _get(piece: Piece, buffer: Buffer) -> None:
+    get = piece.leaf.get
+    assert get is not None  # noqa: S101 - every leaf without an address has it
+    get(buffer.view[piece.at : piece.at + piece.nbytes], piece.first, piece.last)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from slurmext.checkpoint.engine.arrays import Leaf, torch_dtype_text
@@ -34,7 +36,7 @@ def leaf(value: Any, name: str) -> Leaf:
     def get(into: memoryview, first: int, last: int) -> None:
         rows = tensor[first:last] if tensor.ndim else tensor
         view = torch.frombuffer(into, dtype=torch.uint8).view(tensor.dtype).view(rows.shape)
-        view.copy_(rows, non_blocking=True)
+        view.copy_(rows, non_blocking=tensor.is_cuda)
 
     def put(content: Any) -> None:
         filled = torch.frombuffer(content, dtype=torch.uint8).view(tensor.dtype).view(tensor.shape)
@@ -82,30 +84,41 @@ def part_of(value: Any, name: str) -> tuple[Any, tuple[int, ...], tuple[int, ...
 
 
 class DeviceCopies:
-    """Copies from a GPU to pinned memory: what follows on the GPU waits for them, the CPU does not."""
+    """Copies from GPUs to pinned memory, on streams of their own.
 
-    def __init__(self) -> None:
+    They begin when a GPU has done what its current stream was given, and what that is given after `end` waits for them;
+    the processor waits for neither. A thread beside the program's main one does not see the streams that the program
+    works on: there everything is waited for, before and after. `cuda`: torch.cuda.
+    """
+
+    def __init__(self, devices: Iterable[Any], cuda: Any = None) -> None:
+        self._cuda = sys.modules["torch"].cuda if cuda is None else cuda
+        self._aside = threading.current_thread() is not threading.main_thread()
         self._streams: dict[Any, Any] = {}
         self._events: list[Any] = []
+        for device in devices:
+            if self._aside:
+                self._cuda.synchronize(device)
+            self._streams[device] = stream = self._cuda.Stream(device)
+            stream.wait_stream(self._cuda.current_stream(device))
 
-    def start(self, device: Any) -> Any:
-        """The stream to copy on: begins after what the current stream has been given so far."""
-        import torch
-
-        stream = self._streams.setdefault(device, None) or torch.cuda.Stream(device)
-        self._streams[device] = stream
-        stream.wait_stream(torch.cuda.current_stream(device))
-        return stream
+    def copy(self, device: Any, work: Iterable[tuple[Any, Callable[[], object]]]) -> None:
+        """Queue copies: (tensor on that device, what copies it)."""
+        stream = self._streams[device]
+        with self._cuda.stream(stream):
+            for tensor, get in work:
+                tensor.record_stream(stream)  # its memory is not given to others while it is being read
+                get()
 
     def end(self) -> None:
-        """All copies are on their way; later work on the current streams waits for them."""
-        import torch
-
+        """All copies are queued: what follows on the current streams waits for them."""
         for device, stream in self._streams.items():
-            event = torch.cuda.Event()
+            event = self._cuda.Event()
             event.record(stream)
-            torch.cuda.current_stream(device).wait_event(event)
+            self._cuda.current_stream(device).wait_event(event)
             self._events.append(event)
+        if self._aside:
+            self.wait()
 
     def wait(self) -> None:
         """Until every copy has arrived."""
@@ -119,7 +132,11 @@ def pin(address: int, size: int) -> bool:
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return False
-    return int(torch.cuda.cudart().cudaHostRegister(address, size, 0)) == 0
+    if int(torch.cuda.cudart().cudaHostRegister(address, size, 0)) == 0:
+        return True
+    with contextlib.suppress(RuntimeError):
+        torch.zeros(1, device="cuda")  # CUDA tells an error once more with the next kernel: not with the program's
+    return False
 
 
 def unpin(address: int) -> None:
