@@ -111,9 +111,13 @@ def goodput(
     length_s: float = MONTH_S,
     fixed_s: Sequence[float] = FIXED_S,
     mistaken: float = 3.0,
+    stretch: float = 1.0,
     seeds: Sequence[int] = range(8),
 ) -> Goodput:
-    """Means over months. `auto` begins with a failure rate that is wrong by the factor `mistaken`, no cost measured."""
+    """Means over months. `auto` begins with a failure rate that is wrong by the factor `mistaken`, no cost measured.
+
+    `stretch`: its intervals are so many times as long as it chooses, to see what choosing wrongly costs.
+    """
     sums = {"auto": 0.0, "optimum": 0.0, **{str(every): 0.0 for every in fixed_s}}
     for seed in seeds:
         month = world(seed=seed, mtbf_s=mtbf_s, cost_s=cost_s, restart_s=restart_s, length_s=length_s)
@@ -124,9 +128,13 @@ def goodput(
             own.ran(ran_s)
             own.failed()
 
-        sums["auto"] += trained_s(
-            month, lambda _at, own=own: own.every_s, saved=lambda cost, _every, own=own: own.cost(cost), failed=after
-        )
+        def choose(_at_s: float, own: Interval = own) -> float:
+            return own.every_s * stretch
+
+        def learn(cost_s: float, _every_s: float, own: Interval = own) -> None:
+            own.cost(cost_s)
+
+        sums["auto"] += trained_s(month, choose, saved=learn, failed=after)
         sums["optimum"] += trained_s(month, lambda at, month=month: optimum_s(month.cost_s(at), month.mtbf_s))
         for every in fixed_s:
             sums[str(every)] += trained_s(month, lambda _at, every=every: every)

@@ -91,3 +91,9 @@ def test_over_a_month_it_is_as_good_as_knowing_the_future(cost_s: float) -> None
     assert month.gap <= 0.003
     assert month.auto >= max(month.fixed.values()) - 0.003 * month.optimum
     assert loss(optimum_s(cost_s, 10_800), cost_s, 10_800) == pytest.approx(1 - month.optimum, abs=0.03)
+
+
+@pytest.mark.parametrize("stretch", [0.5, 2.0])
+def test_the_simulation_tells_a_wrong_interval_from_a_right_one(stretch: float) -> None:
+    """Saving twice or half as often as one should costs more than the 0.3 % that are promised."""
+    assert goodput(stretch=stretch, seeds=range(4)).gap > 0.003
