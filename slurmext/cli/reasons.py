@@ -72,6 +72,16 @@ PENDING: dict[Reason, Words] = {
         "Slurm does not let it start yet: a begin time, a dependency, a hold of its user, or the delay after a requeue",
         "'scontrol show job JOB' shows EligibleTime and Dependency.",
     ),
+    Reason.ARRAY_MAX: Words(
+        "its array was submitted with a task limit (--array=0-7%2), and as many of its tasks run already",
+        "The next task starts when one ends. 'scontrol update JobId=ARRAY ArrayTaskThrottle=N' changes the limit; 0"
+        " lifts it.",
+    ),
+    Reason.SLURM_LIMIT: Words(
+        "Slurm itself starts no more jobs like it now: a limit of its QOS or account, or licenses that are in use",
+        "It starts when one of them ends; whether Slurm lets more start is tried now and then. 'sacctmgr show assoc'"
+        " and 'sacctmgr show qos' show the limits, 'scontrol show licenses' the licenses.",
+    ),
     Reason.GROUP_MAX: Words(
         "the members of one of its user's groups already hold as many GPUs as they may in this queue",
         "It starts when a job of that group in the queue ends.",

@@ -48,7 +48,8 @@ class JobRecord:
     `slurm_id` is what Slurm's commands take (`12`, `12_4`); `raw_id` is SLURM_JOB_ID inside the job;
     `reason` is Slurm's own pending reason; `batch` is False
     for srun and salloc, which cannot be requeued; `het` marks a component of a heterogeneous job. `nodes`, `cpus` and
-    `memory_mib` are what it asks for or has in all, `all_tasks` its tasks as its user counts them.
+    `memory_mib` are what it asks for or has in all, `all_tasks` its tasks as its user counts them. Of its array no more
+    than `array_limit` tasks run at a time.
     """
 
     slurm_id: str
@@ -81,6 +82,7 @@ class JobRecord:
     het: bool = False
     dependency: str = ""
     required_nodes: str = ""
+    array_limit: int | None = None
     placement: Placement = ()
     annotation: Annotation | None = None
 

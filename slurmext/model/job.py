@@ -40,6 +40,27 @@ class NodeGpus:
 Placement = tuple[NodeGpus, ...]
 
 
+class CapKind(StrEnum):
+    """Whose cap it is: a job array's own (`--array=0-7%2`), or a limit of Slurm's (a QOS, an account, licenses)."""
+
+    ARRAY = "array"
+    SLURM = "slurm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cap:
+    """Of the jobs that have a cap of this `name`, Slurm lets at most `most` run at a time; releasing more is no use.
+
+    A job that completes counts no more, though it still has its GPUs.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    name: str
+    most: int
+    kind: CapKind = CapKind.ARRAY
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """`tasks` x `gpus_per_task` whole GPUs; a task's GPUs are on one node.
@@ -50,7 +71,7 @@ class Job:
     a pending job out of admission. `evicting_for` names the beneficiary while the job's eviction is under way ("" when
     nobody in particular gains). `groups` are the user's Unix groups that some limit names. `idle_since_s` is since when
     all its GPUs have been idle (None: they work, or nobody knows), `keep_until_s` until when its owner asked to be
-    spared for that.
+    spared for that. Of the jobs that share one of its `caps`, Slurm runs only so many at a time.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -80,6 +101,7 @@ class Job:
     groups: tuple[str, ...] = ()
     idle_since_s: Seconds | None = None
     keep_until_s: Seconds | None = None
+    caps: tuple[Cap, ...] = ()
 
     @property
     def gpus(self) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from slurmext.model.job import Job, JobState, Seconds
+from slurmext.model.job import Cap, Job, JobState, Seconds
 from slurmext.model.node import NodeState
 from slurmext.model.plan import QueueUsage, Reason
 from slurmext.model.queue import Queue
@@ -206,6 +206,7 @@ class SliceJob:
     memory_per_node_mib: int = 0
     choice: GpuUse | None = None
     places: tuple[SlicePlace, ...] = ()
+    caps: tuple[Cap, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 from slurmext.model.job import HOLDING, Job, JobState
 from slurmext.model.snapshot import Snapshot
+from slurmext.policy.caps import takes_place
 from slurmext.policy.drain import Coming, Running, coming, running_past
 from slurmext.policy.ledger import Ledger, Usage
 from slurmext.policy.order import sorted_jobs
@@ -23,12 +24,12 @@ from slurmext.policy.tree import QueueTree, queue_tree
 
 class Count:
     """What the jobs of a snapshot use. `used` and `completing` are GPUs per node number; `evicting` are jobs on their
-    way out by name, `pending` those that wait, `waiting` the same per leaf.
+    way out by name, `pending` those that wait, `waiting` the same per leaf, `capped` how many count under each cap.
     """
 
     __slots__ = (
-        "_coming", "_held", "_lasting", "_own", "_parents", "_past", "_priorities", "_solid", "_sorted", "completing",
-        "empty", "evicting", "jobs", "nodes", "pending", "snapshot", "tree", "used", "waiting",
+        "_coming", "_held", "_lasting", "_own", "_parents", "_past", "_priorities", "_solid", "_sorted", "capped",
+        "completing", "empty", "evicting", "jobs", "nodes", "pending", "snapshot", "tree", "used", "waiting",
     )  # fmt: skip
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -43,6 +44,7 @@ class Count:
         self.pending: dict[str, Job] = {}
         self.waiting: dict[int, dict[str, Job]] = {}
         self.evicting: dict[str, Job] = {}
+        self.capped: Counter[str] = Counter()
         self._sorted: dict[int, list[list[Job]]] = {}
         self._priorities: Counter[int] = Counter()
         tree = self.tree
@@ -91,6 +93,7 @@ class Count:
         twin._held, twin._lasting, twin._solid = self._held.copy(), self._lasting.copy(), self._solid.copy()
         twin.jobs, twin.pending, twin.evicting = self.jobs.copy(), self.pending.copy(), self.evicting.copy()
         twin.waiting = {leaf: jobs.copy() for leaf, jobs in self.waiting.items()}
+        twin.capped = self.capped.copy()
         twin._sorted, twin._priorities, twin._parents = self._sorted.copy(), self._priorities.copy(), self._parents
         twin._coming, twin._past, twin._own = self._coming, self._past, self._own.copy()
         return twin
@@ -178,6 +181,9 @@ class Count:
             self.used[index] += sign * gpus
             if job.state is JobState.COMPLETING:
                 self.completing[index] += sign * gpus
+        if job.caps and takes_place(job):
+            for cap in job.caps:
+                self.capped[cap.name] += sign
         if job.state is JobState.RUNNING:
             self._priorities[job.priority] += sign
             if not self._priorities[job.priority]:
@@ -216,7 +222,7 @@ def _alike(job: Job) -> tuple[object, ...]:
     """What of a pending job a plan looks at, its place in the order left out."""
     return (
         job.user, job.groups, job.gpus_per_task, job.tasks, job.min_tasks, job.tasks_per_node, job.types, job.priority,
-        job.preemptible, job.time_limit_s, job.eligible_s, job.blocked,
+        job.preemptible, job.time_limit_s, job.eligible_s, job.blocked, job.caps,
     )  # fmt: skip
 
 

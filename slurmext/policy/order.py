@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
-from slurmext.model.job import Job
+from slurmext.model.job import Job, Seconds
+from slurmext.model.slicing import SliceJob
 from slurmext.policy.ledger import Usage
 from slurmext.policy.tree import ROOT, QueueNode, QueueTree
 
@@ -45,7 +46,7 @@ def sorted_jobs(jobs: Iterable[Job], job_sort: str, user_gpus: Mapping[str, int]
 
     `fair` takes turns between users: a job counts as late as what its user runs and has waiting before it.
     """
-    ordered = sorted(jobs, key=lambda job: (job.submitted_s, *_counted(job.id)))
+    ordered = sorted(jobs, key=arrival)
     for key in reversed([part.strip() for part in job_sort.split(",") if part.strip()]):
         if key == "priority":
             ordered.sort(key=lambda job: -job.priority)
@@ -59,6 +60,11 @@ def sorted_jobs(jobs: Iterable[Job], job_sort: str, user_gpus: Mapping[str, int]
                 ahead[job.user] = turn[job.id] + job.gpus
             ordered.sort(key=lambda job: turn[job.id])
     return ordered
+
+
+def arrival(job: Job | SliceJob) -> tuple[Seconds, int, int, str]:
+    """Sorts jobs as they came."""
+    return (job.submitted_s, *_counted(job.id))
 
 
 def _counted(job_id: str) -> tuple[int, int, str]:

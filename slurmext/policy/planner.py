@@ -19,6 +19,7 @@ from dataclasses import replace
 from slurmext.model.job import HOLDING, Job, JobState, Placement
 from slurmext.model.plan import EvictAction, Plan, Reason
 from slurmext.model.snapshot import Snapshot
+from slurmext.policy.caps import CAP_REASONS, over_caps
 from slurmext.policy.counting import Count
 from slurmext.policy.defragment import defragment
 from slurmext.policy.departures import departures, told
@@ -210,7 +211,18 @@ def _eligible(state: Settlement, *, tell: bool = True) -> Rows:
         for job in state.pending.values():
             if job.queue not in state.tree.leaf_of:
                 state.reasons[job.id] = Reason.UNKNOWN_QUEUE
-    return found
+    return _within_caps(state, found, tell=tell)
+
+
+def _within_caps(state: Settlement, found: Rows, *, tell: bool) -> Rows:
+    """Without those of whom Slurm would start no more: as many are asked as could start, so no step may start more."""
+    capped = [job for rows in found.values() for row in rows if row[0].caps for job in row]
+    if not capped:
+        return found
+    over = over_caps(capped, state.count.capped, _promised_before(state))
+    if tell:
+        state.reasons |= {job_id: CAP_REASONS[cap.kind] for job_id, cap in over.items()}
+    return {leaf: _without(rows, over) for leaf, rows in found.items()}
 
 
 def _without(rows: list[list[Job]], left_out: Container[str]) -> list[list[Job]]:
@@ -218,11 +230,17 @@ def _without(rows: list[list[Job]], left_out: Container[str]) -> list[list[Job]]
     return [kept for row in rows if (kept := [job for job in row if job.id not in left_out])]
 
 
+def _promised_before(state: Settlement) -> set[str]:
+    """Jobs with a standing fence or an eviction under way."""
+    fenced = {fence.beneficiary for fence in state.snapshot.fences if fence.beneficiary in state.pending}
+    evicting = {job.evicting_for for job in state.count.evicting.values() if job.state is JobState.RUNNING}
+    return fenced | {job_id for job_id in evicting if job_id is not None}
+
+
 def _fenced_first(state: Settlement, waiting: Rows) -> Rows:
     """Serve those with a standing fence or an eviction under way; returns everybody else."""
     fences = {f.beneficiary: f.placement for f in state.snapshot.fences if f.beneficiary in state.pending}
-    evicting = {job.evicting_for for job in state.count.evicting.values() if job.state is JobState.RUNNING}
-    first = {job_id for job_id in (*fences, *evicting) if job_id is not None}
+    first = _promised_before(state)
     if not first:
         return waiting
     state.owed |= first

@@ -56,11 +56,12 @@ def _all_told(victims: Iterable[ActionRecord], told: Collection[JobKey]) -> bool
 
 
 def _waits_plainly(known: Known, job: Job, fence: StoredFence) -> bool:
-    """Held by us alone, whole, and free to run on the nodes it was promised."""
+    """Held by us alone, whole, and free to run on the nodes it was promised, whatever else is released."""
     return (
         job.state is JobState.PENDING
         and known.record.held
         and job.blocked is None
+        and not job.caps
         and job.eligible_s is None
         and not known.first_nodes
         and sum(fence.placement.values()) == job.gpus

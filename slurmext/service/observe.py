@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from slurmext.model.cluster import ClusterView, JobRecord
-from slurmext.model.job import Job, JobState, NodeGpus, Placement
+from slurmext.model.job import Cap, Job, JobState, NodeGpus, Placement
 from slurmext.model.plan import Reason
 from slurmext.model.policy import Policy
 from slurmext.model.queue import Queue
@@ -299,7 +299,14 @@ def _job(
         evicting_for=str(eviction.detail.get("beneficiary", ""))
         if eviction and state is not JobState.PENDING
         else None,
+        caps=_caps(record),
     )
+
+
+def _caps(record: JobRecord) -> tuple[Cap, ...]:
+    if record.array_limit is None:
+        return ()
+    return (Cap(name=record.slurm_id.partition("_")[0], most=record.array_limit),)
 
 
 def _eligible(record: JobRecord, wait: tuple[float, str] | None, now_s: float) -> float | None:

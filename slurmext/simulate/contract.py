@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from slurmext.model.job import Job
 from slurmext.model.plan import Reason
+from slurmext.policy.caps import CAP_REASONS
 from slurmext.policy.ledger import Usage
 from slurmext.policy.tree import QueueTree
 
@@ -22,7 +23,7 @@ SLACK_S = 5.0
 """What a guarantee may take beyond the grace."""
 
 _LIMITS = frozenset({Reason.QUEUE_MAX, Reason.USER_MAX, Reason.GROUP_MAX})
-_NO_DEMAND = _LIMITS | {Reason.NO_NODE_FITS, Reason.NOT_ELIGIBLE, Reason.UNKNOWN_QUEUE}
+_NO_DEMAND = _LIMITS | {*CAP_REASONS.values(), Reason.NO_NODE_FITS, Reason.NOT_ELIGIBLE, Reason.UNKNOWN_QUEUE}
 """Waiting for one of these is nobody's breach."""
 
 

@@ -8,6 +8,7 @@ A file is one theme with several named scenarios. Shorthand keeps them readable:
       - 41 research running 4 on n1                    4 GPUs as 4 tasks of one (gang)
       - 42 research running 2x4 on n1:4 n2:4 since 100 two tasks of 4 GPUs, started at 100
       - 57 prod/chat pending 2x8 priority=5            further key=value pairs are fields of the job
+      - 12_3 research pending 2 caps=12%2              at most 2 tasks of array 12 at a time (QOSMax%2: Slurm's)
     expect:
       release: {57: n1:8 n2:8}                         or a list of ids: placement does not matter
       evict:   {41: 57}                                victim: beneficiary, or victim: {for: 57, reason: ..., ...};
@@ -36,7 +37,7 @@ from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
 from slurmext.errors import UsageError
-from slurmext.model.job import Job, JobState, NodeGpus, Placement
+from slurmext.model.job import Cap, CapKind, Job, JobState, NodeGpus, Placement
 from slurmext.model.node import Node
 from slurmext.model.plan import EvictAction, Plan
 from slurmext.model.queue import Queue
@@ -257,8 +258,16 @@ def _job(line: str) -> dict[str, Any]:
         if key not in known:
             raise ValueError(f"job {line!r} has no field {key!r}")
         value: Any = tuple(text.split(",")) if key in {"types", "groups"} else YAML(typ="safe").load(text)
+        if key == "caps":
+            value = tuple(cap_of(one) for one in text.split(","))
         job[key] = str(value) if key in {"user", "evicting_for", "blocked"} else value
     return job
+
+
+def cap_of(text: str) -> Cap:
+    """`12%2`: an array's; a name that is no number is a limit of Slurm's."""
+    name, _, most = text.rpartition("%")
+    return Cap(name=name, most=int(most), kind=CapKind.ARRAY if name.isdecimal() else CapKind.SLURM)
 
 
 def _placement(where: str) -> Placement:

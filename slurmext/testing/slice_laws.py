@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from slurmext.model.job import HOLDING, JobState
 from slurmext.model.node import NodeState
-from slurmext.model.plan import QueueUsage
+from slurmext.model.plan import QueueUsage, Reason
 from slurmext.model.slicing import (
     GpuUse,
     Instance,
@@ -35,6 +35,7 @@ def violations(snapshot: SliceSnapshot, made: SlicePlan) -> list[str]:
         *_limits(snapshot, made, gpus),
         *_uses(snapshot, made, gpus),
         *_disturbed(snapshot, made, jobs),
+        *_capped(snapshot, made, jobs),
     ]
 
 
@@ -68,6 +69,31 @@ def _reservations(
             yield f"{job.id} may not start yet"
         for place in reserve.places:
             yield from _one_place(job, place, gpus.get(place.gpu))
+
+
+def _capped(snapshot: SliceSnapshot, made: SlicePlan, jobs: Mapping[str, SliceJob]) -> Iterator[str]:
+    """No more jobs of a cap than it lets, and nobody waits for one that has room."""
+    started = {reserve.job for reserve in made.reserve}
+    taken: Counter[str] = Counter()
+    for job in snapshot.jobs:
+        if job.state in HOLDING - {JobState.COMPLETING} or (job.state is JobState.PENDING and job.places):
+            taken.update(cap.name for cap in job.caps)
+    promised = {hold.job for hold in made.hold if hold.promised} | {evict.beneficiary for evict in made.evict}
+    for job_id in sorted(started | promised):
+        job = jobs.get(job_id)
+        if job is None or job.state is not JobState.PENDING or job.places:
+            continue
+        for cap in job.caps:
+            taken[cap.name] += 1
+            if taken[cap.name] > cap.most:
+                yield f"{job_id} is one of {taken[cap.name]} under cap {cap.name} of {cap.most}"
+    other = {Reason.ARRAY_MAX, Reason.SLURM_LIMIT}
+    for job_id, reason in made.reasons.items():
+        if reason not in other | {Reason.NOT_ELIGIBLE, Reason.UNKNOWN_QUEUE} and job_id not in promised:
+            taken.update(cap.name for cap in jobs[job_id].caps)
+    for job_id, reason in made.reasons.items():
+        if reason in other and all(taken[cap.name] < cap.most for cap in jobs[job_id].caps):
+            yield f"{job_id} waits for a cap that has room"
 
 
 def _one_place(job: SliceJob, place: SlicePlace, gpu: SlicedGpu | None) -> Iterator[str]:

@@ -56,6 +56,7 @@ from slurmext.model.slicing import (
     TakeGpu,
 )
 from slurmext.policy.slicing import plan_slices
+from slurmext.testing.scenario import cap_of
 from slurmext.testing.slice_laws import violations
 from slurmext.testing.slice_world import show, step
 from slurmext.testing.slicing import gpus
@@ -239,6 +240,8 @@ def _job(line: str, cards: list[SlicedGpu], submitted_s: float) -> SliceJob:
         value: Any = tuple(text.split(",")) if key in _LISTS else YAML(typ="safe").load(text)
         values[key] = str(value) if key in _TEXTS else value
     places = tuple(_place(where, need, cards) for where in (found["places"] or "").split())
+        if key == "caps":
+            value = tuple(cap_of(one) for one in text.split(","))
     job = {"id": found["id"], "queue": found["queue"], "state": found["state"], "need": need, "places": places}
     return TypeAdapter(SliceJob).validate_python({**job, **values})
 

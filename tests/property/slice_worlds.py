@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from slurmext.model.job import Job, JobState, NodeGpus
+from slurmext.model.job import Cap, CapKind, Job, JobState, NodeGpus
 from slurmext.model.node import NodeState
 from slurmext.model.queue import Queue
 from slurmext.model.slicing import (
@@ -118,6 +118,14 @@ def fits(geometry: Geometry, there: list[tuple[str, int]]) -> bool:
     return compute <= geometry.compute_slices and sum("+me" in name for name, _ in there) <= 1
 
 
+CAPS = [
+    *[()] * 5,
+    (Cap(name="12", most=2),),
+    (Cap(name="limit", most=1, kind=CapKind.SLURM),),
+    (Cap(name="12", most=2), Cap(name="limit", most=1, kind=CapKind.SLURM)),
+]
+
+
 @st.composite
 def _running(draw: st.DrawFn, cards: list[SlicedGpu]) -> list[SliceJob]:
     """Jobs that sit on the cards, legally."""
@@ -165,6 +173,7 @@ def _running_job(draw: st.DrawFn, number: str, need: SliceNeed, place: SlicePlac
         requeue=draw(st.sampled_from([True, True, True, False])),
         movable=draw(st.sampled_from([True, True, False])),
         evicting_for=draw(st.sampled_from([*[None] * 9, "p0"])) if state is JobState.RUNNING else None,
+        caps=draw(st.sampled_from(CAPS)),
         cpus=draw(st.integers(0, 4)),
         places=(place,),
     )
@@ -180,6 +189,7 @@ def _waiting(draw: st.DrawFn, number: int, kinds: list[str]) -> SliceJob:
         priority=draw(st.integers(0, 1)),
         submitted_s=draw(st.sampled_from([0, NOW_S - 1000, NOW_S - 10])),
         eligible_s=draw(st.sampled_from([*[None] * 14, NOW_S + 5])),
+        caps=draw(st.sampled_from(CAPS)),
         preemptible=draw(st.sampled_from([True, True, True, False])),
         types=draw(st.sampled_from([*[()] * 8, ("h100",), ("a30", "h100")])),
         choice=draw(st.sampled_from([None, None, GpuUse.MIG, GpuUse.SHARED])),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from slurmext.model.job import Job, JobState, NodeGpus
+from slurmext.model.job import Cap, CapKind, Job, JobState, NodeGpus
 from slurmext.model.node import Node, NodeState
 from slurmext.model.queue import FenceMode, IdleAction, IdleRule, PreDrain, Queue, QuotaChange, TypeQuota, UserLimit
 from slurmext.model.snapshot import Defragment, Settings, Snapshot
@@ -15,6 +15,12 @@ IDLE_RULES = [
     IdleRule(after_s=500, grace_s=40),
     IdleRule(after_s=0, grace_s=100_000),
     IdleRule(after_s=500, action=IdleAction.BORROWED),
+]
+CAPS = [
+    *[()] * 7,
+    (Cap(name="12", most=2),),
+    (Cap(name="limit", most=1, kind=CapKind.SLURM),),
+    (Cap(name="12", most=2), Cap(name="limit", most=1, kind=CapKind.SLURM)),
 ]
 LEAVES = ("a", "b/x", "b/y", "c/x/p", "c/x/q", "c/y")
 
@@ -186,4 +192,5 @@ def _shape(draw: st.DrawFn, job_id: str, plain: bool) -> Job:
         types=() if plain else draw(st.sampled_from([(), (), ("h100",), ("a100", "h100"), ("b200",)])),
         submitted_s=draw(st.sampled_from([0, 100, 9900])),
         preempted=draw(st.sampled_from([0, 0, 0, 1])),
+        caps=() if plain else draw(st.sampled_from(CAPS)),
     )

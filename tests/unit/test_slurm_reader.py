@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import cast
 
@@ -28,11 +28,16 @@ class FakeRunner:
 
     def __init__(self, *jobs: dict[str, str]) -> None:
         self.jobs, self.calls = jobs, 0
+        self.asked, self.details = list[str](), ""
 
     def must(self, _command: str, _args: Sequence[str]) -> str:
         return NODE
 
-    def run(self, command: str, args: Sequence[str]) -> Answer:
+    def run(self, command: str, args: Sequence[str], *, env: Mapping[str, str] | None = None) -> Answer:
+        del env
+        if command == "scontrol":
+            self.asked.append(args[-1])
+            return Answer(stdout=self.details, stderr="", code=0)
         assert command == "squeue", f"{command} is asked for job by job"
         asked = [re.fullmatch(r"([\w-]+):0(.*)", item) for item in args[args.index("-O") + 1].split(",")]
         lines = [
@@ -71,3 +76,83 @@ def test_a_state_nobody_has_heard_of_is_unknown_and_keeps_its_nodes(
 def test_srun_has_no_batch_script() -> None:
     """So it cannot be requeued."""
     assert read({"JobArrayID": "1", "JobID": "1", "BatchFlag": "0"})["1"].batch is False
+
+
+HELD = {"State": "PENDING", "NodeList": "", "PriorityLong": "0", "StartTime": "N/A"}
+
+
+class Watched:
+    """A reader, its Slurm and its clock."""
+
+    def __init__(self, *jobs: dict[str, str]) -> None:
+        self.slurm, self.now_s = FakeRunner(*jobs), 1000.0
+        self.reader = SlurmReader(cast("SlurmRunner", self.slurm), SimpleNamespace(now=lambda: self.now_s))
+
+    def limits(self) -> dict[str, int | None]:
+        return {job.slurm_id: job.array_limit for job in self.reader.read().jobs}
+
+
+def test_tasks_that_wait_together_are_jobs_of_their_own_and_all_have_the_limit() -> None:
+    """One line stands for many; those that run have the limit of their array, too."""
+    slurm = Watched(
+        {"JobArrayID": "12_1", "JobID": "13"},
+        {"JobArrayID": "12_[3,5-9:2%2]", "JobID": "12", **HELD},
+        {"JobArrayID": "20_[0-1]", "JobID": "20", **HELD},
+        {"JobArrayID": "30", "JobID": "30"},
+    )
+    limited = {"12_1": 2, "12_3": 2, "12_5": 2, "12_7": 2, "12_9": 2}
+    assert slurm.limits() == {**limited, "20_0": None, "20_1": None, "30": None}
+    found = {job.slurm_id: job for job in slurm.reader.read().jobs}
+    assert (found["12_7"].state, found["12_7"].raw_id, found["12_7"].held) == (JobState.PENDING, "12", True)
+    assert slurm.slurm.asked == [], "no command but the two that every reading takes"
+
+
+def test_a_limit_is_followed_as_its_user_changes_it() -> None:
+    """`scontrol update ArrayTaskThrottle=`."""
+    slurm = Watched({"JobArrayID": "12_[0-1%1]", "JobID": "12", **HELD})
+    assert slurm.limits() == {"12_0": 1, "12_1": 1}
+    slurm.slurm.jobs = ({"JobArrayID": "12_[0-1%5]", "JobID": "12", **HELD},)
+    assert slurm.limits() == {"12_0": 5, "12_1": 5}
+    slurm.slurm.jobs = ({"JobArrayID": "12_[0-1]", "JobID": "12", **HELD},)
+    assert slurm.limits() == {"12_0": None, "12_1": None}
+
+
+def test_a_limit_that_no_line_shows_is_remembered_and_now_and_then_asked_for() -> None:
+    """Tasks that were touched alone, such as those that came back, have lines without it."""
+    slurm = Watched({"JobArrayID": "12_0", "JobID": "13"}, {"JobArrayID": "12_[1%1]", "JobID": "12", **HELD})
+    slurm.limits()
+    slurm.slurm.details = "JobId=12 ArrayJobId=12 ArrayTaskId=1 ArrayTaskThrottle=3 JobName=x"
+    slurm.slurm.jobs = (
+        {"JobArrayID": "12_0", "JobID": "13", **HELD},
+        {"JobArrayID": "12_1", "JobID": "12"},
+        {"JobArrayID": "30_0", "JobID": "31"},
+    )
+    assert slurm.limits() == {"12_0": 3, "12_1": 3, "30_0": None}
+    assert slurm.slurm.asked == ["12_1"], "the task with the array's own number knows it"
+    assert slurm.limits()["12_0"] == 3
+    assert len(slurm.slurm.asked) == 1
+    slurm.now_s += 60
+    slurm.slurm.details = "JobId=12 ArrayJobId=12 ArrayTaskId=1 JobName=x"
+    assert slurm.limits()["12_0"] is None
+    slurm.now_s += 60
+    slurm.limits()
+    assert len(slurm.slurm.asked) == 2, "no limit, and nothing says that there is one again"
+
+
+def test_an_array_without_a_limit_is_asked_about_once_at_most() -> None:
+    """Unless Slurm says that one of its tasks waits for its limit."""
+    slurm = Watched({"JobArrayID": "12_0", "JobID": "13", **HELD}, {"JobArrayID": "12_1", "JobID": "12", **HELD})
+    for _ in range(5):
+        assert slurm.limits() == {"12_0": None, "12_1": None}
+        slurm.now_s += 60
+    assert slurm.slurm.asked == ["12_1"]
+    slurm.slurm.jobs = ({"JobArrayID": "12_0", "JobID": "13", **HELD, "Reason": "JobArrayTaskLimit"},)
+    slurm.slurm.details = "JobId=12 ArrayTaskThrottle=1"
+    assert slurm.limits() == {"12_0": 1}
+
+
+def test_tasks_that_were_cancelled_together_have_all_ended() -> None:
+    """Their array has no limit to tell of any more."""
+    slurm = Watched({"JobArrayID": "12_[0-2%1]", "JobID": "12", **HELD, "State": "CANCELLED"})
+    view = slurm.reader.read()
+    assert ([job.slurm_id for job in view.ended], view.jobs) == (["12_0", "12_1", "12_2"], ())

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from slurmext.adapters.slurm_cli import annotation, dependency, fields
+from slurmext.adapters.slurm_cli.arrays import TaskLimits, together
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
 from slurmext.errors import SlurmRefused, SlurmUnavailable
 from slurmext.model.cluster import ClusterView, JobRecord, NodeRoom
@@ -61,6 +62,7 @@ class SlurmReader:
         self._runner = runner
         self._clock = clock
         self._layouts = dict[tuple[str, int | None], Placement]()
+        self._limits = TaskLimits(runner, clock)
 
     def read(self) -> ClusterView:
         """Nodes and jobs as Slurm has them now. Raises SlurmUnavailable."""
@@ -68,12 +70,14 @@ class SlurmReader:
         read_s = self._clock.now()
         try:
             nodes, room = self._nodes()
-            records = list(self._jobs())
+            shown = dict[str, int]()
+            records = list(self._jobs(shown))
         except SlurmRefused as refused:
             raise SlurmUnavailable(f"Slurm's answer could not be used: {refused}") from refused
         ended = tuple(job for job in records if job.slurm_state in fields.ENDED_STATES)
         active = [job for job in records if job.slurm_state not in fields.ENDED_STATES]
         active = [self._with_layout(job) for job in _without_fulfilled(active, ended)]
+        active = self._limits.applied(active, ended, shown)
         held = {(job.slurm_id, job.start_s) for job in active if job.placement}
         self._layouts = {key: layout for key, layout in self._layouts.items() if key in held}
         return ClusterView(
@@ -109,10 +113,11 @@ class SlurmReader:
     def find(self, job_ids: Collection[str]) -> Mapping[str, JobRecord]:
         """These jobs as Slurm has them now; jobs it no longer knows are left out."""
         wanted = sorted(job_ids)
-        found = {job.slurm_id: job for job in self._jobs(f"--jobs={','.join(wanted)}")} if wanted else {}
+        found = {job.slurm_id: job for job in self._jobs({}, f"--jobs={','.join(wanted)}")} if wanted else {}
         return {job_id: self._with_layout(found[job_id]) for job_id in wanted if job_id in found}
 
-    def _jobs(self, *only: str) -> Iterator[JobRecord]:
+    def _jobs(self, limits: dict[str, int], *only: str) -> Iterator[JobRecord]:
+        """Jobs, each task of an array for itself. `limits` gets those of arrays whose tasks wait together."""
         mark = f"!{secrets.token_hex(8)}!"
         spec = ",".join(
             [
@@ -122,7 +127,9 @@ class SlurmReader:
                 f"{_FIELDS[-1]}:0",
             ]
         )
-        answer = self._runner.run("squeue", ["--noheader", "--array", "--all", "--states=all", *only, "-O", spec])
+        # Not --array: it takes an array's limit out of the line of the tasks that wait together.
+        words = ["--noheader", "--array-unique", "--all", "--states=all", *only, "-O", spec]
+        answer = self._runner.run("squeue", words, env={"SLURM_BITSTR_LEN": "0"})
         # Asked for one job that it has purged, squeue fails; of several it leaves that one out.
         if answer.code != 0 and not (only and "Invalid job id" in answer.stderr):
             raise SlurmRefused(f"squeue: {answer.stderr or f'exit code {answer.code}'}")
@@ -132,7 +139,15 @@ class SlurmReader:
             if not ours:
                 continue  # the rest of a name with a line break in it
             middle, _, name = rest.partition(mark)
-            yield _job(dict(zip(_FIELDS, [job_id, *middle.split("|", len(_FIELDS) - 3), name], strict=True)))
+            job = _job(dict(zip(_FIELDS, [job_id, *middle.split("|", len(_FIELDS) - 3), name], strict=True)))
+            array = together(job_id)
+            if array is None:
+                yield job
+                continue
+            if job.slurm_state not in fields.ENDED_STATES:
+                limits[array[0]] = array[2]
+            for task in array[1]:
+                yield replace(job, slurm_id=task)
 
     def _with_layout(self, job: JobRecord) -> JobRecord:
         """The job with its GPUs per node. Slurm tells that only job by job; it does not change while a job runs."""

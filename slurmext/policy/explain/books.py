@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from slurmext.model.job import HOLDING, Job, Placement, Seconds
+from slurmext.model.job import HOLDING, Job, JobState, Placement, Seconds
 from slurmext.model.node import NodeState
 from slurmext.model.plan import Plan
 from slurmext.model.queue import Queue
@@ -18,7 +18,7 @@ class Books:
     """What every message draws on, counted once.
 
     `by_user` and `by_group` (GPUs per member) are there for queues that limit people. `next_change_s` is when a
-    calendar changes the next queue.
+    calendar changes the next queue. `capped` is how many jobs count under each cap.
     """
 
     snapshot: Snapshot
@@ -30,6 +30,7 @@ class Books:
     free: Mapping[str, int]
     leaving: Mapping[str, tuple[str, ...]]
     next_change_s: Seconds | None = None
+    capped: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 def free_gpus(books: Books) -> int:
@@ -49,12 +50,15 @@ def placements(snapshot: Snapshot, plan: Plan) -> Iterator[tuple[Job, Placement]
 
 def books_of(snapshot: Snapshot, plan: Plan) -> Books:
     """Count the world as the plan leaves it: released jobs hold their GPUs, victims still theirs."""
+    capped = Counter[str]()
     used, by_user, leaving = Counter[str](), Counter[tuple[str, str]](), dict[str, list[str]]()
     by_group = dict[tuple[str, str], Counter[str]]()
     limiting = {q.path for q in snapshot.queues if q.users or q.groups or q.each_user_max is not None}
     free = {node.name: node.gpus for node in snapshot.nodes if node.state is NodeState.UP}
     for job, placement in placements(snapshot, plan):
         gpus = sum(part.gpus for part in placement)
+        if job.caps and job.state is not JobState.COMPLETING:
+            capped.update(cap.name for cap in job.caps)
         for at in lineage(job.queue):
             used[at] += gpus
             if at in limiting:
@@ -82,6 +86,7 @@ def books_of(snapshot: Snapshot, plan: Plan) -> Books:
         free=free,
         leaving={job: tuple(sorted(set(victims))) for job, victims in leaving.items()},
         next_change_s=min((queue.changes[0].at_s for queue in snapshot.queues if queue.changes), default=None),
+        capped=capped,
     )
 
 

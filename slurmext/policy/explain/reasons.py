@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from slurmext.model.job import Job, Seconds
+from slurmext.model.job import CapKind, Job, Seconds
 from slurmext.model.plan import Reason
+from slurmext.policy.caps import cap_sentence
 from slurmext.policy.explain.books import Books, above, free_gpus, lineage
 from slurmext.policy.explain.people import group_limit, user_limit
 from slurmext.policy.explain.slices import SLICE_SENTENCES
@@ -54,6 +55,10 @@ def sentence(books: Books, job: Job, reason: Reason) -> str:
             return job.blocked or (
                 f"it may start in {wait:.0f} s at the earliest" if wait > 0 else "it may not start yet"
             )
+        case Reason.ARRAY_MAX:
+            return cap_sentence(job, CapKind.ARRAY, books.capped)
+        case Reason.SLURM_LIMIT:
+            return cap_sentence(job, CapKind.SLURM, books.capped)
         case Reason.GROUP_MAX:
             return group_limit(books, job, need)
         case Reason.HEADROOM:

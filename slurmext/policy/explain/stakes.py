@@ -10,13 +10,22 @@ from slurmext.model.node import NodeState
 from slurmext.model.plan import Plan, Reason
 from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Snapshot
+from slurmext.policy.caps import CAP_REASONS
 from slurmext.policy.share import Stake, fair_shares
 from slurmext.policy.tree import QueueTree
 
 _Wish = tuple[int, Job, int]
 """A job, its leaf, and the GPUs it uses or asks for."""
 _STAYS = frozenset({JobState.RUNNING, JobState.SUSPENDED, JobState.UNKNOWN})
-_ASKS_NOT = frozenset({Reason.NOT_ELIGIBLE, Reason.NO_NODE_FITS, Reason.UNKNOWN_QUEUE, Reason.UNKNOWN_STATE})
+_ASKS_NOT = frozenset(
+    {
+        *CAP_REASONS.values(),
+        Reason.NOT_ELIGIBLE,
+        Reason.NO_NODE_FITS,
+        Reason.UNKNOWN_QUEUE,
+        Reason.UNKNOWN_STATE,
+    }
+)
 """Jobs that wait for one of these want nothing now, whatever is free."""
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from slurmext.model.plan import Plan
 from slurmext.model.snapshot import Snapshot
+from slurmext.policy.invariants.capping import caps_are_used, never_above_caps
 from slurmext.policy.invariants.case import Case
 from slurmext.policy.invariants.departing import cuts_are_complete, cuts_are_minimal, departures_are_due
 from slurmext.policy.invariants.draining import nobody_in_the_way
@@ -56,6 +57,8 @@ LAWS: tuple[tuple[str, Callable[[Case], Iterator[str]]], ...] = (
     ("no overcommit", no_overcommit),
     ("placements fit the job", placements_fit_the_job),
     ("never above max", never_above_max),
+    ("never above caps", never_above_caps),
+    ("caps are used", caps_are_used),
     ("spared jobs untouched", spared_jobs_untouched),
     ("gangs stay whole", gangs_stay_whole),
     ("no queue pushed below guaranteed", guarantees_kept),

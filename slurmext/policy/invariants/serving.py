@@ -41,7 +41,7 @@ def work_conserving(case: Case) -> Iterator[str]:
             and job.queue in case.tree.leaf_of
             and job.blocked is None
             and (job.eligible_s is None or job.eligible_s <= case.snapshot.now_s)
-            and case.plan.reasons.get(job.id) not in waiting
+            and case.plan.reasons.get(job.id) not in {*waiting, Reason.ARRAY_MAX, Reason.SLURM_LIMIT}
         )
         if not eligible or job.gpus_per_task == 0:
             continue

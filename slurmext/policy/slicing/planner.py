@@ -8,11 +8,14 @@ slices and then whole GPUs that others borrowed; and for a request that has wait
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from slurmext.model.job import HOLDING, Job
 from slurmext.model.plan import Reason
 from slurmext.model.slicing import SliceJob, SlicePlan, SliceSnapshot
+from slurmext.policy.caps import CAP_REASONS, cap_sentence, over_caps, takes_place
+from slurmext.policy.order import arrival
 from slurmext.policy.round import Standing
 from slurmext.policy.slicing.finder import Request
 from slurmext.policy.slicing.needs import Refusal
@@ -105,13 +108,30 @@ class _Asking(Vacating):
                 found.append(job)
                 continue
             self._asked.add(job.id)
-        return found
+        return self._within_caps(found)
 
-    def _owed(self, waiting: Sequence[SliceJob]) -> list[SliceJob]:
-        """Those whom others make or made room for, and those a GPU was taken for: nobody gets in between."""
+    def _within_caps(self, waiting: list[SliceJob]) -> list[SliceJob]:
+        """Without those of whom Slurm would start no more."""
+        capped = [job for job in waiting if job.caps]
+        if not capped:
+            return waiting
+        running = Counter(cap.name for job in self.jobs.values() if takes_place(job) for cap in job.caps)
+        capped.sort(key=lambda job: (-job.priority, *arrival(job)))
+        over = over_caps(capped, running, self._promised())
+        for job_id, cap in over.items():
+            self.say(job_id, CAP_REASONS[cap.kind], cap_sentence(self.jobs[job_id], cap.kind, running))
+        self._asked |= over.keys()
+        return [job for job in waiting if job.id not in over]
+
+    def _promised(self) -> set[str]:
+        """Those whom others make or made room for, and those a GPU was taken for."""
         owed = {other for other in self.leaving.values() if other is not None}
         owed |= {take.job for take in self.snapshot.taking}
-        owed |= {hold.job for hold in self.snapshot.holds if hold.promised}
+        return owed | {hold.job for hold in self.snapshot.holds if hold.promised}
+
+    def _owed(self, waiting: Sequence[SliceJob]) -> list[SliceJob]:
+        """Those to whom something is promised: nobody gets in between."""
+        owed = self._promised()
 
         def key(job: SliceJob) -> tuple[int, float, str]:
             leaf = self.quotas.leaf(self.shadows[job.id])

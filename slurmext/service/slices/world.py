@@ -50,6 +50,7 @@ def slice_job(job: Job, record: JobRecord, places: Sequence[SliceRecord], *, nod
         checkpoint_s=job.checkpoint_s,
         eligible_s=job.eligible_s,
         blocked=job.blocked,
+        caps=job.caps,
         preemptible=job.preemptible,
         requeue=job.requeue,
         preempted=job.preempted,
