@@ -3,176 +3,159 @@
     weights = load("org/model@rev")            # torch tensors where torch is imported or installed, else NumPy arrays
     weights["model.embed_tokens.weight"]
 
-Nothing is read until it is used: memory that is staged is mapped, not loaded. Arrays may be written to; that changes
-this process's copy alone (the mapping is private), never the staged files.
+    for name, tensor in stream("org/model@rev", to="cuda"):     # in forward order, while the rest is still arriving
+        ...
+
+Memory that is staged is mapped, not loaded. Tensors may be written to; that changes this process's copy alone (the
+mapping is private), never the staged files.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import mmap
+import logging
 import os
-import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from slurmext.staging.errors import BadModel, NotStaged
-from slurmext.staging.names import OWN, parse_reference
-from slurmext.staging.readers import read_files
-from slurmext.staging.safetensors import TensorEntry, read_header
+from slurmext.staging.device import Device, device_of
+from slurmext.staging.errors import StagingError
+from slurmext.staging.forward import forward_key
+from slurmext.staging.places import Place, fallback, find, given_directory, locate
+from slurmext.staging.safetensors import TensorEntry
+from slurmext.staging.shards import Shard
+from slurmext.staging.sources import Files, Part, Source, Stalled
+from slurmext.staging.tensors import framework_of, tensor_of
 
-ROOTS: Final = "SLURMEXT_STAGED"
-"""Environment variable: directories that hold staged models, separated by colons."""
-DEFAULT_ROOTS: Final = "/dev/shm/slurmext/models:/var/lib/slurmext/models"  # noqa: S108 - root's, read only
-_NUMPY: Final = {
-    "BOOL": "?", "U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "F16": "<f2", "I32": "<i4", "U32": "<u4",
-    "F32": "<f4", "I64": "<i8", "U64": "<u8", "F64": "<f8", "C64": "<c8",
-}  # fmt: skip
-_TORCH: Final = {
-    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "U16": "uint16", "F16": "float16",
-    "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "F32": "float32", "I64": "int64", "U64": "uint64",
-    "F64": "float64", "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz", "F8_E8M0": "float8_e8m0fnu",
-}  # fmt: skip
+log = logging.getLogger(__name__)
+
+WAIT_S: Final = 600.0
+_POLL_S: Final = 0.05
+_Name = str | os.PathLike[str]
 
 
 class Weights(Mapping[str, Any]):
     """Tensors by name, each made when it is asked for. `directory` has the model's other files."""
 
-    def __init__(self, directory: Path, files: Mapping[str, memoryview], framework: str) -> None:
+    def __init__(self, directory: Path, parts: Mapping[str, Part], source: Source, framework: str) -> None:
         self.directory = directory
+        self._parts = parts
+        self._source = source
         self._framework = framework
-        self._places: dict[str, tuple[memoryview, TensorEntry]] = {}
-        for label, view in files.items():
-            header = read_header(_Reader(view), len(view), label)
-            for tensor in header.tensors:
-                if tensor.name in self._places:
-                    raise BadModel(f"{label}: tensor {tensor.name!r} is in another file too")
-                self._places[tensor.name] = view, tensor
+        self._moved: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
-        view, tensor = self._places[name]
-        make = _torch_tensor if self._framework == "torch" else _numpy_array
-        return make(view, tensor)
+        if name in self._moved:
+            return self._moved[name]
+        part = self._parts[name]
+        return tensor_of(self._source.views[part.file], part.entry, self._framework, part.cut)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._parts)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._parts)
 
     def entry(self, name: str) -> TensorEntry:
-        """Type, shape and place of a tensor."""
-        return self._places[name][1]
+        """Type, whole shape and place of a tensor."""
+        return self._parts[name].entry
+
+    def settle(self, device: Device | None) -> None:
+        """Wait for all of it, and move it there. Raises Stalled, OSError."""
+        for name, part in self._parts.items():
+            self._source.wait(*part.extent)
+            if device is not None:
+                self._moved[name] = device.put(self[name])
+
+    def arrivals(self, device: Device | None) -> Iterator[tuple[str, Any]]:
+        """Tensors in order, each when its bytes are there. Raises Stalled, OSError."""
+        for name, part in self._parts.items():
+            self._source.wait(*part.extent)
+            yield name, self[name] if device is None else device.put(self[name])
 
 
-def load(model: str | os.PathLike[str], *, framework: str | None = None, roots: str | None = None) -> Weights:
+def load(
+    model: _Name, *, framework: str | None = None, to: Any = None, shard: Shard | None = None,
+    roots: str | None = None, wait_s: float = 0.0,
+) -> Weights:  # fmt: skip
     """The tensors of a staged model (`org/model`, `org/model@revision`) or of a directory of safetensors files.
 
-    `framework` is `torch` or `numpy`; without it torch where it is. Staged models are looked for below `roots`
-    (SLURMEXT_STAGED, colons between). A directory elsewhere is read from disk by several threads at once. Raises
-    NotStaged, BadModel.
+    `framework` is `torch` or `numpy`; without it torch where it is. `to` is a torch device ("cuda"). With `shard` each
+    tensor is this rank's part. Waits `wait_s` for a model that is being staged. Staged models are looked for below
+    `roots` (SLURMEXT_STAGED, colons between); one whose staging failed is read from where it is stored
+    (SLURMEXT_PRELOAD_FALLBACK), by several threads past the page cache. Raises NotStaged, BadModel, BadShard, NoDevice.
     """
-    framework = framework or _framework()
-    given = Path(model)
-    if given.is_absolute() or str(model).startswith("."):
-        if not given.is_dir():
-            raise NotStaged(f"{given} is no directory")
-        directory = given
-    else:
-        directory = find_staged(os.fspath(model), roots=roots)
-    paths = sorted(directory.glob("**/*.safetensors"))
-    if not paths:
-        raise BadModel(f"{directory} has no safetensors files")
-    if (directory / OWN).is_dir() and _in_memory(directory):
-        return Weights(directory, {str(path): _mapped(path) for path in paths}, framework)
-    buffer, sizes = read_files(paths)
-    views = {str(path): buffer.file(index, size) for index, (path, size) in enumerate(zip(paths, sizes, strict=True))}
-    return Weights(directory, views, framework)
+    framework, device = _asked(framework, to)
+    files = Files(locate(model, roots=roots, wait_s=wait_s))
+    weights = _opened(files, files.parts(shard), framework)
+    weights.settle(device)
+    return weights
 
 
-def find_staged(reference: str, *, roots: str | None = None) -> Path:
-    """The directory of a complete staged model, in memory before on disk. Raises NotStaged."""
-    name, revision = parse_reference(reference)
-    slug = name.replace("/", "--")
-    partly: list[str] = []
-    places = (roots or os.environ.get(ROOTS) or DEFAULT_ROOTS).split(":")
-    for root in map(Path, filter(None, places)):
+def stream(
+    model: _Name, *, framework: str | None = None, to: Any = None, shard: Shard | None = None,
+    roots: str | None = None, wait_s: float = WAIT_S,
+) -> Iterator[tuple[str, Any]]:  # fmt: skip
+    """(name, tensor) in the order of the forward pass, each as soon as it is here, complete and checked.
+
+    The model may still be on its way to this node, or not even begun: when nothing more arrives for `wait_s`, the rest
+    is read from where it is stored. Otherwise as `load`. Raises NotStaged, BadModel, BadShard, NoDevice.
+    """
+    framework, device = _asked(framework, to)
+    return _stream(model, framework, device, shard, roots, wait_s)
+
+
+def path(model: _Name, *, roots: str | None = None, wait_s: float = 0.0) -> Path:
+    """The directory with the model's files, for programs that read one by themselves (vLLM, transformers, llama.cpp).
+
+    Raises NotStaged.
+    """
+    return locate(model, roots=roots, wait_s=wait_s).directory
+
+
+def _stream(
+    model: _Name, framework: str, device: Device | None, shard: Shard | None, roots: str | None, wait_s: float
+) -> Iterator[tuple[str, Any]]:
+    given: set[str] = set()
+    place = _begun(model, roots, wait_s)
+    while True:
         try:
-            found = sorted(path for path in (root / slug).iterdir() if not path.name.startswith("."))
-        except OSError:
-            continue
-        for path in found:
-            if revision in {None, path.name}:
-                if _complete(path):
-                    return path
-                partly.append(str(path))
-    if partly:
-        raise NotStaged(f"{reference} is not complete on this node ({partly[0]}): wait for it, or stage it again")
-    raise NotStaged(f"{reference} is not on this node (looked in {', '.join(places)}): sbatch --preload={reference}")
+            files = Files(place, wait_s=wait_s)
+            parts = files.parts(shard)
+            names = sorted(parts.keys() - given, key=forward_key)
+            weights = _opened(files, {name: parts[name] for name in names}, framework)
+            for name, tensor in weights.arrivals(device):
+                given.add(name)
+                yield name, tensor
+        except Stalled as error:
+            stored = None if given_directory(model) else fallback(os.fspath(model))
+            if stored is None or not place.staged:
+                raise
+            log.warning("%s: reading the rest from %s", error, stored)
+            place = Place(directory=stored, staged=False)
+        else:
+            return
 
 
-def _complete(directory: Path) -> bool:
-    # 64 bytes of head, then a byte for each chunk (slurmext.staging.store.ready).
-    try:
-        with (directory / OWN / "ready").open("rb") as file:
-            head = file.read(64)
-            count = int.from_bytes(head[8:12], "little")
-            return head.startswith(b"sxready1") and file.read(count).count(1) == count
-    except OSError:
-        return False
+def _begun(model: _Name, roots: str | None, wait_s: float) -> Place:
+    """Where the model is, or has begun to arrive."""
+    if given_directory(model) is None:
+        deadline_s = time.monotonic() + wait_s
+        while True:
+            if place := find(os.fspath(model), roots=roots):
+                return place
+            if time.monotonic() >= deadline_s or fallback(os.fspath(model)):
+                break
+            time.sleep(_POLL_S)
+    return locate(model, roots=roots)
 
 
-def _in_memory(directory: Path) -> bool:
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
-    place = str(directory.resolve())
-    within = [row for row in mounts if place == row[1] or place.startswith(row[1].rstrip("/") + "/")]
-    return bool(within) and max(within, key=lambda row: len(row[1]))[2] in {"tmpfs", "hugetlbfs", "ramfs"}
+def _opened(files: Files, parts: Mapping[str, Part], framework: str) -> Weights:
+    return Weights(files.directory, parts, files.open(parts.values()), framework)
 
 
-def _mapped(path: Path) -> memoryview:
-    with path.open("rb") as file:
-        # Private and writable: torch wants to be able to write, and what is written stays in this process.
-        return memoryview(mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE))
-
-
-def _framework() -> str:
-    return "torch" if "torch" in sys.modules or importlib.util.find_spec("torch") else "numpy"
-
-
-def _numpy_array(view: memoryview, tensor: TensorEntry) -> Any:
-    import numpy as np  # noqa: PLC0415
-
-    if tensor.dtype not in _NUMPY:
-        raise BadModel(f"tensor {tensor.name!r}: NumPy has no {tensor.dtype}; load it with framework='torch'")
-    flat = np.frombuffer(view[tensor.begin : tensor.end], dtype=_NUMPY[tensor.dtype])
-    return flat.reshape(tensor.shape)
-
-
-def _torch_tensor(view: memoryview, tensor: TensorEntry) -> Any:
-    import torch  # noqa: PLC0415
-
-    kind = getattr(torch, _TORCH.get(tensor.dtype, "-"), None)
-    if kind is None:
-        raise BadModel(f"tensor {tensor.name!r}: this torch has no {tensor.dtype}")
-    if tensor.begin == tensor.end:
-        return torch.empty(tensor.shape, dtype=kind)
-    piece = view[tensor.begin : tensor.end]
-    if tensor.begin % kind.itemsize:
-        raw = bytearray(piece)  # torch reads aligned memory only; headers of usual writers are padded
-        return torch.frombuffer(raw, dtype=kind).reshape(tensor.shape)
-    return torch.frombuffer(piece, dtype=kind).reshape(tensor.shape)
-
-
-class _Reader:
-    """As much of a file as `read_header` needs."""
-
-    def __init__(self, view: memoryview) -> None:
-        self._view = view
-        self._at = 0
-
-    def read(self, count: int) -> bytes:
-        piece = bytes(self._view[self._at : self._at + count])
-        self._at += len(piece)
-        return piece
+def _asked(framework: str | None, to: Any) -> tuple[str, Device | None]:
+    if to is not None and framework == "numpy":
+        raise StagingError(f"to={to!r} moves torch tensors: framework='torch'")
+    return framework_of("torch" if to is not None else framework), device_of(to)

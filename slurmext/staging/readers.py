@@ -1,65 +1,162 @@
 """Reading files from disk as fast as it gives: several threads, past the page cache, into memory that is kept.
 
-A buffered read copies every byte once more and takes a core for a gigabyte per second; O_DIRECT takes none.
+A buffered read copies every byte once more and takes a core for a gigabyte per second; O_DIRECT takes none. The memory
+mirrors the files from their first byte on; where nothing is read, it takes no room.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from slurmext.staging.store.memory import populate
 
 ALIGNMENT: Final = 4096
 BLOCK_BYTES: Final = 8 << 20
 THREADS: Final = 4
-_HUGEPAGE: Final = 14  # MADV_HUGEPAGE
+_HUGE: Final = 2 << 20
+_HUGEPAGE: Final = 14  # MADV_HUGEPAGE, madvise(2)
+_NO_RESERVE: Final = 0x4000  # MAP_NORESERVE
 
 
 class Buffer:
-    """Anonymous memory for files, one after the other, each aligned as O_DIRECT wants it."""
+    """Anonymous memory for files, one after the other, each aligned as O_DIRECT and huge pages want it."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self.offsets: list[int] = []
         at = 0
         for size in sizes:
             self.offsets.append(at)
-            at += -(-size // ALIGNMENT) * ALIGNMENT + ALIGNMENT
-        self.mapping = mmap.mmap(-1, max(at, ALIGNMENT), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(self.mapping, "madvise"):
-            try:
-                self.mapping.madvise(_HUGEPAGE)  # a fault for each 2 MiB, not for each 4 KiB
-            except OSError:
-                pass
+            at += -(-size // _HUGE) * _HUGE + ALIGNMENT * (not size)
+            at = -(-at // _HUGE) * _HUGE
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
+        self.mapping = mmap.mmap(-1, max(at, ALIGNMENT), flags=flags)
+        with suppress(OSError, AttributeError):
+            self.mapping.madvise(_HUGEPAGE)  # a fault for each 2 MiB, not for each 4 KiB
         self.view = memoryview(self.mapping)
 
     def file(self, index: int, size: int) -> memoryview:
         """The bytes of a file."""
         return self.view[self.offsets[index] : self.offsets[index] + size]
 
+    def populate(self, begin: int, end: int) -> None:
+        """Have the pages there before they are written to."""
+        populate(self.mapping, begin, end)
 
-def read_files(paths: Sequence[Path], *, threads: int = THREADS) -> tuple[Buffer, list[int]]:
-    """Read whole files into one buffer; returns it and the files' sizes. Raises OSError."""
-    descriptors: list[int] = []
-    try:
-        descriptors += map(_open, paths)
-        sizes = [os.fstat(descriptor).st_size for descriptor in descriptors]
-        buffer = Buffer(sizes)
-        blocks = [
-            (descriptor, begin, size, buffer.offsets[index] + begin)
-            for index, (descriptor, size) in enumerate(zip(descriptors, sizes, strict=True))
-            for begin in range(0, size, BLOCK_BYTES)
-        ]
-        with ThreadPoolExecutor(threads, thread_name_prefix="load") as pool:
-            list(pool.map(lambda block: _read(buffer.view, *block), blocks))
-    finally:
+
+class Reading:
+    """Reads parts of files in the background, in the order given; `wait` for the one that is needed.
+
+    `wanted` are (file, begin, end) in bytes; None reads everything.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], wanted: Iterable[tuple[int, int, int]] | None = None, *, threads: int = THREADS
+    ) -> None:
+        self._descriptors: list[int] = []
+        try:
+            for path in paths:
+                self._descriptors.append(_open(path))
+            self.sizes = [os.fstat(descriptor).st_size for descriptor in self._descriptors]
+        except BaseException:
+            self._release()
+            raise
+        self.buffer = Buffer(self.sizes)
+        """Where the bytes are; `buffer.file(index, sizes[index])` is a file."""
+        self.read_bytes = 0
+        """Bytes read so far."""
+        self._blocks = _blocks(self.sizes, wanted)
+        self._left = set(self._blocks)
+        self._queue = iter(self._blocks.items())
+        self._news = threading.Condition()
+        self._failed: OSError | None = None
+        self._stopped = False
+        self._running = max(1, min(threads, len(self._blocks)))
+        for number in range(self._running):
+            threading.Thread(target=self._run, name=f"load-{number}", daemon=True).start()
+
+    def wait(self, file: int, begin: int, end: int) -> None:
+        """Until these bytes are there. Raises OSError."""
+        needed = {(file, number) for number in range(begin // BLOCK_BYTES, -(-end // BLOCK_BYTES))}
+        with self._news:
+            self._news.wait_for(lambda: self._failed is not None or self._left.isdisjoint(needed))
+            if self._failed is not None:
+                raise self._failed
+
+    def finish(self) -> None:
+        """Until everything is there. Raises OSError."""
+        with self._news:
+            self._news.wait_for(lambda: self._failed is not None or not self._left)
+            if self._failed is not None:
+                raise self._failed
+
+    def stop(self) -> None:
+        """Read no more."""
+        with self._news:
+            self._stopped = True
+
+    def _run(self) -> None:
+        try:
+            while (block := self._next()) is not None:
+                (file, number), (begin, end) = block
+                count = self._read(file, begin, end)
+                with self._news:
+                    self.read_bytes += count
+                    self._left.discard((file, number))
+                    self._news.notify_all()
+        except OSError as error:
+            with self._news:
+                self._failed = self._failed or error
+                self._news.notify_all()
+        finally:
+            with self._news:
+                self._running -= 1
+                last = not self._running
+            if last:
+                self._release()
+
+    def _next(self) -> tuple[tuple[int, int], tuple[int, int]] | None:
+        with self._news:
+            return None if self._stopped or self._failed is not None else next(self._queue, None)
+
+    def _read(self, file: int, begin: int, end: int) -> int:
+        descriptor, at = self._descriptors[file], self.buffer.offsets[file]
+        done = begin
+        while done < end:
+            # Whole sectors are asked for; the last ones end with the file.
+            most = -(-(end - done) // ALIGNMENT) * ALIGNMENT
+            count = os.preadv(descriptor, [self.buffer.view[at + done : at + done + most]], done)
+            if not count:
+                raise OSError(errno.EIO, f"a file became shorter than {self.sizes[file]} bytes while it was read")
+            done += count
+        return done - begin
+
+    def _release(self) -> None:
+        descriptors, self._descriptors = self._descriptors, []
         for descriptor in descriptors:
             os.close(descriptor)
-    return buffer, sizes
+
+
+def _blocks(
+    sizes: Sequence[int], wanted: Iterable[tuple[int, int, int]] | None
+) -> dict[tuple[int, int], tuple[int, int]]:
+    """(file, number of the block) -> the bytes [begin, end) of the file to read there, in the order of first need."""
+    if wanted is None:
+        wanted = [(file, 0, size) for file, size in enumerate(sizes)]
+    blocks: dict[tuple[int, int], tuple[int, int]] = {}
+    for file, begin, end in wanted:
+        for number in range(begin // BLOCK_BYTES, -(-end // BLOCK_BYTES)):
+            low = max(begin, number * BLOCK_BYTES) // ALIGNMENT * ALIGNMENT
+            high = min(end, (number + 1) * BLOCK_BYTES)
+            known = blocks.get((file, number), (low, high))
+            blocks[file, number] = min(low, known[0]), max(high, known[1])
+    return blocks
 
 
 def _open(path: Path) -> int:
@@ -69,20 +166,3 @@ def _open(path: Path) -> int:
         if error.errno != errno.EINVAL:  # a file system without O_DIRECT, as tmpfs
             raise
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _read(view: memoryview, descriptor: int, begin: int, size: int, at: int) -> None:
-    wanted = min(BLOCK_BYTES, size - begin)
-    done = 0
-    while done < wanted:
-        # Whole sectors are asked for; the last ones end with the file.
-        most = -(-(wanted - done) // ALIGNMENT) * ALIGNMENT
-        count = os.preadv(descriptor, [view[at + done : at + done + most]], begin + done)
-        if not count:
-            raise OSError(errno.EIO, f"the file became shorter than {size} bytes")
-        done += count
-
-
-def touch(view: memoryview) -> int:
-    """The address of some memory, for those who hand it to a device."""
-    return ctypes.addressof(ctypes.c_char.from_buffer(view))

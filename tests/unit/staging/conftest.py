@@ -11,6 +11,11 @@ from typing import Any
 
 import pytest
 
+from slurmext.staging.access import Access
+from slurmext.staging.importer import Imported, import_model
+from slurmext.staging.store.staged import StagedModel
+from slurmext.staging.store.tier import Tier, TierKind
+
 
 def safetensors(tensors: dict[str, tuple[str, list[int], bytes]], *, header: dict[str, Any] | None = None) -> bytes:
     """A file of these tensors (type, shape, bytes), or with the header given."""
@@ -36,6 +41,26 @@ def write_model(directory: Path, *, tensors: int = 4, tensor_bytes: int = 1 << 2
     (directory / "model.safetensors").write_bytes(safetensors(content))
     (directory / "config.json").write_text("{}")
     return directory
+
+
+def receive(staged: StagedModel, imported: Imported, chunks: Iterable[int] | None = None) -> None:
+    """Fill in chunks as a transfer does."""
+    for index in chunks if chunks is not None else range(staged.manifest.chunk_count):
+        chunk = staged.manifest.chunk(index)
+        with imported.tree.open(staged.manifest.files[chunk.file].name) as descriptor:
+            staged.view(index)[:] = os.pread(descriptor, chunk.length, chunk.offset)
+        assert staged.check(index)
+        staged.mark(index)
+
+
+def stage(root: Path, files: Path, name: str, *, revision: str = "v1", complete: bool = True) -> Path:
+    """A staged model, as an agent leaves it."""
+    imported = import_model(files, name, revision)
+    tier = Tier(root, TierKind.MEMORY, capacity_bytes=1 << 28)
+    staged = tier.create(imported.manifest, Access())
+    receive(staged, imported, range(imported.manifest.chunk_count - (0 if complete else 1)))
+    tier.close()
+    return staged.directory
 
 
 @pytest.fixture

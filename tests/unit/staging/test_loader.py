@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from slurmext.staging.access import Access
 from slurmext.staging.errors import BadModel, NotStaged
-from slurmext.staging.importer import import_model
 from slurmext.staging.loader import load
-from slurmext.staging.readers import read_files
-from slurmext.staging.store.tier import Tier, TierKind
+from slurmext.staging.readers import BLOCK_BYTES, Reading
 
-from .conftest import noise, safetensors, write_model
+from .conftest import noise, safetensors, stage, write_model
 
 numpy = pytest.importorskip("numpy")
-
-
-def stage(root: Path, files: Path, name: str, *, complete: bool = True) -> Path:
-    """A staged model, as an agent leaves it."""
-    imported = import_model(files, name, "v1")
-    tier = Tier(root, TierKind.MEMORY, capacity_bytes=1 << 28)
-    staged = tier.create(imported.manifest, Access())
-    last = imported.manifest.chunk_count - (0 if complete else 1)
-    for index in range(last):
-        chunk = imported.manifest.chunk(index)
-        with imported.tree.open(imported.manifest.files[chunk.file].name) as descriptor:
-            staged.view(index)[:] = os.pread(descriptor, chunk.length, chunk.offset)
-        staged.mark(index)
-    tier.close()
-    return staged.directory
 
 
 def mixed(directory: Path) -> Path:
@@ -76,7 +58,7 @@ def test_nothing_is_copied_and_nothing_staged_is_changed(memory, tmp_path):
 
 
 def test_torch_has_the_types_numpy_lacks(memory, tmp_path):
-    """bfloat16 as torch's own; NumPy says what it cannot do."""
+    """bfloat16 as torch's own, in NumPy as ml_dtypes' where that is; a type that neither has is said."""
     torch = pytest.importorskip("torch")
     (tmp_path / "m").mkdir()
     content = torch.arange(8, dtype=torch.bfloat16)
@@ -85,8 +67,17 @@ def test_torch_has_the_types_numpy_lacks(memory, tmp_path):
     stage(memory / "t", tmp_path / "m", "org/m")
     weights = load("org/m", framework="torch", roots=str(memory / "t"))
     assert torch.equal(weights["w"], content.reshape(2, 4))
-    with pytest.raises(BadModel, match="framework='torch'"):
-        load("org/m", framework="numpy", roots=str(memory / "t"))["w"]
+    if importlib.util.find_spec("ml_dtypes"):
+        array = load("org/m", framework="numpy", roots=str(memory / "t"))["w"]
+        assert array.astype("f4").tolist() == content.float().reshape(2, 4).tolist()
+    else:
+        with pytest.raises(BadModel, match="framework='torch'"):
+            load("org/m", framework="numpy", roots=str(memory / "t"))["w"]
+    (tmp_path / "f6").mkdir()
+    (tmp_path / "f6" / "w.safetensors").write_bytes(safetensors({"w": ("F6_E2M3", [4], b"abc")}))
+    for framework in ("numpy", "torch"):
+        with pytest.raises(BadModel, match="F6_E2M3"):
+            load(tmp_path / "f6", framework=framework)["w"]
 
 
 def test_what_is_not_complete_is_not_loaded(memory, tmp_path):
@@ -106,9 +97,34 @@ def test_reading_from_disk_reads_every_byte(tmp_path):
     for at, size in enumerate((0, 1, 4095, 4096, (8 << 20) + 17, (16 << 20))):
         paths.append(tmp_path / f"{at}")
         paths[-1].write_bytes(noise(size, at))
-    buffer, sizes = read_files(paths)
+    reading = Reading(paths)
+    reading.finish()
     for at, path in enumerate(paths):
-        assert bytes(buffer.file(at, sizes[at])) == path.read_bytes()
+        assert bytes(reading.buffer.file(at, reading.sizes[at])) == path.read_bytes()
+
+
+def test_only_what_is_wanted_is_read(tmp_path):
+    """A part of a file costs its blocks; the parts come in the order asked for."""
+    content = noise(3 * BLOCK_BYTES)
+    (tmp_path / "f").write_bytes(content)
+    parts = [(0, 2 * BLOCK_BYTES + 5000, 2 * BLOCK_BYTES + 6000), (0, 100, 200)]
+    reading = Reading([tmp_path / "f"], parts, threads=1)
+    for file, begin, end in parts:
+        reading.wait(file, begin, end)
+        assert bytes(reading.buffer.file(0, len(content))[begin:end]) == content[begin:end]
+    reading.finish()
+    assert reading.read_bytes <= 3 * 4096
+
+
+def test_a_file_that_becomes_shorter_is_an_error_not_a_hang(tmp_path):
+    """Whoever waits for it is told, and whoever waits for all."""
+    (tmp_path / "f").write_bytes(noise(1 << 20))
+    beyond = (0, BLOCK_BYTES, BLOCK_BYTES + 4096)
+    reading = Reading([tmp_path / "f"], [(0, 0, 4096), beyond], threads=2)
+    with pytest.raises(OSError, match="shorter"):
+        reading.wait(*beyond)
+    with pytest.raises(OSError, match="shorter"):
+        reading.finish()
 
 
 def test_a_job_needs_nothing_else_of_slurmext(tmp_path):

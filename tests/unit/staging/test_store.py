@@ -18,26 +18,15 @@ from slurmext.staging.importer import Imported, import_model
 from slurmext.staging.names import OWN
 from slurmext.staging.store.evict import Resident, victims
 from slurmext.staging.store.ready import read_ready
-from slurmext.staging.store.staged import StagedModel
 from slurmext.staging.store.tier import Tier, TierKind
 
-from .conftest import write_model
+from .conftest import receive, write_model
 
 MIB = 1 << 20
 
 
 def tier_at(root: Path, kind: TierKind = TierKind.MEMORY, *, mib: int = 64, spare_mib: int = 0) -> Tier:
     return Tier(root, kind, capacity_bytes=mib * MIB, spare_bytes=spare_mib * MIB)
-
-
-def receive(staged: StagedModel, imported: Imported, chunks: range | None = None) -> None:
-    """Fill in chunks as a transfer does."""
-    for index in chunks if chunks is not None else range(staged.manifest.chunk_count):
-        chunk = staged.manifest.chunk(index)
-        with imported.tree.open(staged.manifest.files[chunk.file].name) as descriptor:
-            staged.view(index)[:] = os.pread(descriptor, chunk.length, chunk.offset)
-        assert staged.check(index)
-        staged.mark(index)
 
 
 @pytest.fixture

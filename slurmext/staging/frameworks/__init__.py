@@ -1,0 +1,1 @@
+"""Staged models in other libraries' terms; each module needs its library."""
