@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
+from datetime import date
 from enum import Enum
 from pathlib import Path
 
@@ -129,6 +130,7 @@ _NAMES = {
     str: "text",
     bool: "true or false",
     Path: "absolute path",
+    date: "day `YYYY-MM-DD`",
     Share: "share `50%`",
 }
 
@@ -151,7 +153,7 @@ def _type(annotation: object) -> str:
         return ", ".join(f"`{item.value}`" for item in annotation)
     if isinstance(annotation, typing.ForwardRef) or _is_model(annotation):
         return "mapping"
-    return str(annotation)
+    raise TypeError(f"no words for {annotation!r}: give it some in _NAMES")
 
 
 def _default(info: FieldInfo) -> str:

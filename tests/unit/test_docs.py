@@ -57,6 +57,12 @@ def test_every_key_of_policy_and_site_file_has_a_meaning() -> None:
             assert len(row.rstrip("| ").rsplit("|", 1)[1].strip()) > 5, row
 
 
+@pytest.mark.parametrize("page", [page for page in wanted() if page.parent.name == "reference"], ids=lambda page: page.name)
+def test_no_page_shows_what_only_python_understands(page: Path) -> None:
+    """A type has words of its own."""
+    assert not re.search(r"<(class|function|enum|module) ", wanted()[page])
+
+
 def test_schemas_name_every_key(tmp_path: Path) -> None:
     """The shipped JSON Schema is the model's."""
     for name, model in (("policy", PolicyDocument), ("site", SiteConfig)):
