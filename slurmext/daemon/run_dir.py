@@ -49,10 +49,10 @@ class RunDir:
         if self._policy is not None:
             self.write_queues(self._policy)
 
-    def write_slices(self, cards: Collection[SlicedGpu]) -> None:
-        """What can be cut from the GPUs at hand."""
+    def write_slices(self, cards: Collection[SlicedGpu], unheard: int) -> None:
+        """What can be cut from the GPUs at hand; of `unheard` nodes nobody knows yet."""
         if cards:
-            self._write("slices.tsv", slices_tsv(cards))
+            self._write("slices.tsv", slices_tsv(cards, unheard))
 
     def _write(self, name: str, text: str) -> None:
         """Replace a file in one step, readable by all."""

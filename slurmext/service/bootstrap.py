@@ -51,7 +51,7 @@ def controller(
     on_look: Callable[[Look], None] | None = None,
     end_left: EndLeft = lambda _nodes, _raw_id, _before_s: None,
     slice_agents: SliceAgents | None = None,
-    on_cards: Callable[[Collection[SlicedGpu]], None] = lambda _cards: None,
+    on_cards: Callable[[Collection[SlicedGpu], int], None] = lambda _cards, _unheard: None,
 ) -> Controller:
     """The cycle over the site's real Slurm."""
     runner, clock = slurm_runner(site), SystemClock()

@@ -46,7 +46,8 @@ class SliceResult:
 class SliceDesk:
     """Works for the holder of the controller lease. `last` is what the last cycle saw and decided.
 
-    `on_cards` is called with the cards whenever what they can be cut into has changed.
+    `on_cards` is called with the cards, and the number of nodes whose GPUs no agent has described yet, whenever what
+    they can be cut into has changed.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class SliceDesk:
         agents: SliceAgents,
         clock: Clock,
         owners: Collection[int],
-        on_cards: Callable[[Collection[SlicedGpu]], None] = lambda _cards: None,
+        on_cards: Callable[[Collection[SlicedGpu], int], None] = lambda _cards, _unheard: None,
     ) -> None:
         self._store, self._applier, self._actuator, self._agents = store, applier, actuator, agents
         self._clock = clock
@@ -72,7 +73,7 @@ class SliceDesk:
         self._empty_since = dict[str, float]()
         self._holds: tuple[HoldPlaces, ...] = ()
         self._on_cards = on_cards
-        self._catalogue: frozenset[object] | None = None
+        self._catalogue: object = None
         self._held_s = dict[str, float]()
         self.last: tuple[SliceSnapshot, SlicePlan] | None = None
 
@@ -123,14 +124,16 @@ class SliceDesk:
             empty_since=self._empty_since, holds=self._holds,
             shut=self._books.shut(now_s),
         )  # fmt: skip
-        self._tell_cards(snapshot)
+        self._tell_cards(snapshot, view)
         return snapshot
 
-    def _tell_cards(self, snapshot: SliceSnapshot) -> None:
-        catalogue = frozenset((card.node, card.gpu_type, card.memory_mib, card.geometry) for card in snapshot.gpus)
-        if catalogue != self._catalogue:
-            self._catalogue = catalogue
-            self._on_cards(snapshot.gpus)
+    def _tell_cards(self, snapshot: SliceSnapshot, view: ClusterView) -> None:
+        described = {card.node for card in snapshot.gpus}
+        unheard = sum(node.gpus > 0 and node.name not in described for node in view.nodes)
+        kinds = frozenset((card.node, card.gpu_type, card.memory_mib, card.geometry) for card in snapshot.gpus)
+        if (kinds, unheard) != self._catalogue:
+            self._catalogue = kinds, unheard
+            self._on_cards(snapshot.gpus, unheard)
 
     def _apply(
         self,

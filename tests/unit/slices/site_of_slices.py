@@ -52,8 +52,8 @@ class Site:
             store=self.store, reader=self.slurm, applier=applier, clock=self.slurm, slices=desk
         )
 
-    def _see(self, cards: object) -> None:
-        self.cards = cards
+    def _see(self, cards: object, unheard: int) -> None:
+        self.cards, self.unheard = cards, unheard
 
     def _on_event(self, event: Any) -> None:
         if take_in(self.store, event, event.job_id, self.slurm.now()) is None:

@@ -199,9 +199,11 @@ def test_cards_are_told_to_job_submit(site: Site) -> None:
     from slurmext.config.slice_table import slices_tsv
 
     site.step()
-    lines = slices_tsv(site.cards).splitlines()
+    lines = slices_tsv(site.cards, site.unheard).splitlines()
     assert lines[0].startswith("card\th100\t")
-    assert "profile\t1g.10gb\th100\t9984\t1\t14" in lines
+    assert lines[1] == "nodes\t2\th100=2"
+    assert "nodes\t1\t?" in slices_tsv(site.cards, 1).splitlines()
+    assert "profile\t1g.10gb\th100\t9984\t1\t7" in lines
 
 
 def test_borrowed_slices_are_taken_back_for_a_guarantee() -> None:

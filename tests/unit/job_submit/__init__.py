@@ -1,0 +1,1 @@
+"""job_submit.lua under a real Lua with a fake `slurm` table."""
