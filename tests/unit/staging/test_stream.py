@@ -15,6 +15,7 @@ from slurmext.staging.errors import NotStaged
 from slurmext.staging.forward import forward_key
 from slurmext.staging.importer import Imported, import_model
 from slurmext.staging.loader import load, stream
+from slurmext.staging.manifest import ANCHOR_BYTES
 from slurmext.staging.places import FALLBACK, ROOTS
 from slurmext.staging.sources import Stalled
 from slurmext.staging.store.staged import StagedModel
@@ -28,11 +29,11 @@ ORDER = ["model.embed.weight", "model.layers.0.w", "model.layers.2.w", "model.la
 BYTES = 3 << 19
 
 
-def layered(directory: Path, *, odd: int = 0) -> Path:
+def layered(directory: Path, *, size: int = BYTES) -> Path:
     """A model whose tensors lie in the order of their names, as usual writers put them."""
     directory.mkdir(parents=True)
     content = {
-        name: ("U8", [BYTES + odd], noise(BYTES + odd, at))
+        name: ("U8", [size], noise(size, at))
         for at, name in sorted(enumerate(ORDER), key=lambda one: one[1])
     }
     (directory / "model.safetensors").write_bytes(safetensors(content))
@@ -119,9 +120,10 @@ def test_tensors_are_given_before_the_model_is_complete(arrival, memory):
 
 def test_what_a_job_writes_does_not_hide_what_arrives(memory, tmp_path):
     """Two tensors share a page: writing to the first must not keep the bytes of the second as they were."""
-    made = Arrival(memory / "t", layered(tmp_path / "m", odd=7))
+    size = ANCHOR_BYTES + 7  # each begins a chunk of its own, in the middle of a page
+    made = Arrival(memory / "t", layered(tmp_path / "m", size=size))
     everything = set(range(made.imported.manifest.chunk_count))
-    first = made.chunks(ORDER[0], "lm_head.w")  # which lies before it in the file
+    first = made.chunks(ORDER[0])
     later = everything - first
     receive(made.staged, made.imported, sorted(first))
     taken = stream("org/m", framework="numpy", roots=str(memory / "t"), wait_s=20)
@@ -131,7 +133,7 @@ def test_what_a_job_writes_does_not_hide_what_arrives(memory, tmp_path):
     assert name == ORDER[0]
     tensor[:] = 0
     for other, content in taken:
-        assert content.tobytes() == noise(BYTES + 7, ORDER.index(other)), other
+        assert content.tobytes() == noise(size, ORDER.index(other)), other
         content[:] = 0
     rest.join()
     made.tier.close()
