@@ -43,6 +43,7 @@ class Books:
         self._owners = owners
         self._told = dict[tuple[str, GpuUse], float]()
         self._ended = dict[str, float]()
+        self._awaited_s = dict[int, float]()
         self.refused = dict[str, float]()
         """Nodes where nothing is taken until then."""
         self.why = dict[str, str]()
@@ -102,9 +103,14 @@ class Books:
 
     # what is under way
 
-    def follow(self, token: int, view: ClusterView, memory: SliceMemory) -> None:
-        """Take every hold as far as Slurm and agents allow, and end placeholders that nobody knows of."""
+    def follow(self, token: int, view: ClusterView, memory: SliceMemory, *, awaited: Collection[str]) -> None:
+        """Take every hold as far as Slurm and agents allow, and end placeholders that nobody knows of. `awaited` are
+        jobs for whom others are leaving: a GPU that is taken for one of them may not be free yet.
+        """
         now_s = self._clock.now()
+        self._awaited_s = {
+            hold.id: now_s if hold.for_job in awaited else self._awaited_s.get(hold.id, 0) for hold in memory.holds
+        }
         jobs = {record.slurm_id: record for record in view.jobs if self._ours(record)}
         gpus = {gpu.uuid: gpu for gpu in memory.gpus}
         for hold in memory.holds:
@@ -169,7 +175,7 @@ class Books:
         self._make_ready(hold, gpu, now_s)
 
     def _find_gpu(self, token: int, hold: GpuHold, record: JobRecord, memory: SliceMemory, now_s: float) -> None:
-        late = now_s - hold.changed_s > START_PATIENCE_S
+        late = now_s - max(hold.changed_s, self._awaited_s[hold.id]) > START_PATIENCE_S
         gpu = None
         if record.state is JobState.RUNNING:
             gpu = self._gpu_of(hold, memory)

@@ -13,14 +13,16 @@ from slurmext.model.plan import Plan, Reason
 from slurmext.model.policy import Policy
 from slurmext.model.slice_state import HoldState, SliceState
 from slurmext.model.slicing import HoldPlaces, SlicedGpu, SliceJob, SlicePlace, SlicePlan, SliceSnapshot
-from slurmext.model.state import ActionKind, Intent, JobKey
+from slurmext.model.state import ActionKind, JobKey
 from slurmext.policy.explain.slices import SLICE_SENTENCES
 from slurmext.policy.slicing import SlicePlanner
 from slurmext.ports import Actuator, Clock, ClusterReader, Placeholders, SliceAgents, Store
 from slurmext.service.apply import Applier
+from slurmext.service.budget import requeues_left
 from slurmext.service.observe import Observation
 from slurmext.service.slices.books import Books
 from slurmext.service.slices.cards import place_of
+from slurmext.service.slices.leaving import beneficiaries, leaving
 from slurmext.service.slices.memory import SliceMemory, remembered
 from slurmext.service.slices.outgrown import Outgrown
 from slurmext.service.slices.reservations import Reservations
@@ -89,12 +91,11 @@ class SliceDesk:
         memory = self.memory(now_s)
         if not (observation.slices or memory.records or memory.holds or memory.gpus):
             return SliceResult()
+        under_way = self._store.open_actions()
         releasing = {
-            action.job
-            for action in self._store.open_actions()
-            if action.kind in {ActionKind.RELEASE, ActionKind.EVICT, ActionKind.HOLD}
+            action.job for action in under_way if action.kind in {ActionKind.RELEASE, ActionKind.EVICT, ActionKind.HOLD}
         }
-        self._books.follow(token, view, memory)
+        self._books.follow(token, view, memory, awaited=beneficiaries(under_way))
         followed = self._reservations.follow(token, observation, memory, releasing)
         if followed.release:
             self._applier.carry_out(token, followed.release, observation)
@@ -153,46 +154,17 @@ class SliceDesk:
         for order in orders:
             log.info("job %s: %s", order.job, ", ".join(_shown(place) for place in order.places))
         began = self._reservations.reserve(token, orders, observation, cards)
-        leaving = self._leaving(plan, observation, policy)
-        if leaving:
-            began += self._applier.carry_out(token, leaving, observation)
+        going = {action.job for action in self._store.open_actions() if action.kind is ActionKind.EVICT}
+        left = requeues_left(self._store, policy, self._clock.now())
+        intents, refused = leaving(plan, observation, going, grace_s=float(policy.settings.grace_s), left=left)
+        if intents:
+            began += self._applier.carry_out(token, intents, observation)
         for take in plan.take_gpu:
-            began += self._books.take(token, take, view, memory)
+            if take.job not in refused:
+                began += self._books.take(token, take, view, memory)
         for back in plan.return_gpu:
             began += self._books.give_back(token, back, memory)
         return began
-
-    def _leaving(self, plan: SlicePlan, observation: Observation, policy: Policy) -> list[Intent]:
-        """Jobs that are moved, or whose slices a queue takes back: saved and requeued, each once."""
-        going = {action.job for action in self._store.open_actions() if action.kind is ActionKind.EVICT}
-        intents = list[Intent]()
-        moves = [(move.job, move.beneficiary, Reason.DEFRAGMENT, move.cost_gpu_s) for move in plan.move]
-        for job, beneficiary, reason, lost in [
-            *((evict.job, evict.beneficiary, evict.reason, evict.lost_gpu_s) for evict in plan.evict),
-            *moves,
-        ]:
-            known = observation.known.get(job)
-            if known is None or known.key in going:
-                continue
-            going.add(known.key)
-            to = observation.known.get(beneficiary)
-            why = "moved so that a larger slice fits" if reason is Reason.DEFRAGMENT else "its queue borrowed the slice"
-            detail: dict[str, object] = {
-                "beneficiary": beneficiary,
-                "from_queue": known.queue or "",
-                "to_queue": (to.queue or "") if to is not None else "",
-                "gpus": 0,
-                "lost_gpu_s": float(lost),
-                "user": known.record.user,
-                "start_s": known.record.start_s,
-                "ckpt": known.record.annotation.ckpt if known.record.annotation else None,
-                "grace_s": float(policy.settings.grace_s),
-            }
-            message = f"{why} (job {beneficiary})" if beneficiary else why
-            intents.append(
-                Intent(kind=ActionKind.EVICT, job=known.key, reason=reason.value, message=message, detail=detail)
-            )
-        return intents
 
     def _number_of(self, record: JobRecord, nodes: Sequence[str]) -> str:
         """SLURM_JOB_ID of the job. A task that waits in its array has no number of its own before it is changed."""

@@ -104,21 +104,42 @@ def slice_snapshot(
     return SliceSnapshot(
         now_s=snapshot.now_s,
         settings=settings,
-        nodes=tuple(
-            replace(node, idle_gpus={}) if node.name in shut else node
-            for node in _nodes(view, snapshot, jobs, plan, memory)
-        ),
+        nodes=tuple(replace(node, shut=node.name in shut) for node in _nodes(view, snapshot, jobs, plan, memory)),
         gpus=cards,
         queues=snapshot.queues,
         jobs=tuple(
             _with_growth(job, memory, cards, _partition_nodes(view, partition_of.get(job.id, ""))) for job in jobs
         ),
-        whole=tuple(job for job in snapshot.jobs if job.queue and not job.id.startswith("slices of ")),
+        whole=_whole(snapshot, plan),
+        beside=_beside(view),
         wanted_gpus=_wanted(snapshot, plan),
         owed=tuple(job for job, reason in sorted(plan.reasons.items()) if reason in _NOTHING_DONE),
         taking=_taking(memory, cards),
         holds=tuple(holds),
     )
+
+
+def _whole(snapshot: Snapshot, plan: Plan) -> tuple[Job, ...]:
+    """The whole-GPU jobs as they are once the plan is carried out: who is to start counts, who is to leave leaves."""
+    fences = {fence.beneficiary: fence.placement for fence in plan.fence}
+    places = fences | {release.job: release.placement for release in plan.release}
+    going = {each.job: each.beneficiary for each in (*plan.evict, *plan.move)}
+
+    def later(job: Job) -> Job:
+        if job.state is JobState.PENDING and job.id in places:
+            return replace(job, state=JobState.UNKNOWN, placement=places[job.id])  # it counts, and nobody acts on it
+        return replace(job, evicting_for=going[job.id]) if job.id in going and job.evicting_for is None else job
+
+    return tuple(later(job) for job in snapshot.jobs if job.queue and not job.id.startswith("slices of "))
+
+
+def _beside(view: ClusterView) -> dict[str, tuple[int, int]]:
+    """What whole-GPU jobs have of each of their nodes: CPUs and MiB."""
+    return {
+        record.slurm_id: (record.cpus // max(1, record.nodes), record.memory_mib // max(1, record.nodes))
+        for record in view.jobs
+        if record.gpus_per_task and record.state is JobState.RUNNING
+    }
 
 
 def _with_growth(job: SliceJob, memory: SliceMemory, cards: Sequence[SlicedGpu], nodes: tuple[str, ...]) -> SliceJob:
