@@ -14,7 +14,7 @@ import signal
 import time
 from pathlib import Path
 
-from slurmext.agent.jobs import parent_of, stepd_job
+from slurmext.agent.jobs import parent_of, started_ticks, stepd_job
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +78,8 @@ def _hold(pid: int, stepds: set[int], proc: str, held: contextlib.ExitStack) -> 
 
 def _began_s(pid: int, proc: str) -> float:
     """Unix seconds; the far future for a process that is gone."""
-    try:
-        with open(f"{proc}/{pid}/stat", "rb") as file:  # noqa: PTH123
-            ticks = int(file.read(4096).rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
+    ticks = started_ticks(pid, proc)
+    if ticks is None:
         return float("inf")
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / _TICKS
 

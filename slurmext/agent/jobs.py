@@ -173,6 +173,17 @@ def parent_of(pid: int, proc: str = "/proc") -> int:
         return 0
 
 
+def started_ticks(pid: int | str, proc: str = "/proc") -> int | None:
+    """When a process started, in ticks since boot (proc(5), stat), None when it is gone. With the pid it names one
+    process for ever.
+    """
+    try:
+        with open(f"{proc}/{pid}/stat", "rb") as file:  # noqa: PTH123
+            return int(file.read(4096).rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def _uid_of(pid: int, proc: str) -> int | None:
     try:
         return os.stat(f"{proc}/{pid}").st_uid  # noqa: PTH116

@@ -20,7 +20,7 @@ from slurmext.adapters.devices import NvidiaDevices
 from slurmext.adapters.munge import MungeAuth
 from slurmext.adapters.nvml import NvmlDriver, NvmlSliceDriver
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
-from slurmext.adapters.tcp.orders import EndJob
+from slurmext.adapters.tcp.orders import EndJob, TellJob
 from slurmext.adapters.tcp.queries import TcpQueryClient
 from slurmext.agent import handlers
 from slurmext.agent.copies.service import Copies
@@ -28,7 +28,7 @@ from slurmext.agent.ending import end_job
 from slurmext.agent.files import only_one, own_directory, replace_file
 from slurmext.agent.forward import Forwarder
 from slurmext.agent.gpus import GpuWatch
-from slurmext.agent.jobs import JobTable, jobs_with_processes
+from slurmext.agent.jobs import JobTable, jobs_with_processes, started_ticks
 from slurmext.agent.node import Node
 from slurmext.agent.notes import Notes
 from slurmext.agent.server import Peer, UnixServer
@@ -153,7 +153,7 @@ class Agent:
         self.gpus.start()
         self.forwarder.start()
         # From now on hooks leave notes instead of asking.
-        replace_file(self._pid_file, f"{os.getpid()} {_start_ticks()}\n".encode())
+        replace_file(self._pid_file, f"{os.getpid()} {started_ticks(os.getpid())}\n".encode())
 
     def stop(self) -> None:
         """Stop; events that were not acknowledged stay in the spool."""
@@ -175,6 +175,8 @@ class Agent:
     def _obey(self, order: Order) -> None:
         if isinstance(order, EndJob):
             end_job(order.job_id, started_before_s=order.started_before_s, cluster=self._cluster)
+        elif isinstance(order, TellJob):
+            self.node.listeners.tell(order.job_id, order.signal)
         else:
             self.slices.obey(order)
 
@@ -183,11 +185,6 @@ class Agent:
         self.slices.announce()
         port = self.copies.port
         return {"version": __version__, "jobs": jobs[:4000], "started_s": self.node.started_s, "copies_port": port}
-
-
-def _start_ticks() -> str:
-    """When this process started, as /proc shows it: with the pid it names one process for ever (proc(5), stat)."""
-    return Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
 
 
 def _slurm_uids(user: str) -> set[int]:

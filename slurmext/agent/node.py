@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from slurmext.agent.listeners import Listeners
 from slurmext.errors import SlurmextError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Node:
     gpu_states: Callable[[], Mapping[int, str]] = dict
     slices: Slices | None = None
     copies: Copies | None = None
+    listeners: Listeners = field(default_factory=Listeners)
     take_notes: Callable[[], object] = lambda: None
 
 

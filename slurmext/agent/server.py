@@ -100,7 +100,7 @@ class UnixServer:
                     self._pool.submit(self._serve, connection, Peer(pid=pid, uid=uid, gid=gid))
                     continue
                 connection.setblocking(False)  # noqa: FBT003
-                connection.send(b'{"ok": false, "error": "too many connections at once"}\n')
+                connection.send(b'{"ok": false, "error": "too many connections at once", "crowded": true}\n')
             except (OSError, RuntimeError):
                 pass
             connection.close()

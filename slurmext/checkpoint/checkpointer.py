@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from slurmext.checkpoint.board import Board
-from slurmext.checkpoint.confirm import confirm
+from slurmext.checkpoint.confirm import announce, confirm
 from slurmext.checkpoint.engine import Engine, Ticket
 from slurmext.checkpoint.engine.arrays import Sharded, is_array, replicated
 from slurmext.checkpoint.engine.folder import saved_in
@@ -235,9 +235,16 @@ class Checkpointer:
                 board = Board(self.directory, run=engine.session_id, rank=place.rank)
                 if place.leads:
                     board.remove_others()
-            self._pilot = Pilot(self.gate, place, board, self._listener, take=self._take_quiet, every_s=self.every_s)
+            self._pilot = Pilot(
+                self.gate, place, board, self._listener, take=self._take_quiet, every_s=self.every_s,
+                announce=self._announce,
+            )  # fmt: skip
             self._pilot.start()
         return self._pilot
+
+    def _announce(self) -> None:
+        if self._signals:
+            announce(wanted_signal().name.removeprefix("SIG"))
 
     def _meet(self, step: int) -> bool:
         if self._owed:

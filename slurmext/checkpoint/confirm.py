@@ -1,15 +1,15 @@
-"""Tells the node's agent that a checkpoint is on disk, so that a preempted job is requeued at once."""
+"""What a job tells its node's agent: who is to hear the checkpoint signal, and that a checkpoint is on disk."""
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import sys
 import time
 from collections.abc import Mapping
 
-TIMEOUT_S = 2.0
+from slurmext.checkpoint import agent
+
+TIMEOUT_S, URGENT_S = 2.0, 10.0
+"""How long to go on asking a crowded agent: a job that is to leave gets its whole grace if this fails."""
 PAUSE_S = 60.0
 _silent_until_s = 0.0
 
@@ -17,31 +17,38 @@ _silent_until_s = 0.0
 def confirm(*, step: int, path: str, size_bytes: int, on_signal: bool, cost: Mapping[str, float] | None = None) -> bool:
     """True when the agent took it. Never raises and never takes long: without an agent the job gets its full grace."""
     global _silent_until_s  # noqa: PLW0603 - one agent per process
-    address, job_id = os.environ.get("SLURMEXT_AGENT_SOCKET"), os.environ.get("SLURM_JOB_ID", "")
-    now = time.monotonic()
-    if not address or not job_id.isdecimal() or (now < _silent_until_s and not on_signal):
+    place, now = agent.known(), time.monotonic()
+    if place is None or (now < _silent_until_s and not on_signal):
         return False
-    request = {"op": "ckpt_confirm", "job_id": int(job_id), "step": step, "path": path, "size_bytes": size_bytes,
+    request = {"op": "ckpt_confirm", "job_id": place[1], "step": step, "path": path, "size_bytes": size_bytes,
                "saved_at_s": time.time(), "on_signal": on_signal, **({"cost": dict(cost)} if cost else {})}  # fmt: skip
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(TIMEOUT_S)
-            connection.connect(address)
-            connection.sendall(json.dumps(request).encode() + b"\n")
-            answer = b""
-            while not answer.endswith(b"\n") and len(answer) < 65536 and time.monotonic() < now + 2 * TIMEOUT_S:  # noqa: PLR2004
-                chunk = connection.recv(4096)
-                if not chunk:
-                    break
-                answer += chunk
-        reply = json.loads(answer)
+        reply, _ = agent.ask(place[0], request, patience_s=URGENT_S if on_signal else TIMEOUT_S, insist=on_signal)
         if reply.get("ok") is True:
             return True
-        problem = reply.get("error", answer[:100])
-    except (OSError, ValueError, AttributeError) as error:
+        problem = reply.get("error", reply)
+    except (OSError, ValueError) as error:
         problem = error
     _silent_until_s = now + PAUSE_S
     sys.stderr.write(
-        f"slurmext.checkpoint: step {step} is saved, but the agent at {address} did not take note: {problem}\n"
+        f"slurmext.checkpoint: step {step} is saved, but the agent at {place[0]} did not take note: {problem}\n"
     )
     return False
+
+
+def announce(signal_name: str) -> bool:
+    """Have the agent send this process the checkpoint signal (`USR1`), for Slurm's own may not reach it.
+
+    What Slurm sends to a batch script goes to the script's process group: not to what has a session of its own, like
+    the workers of torchrun. Said again now and then, for the agent may have been restarted. Never raises.
+    """
+    place = agent.known()
+    if place is None:
+        return False
+    try:
+        reply, _ = agent.ask(
+            place[0], {"op": "ckpt_listen", "job_id": place[1], "signal": signal_name}, patience_s=URGENT_S
+        )
+    except (OSError, ValueError):
+        return False  # it still hears what Slurm sends
+    return reply.get("ok") is True

@@ -32,6 +32,7 @@ _LINGER_S = 120.0
 _TERM_WAIT_S = 10.0
 _AGAIN_S = 30.0
 _BEFORE_END_S = 5.0
+_ANNOUNCE_EVERY_S = 60.0
 
 Take = Callable[[int, Reason], Callable[[], None]]
 """Takes the snapshot of a step; what it returns waits until that is on disk and confirmed. Raises CheckpointError."""
@@ -42,14 +43,16 @@ class Pilot:
     """One thread. `take` saves when the state is quiet; a program that polls the gate saves by itself: `saved`.
 
     `board` None: this rank is alone. `every_s`: between saves that nobody asked for, None for none; rank 0 keeps time.
+    `announce` has somebody send the checkpoint signal to this process; it is called now and then.
     """
 
     def __init__(
         self, gate: Gate, place: Place, board: Board | None, listener: Listener, *, take: Take,
-        every_s: Callable[[], float | None], watch_deadline: bool = True,
+        every_s: Callable[[], float | None], watch_deadline: bool = True, announce: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
         self._gate, self._place, self._board, self._listener, self._take = gate, place, board, listener, take
-        self._every_s = every_s
+        self._every_s, self._announce = every_s, announce
+        self._announced_s = -_ANNOUNCE_EVERY_S
         self._grace_s = deadline.grace_s()
         self._watches = watch_deadline and place.leads and "SLURM_JOB_ID" in os.environ
         self._end_s: float | None = None
@@ -152,6 +155,10 @@ class Pilot:
             self._reason = TERM if signal.SIGTERM in self._heard else SIGNAL
 
     def _turn(self, pause_s: float) -> None:
+        if time.monotonic() - self._announced_s >= _ANNOUNCE_EVERY_S:
+            self._announced_s = time.monotonic()
+            self._announce()
+            pause_s = 0.0
         self._listen(pause_s)
         self._finish_all()
         now = time.monotonic()

@@ -9,10 +9,8 @@ there are no copies, and nothing else changes. Standard library only.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
-import socket
 import sys
 import tempfile
 import threading
@@ -21,14 +19,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from slurmext.checkpoint import agent
+
 MANIFEST = "manifest.json"
-CONNECT_S = 2.0
 STALL_S = 15.0
 """A copy may have to come over the network first: it is waited for as long as it grows."""
-MOST_FILES = 64
 PAUSE_S = 60.0
-AGAIN_S = 0.3
-"""A node whose agent serves many at once hangs up on some; they ask again."""
 COPY_CHUNK = 16 << 20
 
 
@@ -70,8 +66,8 @@ class Tiers:
             for name in [one for one in found if one.startswith(mine)] + [MANIFEST]:
                 descriptors.append(os.open(path / name, os.O_RDONLY | os.O_CLOEXEC))
                 names.append(name)
-            for at in range(0, len(names), MOST_FILES):
-                part = slice(at, at + MOST_FILES)
+            for at in range(0, len(names), agent.MOST_FILES):
+                part = slice(at, at + agent.MOST_FILES)
                 asked = {"op": "ckpt_keep", "name": path.name, "files": names[part]}
                 reply, _ = self._ask(asked, descriptors[part])
                 if reply.get("ok") is not True:
@@ -117,7 +113,7 @@ class Tiers:
     def close(self) -> None:
         """Let go of the copies."""
         if self._offering is not None:
-            self._offering.join(CONNECT_S)
+            self._offering.join(agent.CONNECT_S)
         if self.drain is not None and not self.drain.over:
             self.drain.wait()
             return
@@ -156,34 +152,7 @@ class Tiers:
                 return
 
     def _ask(self, request: Mapping[str, Any], descriptors: list[int]) -> tuple[dict[str, Any], list[int]]:
-        for _ in range(2):
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                return self._ask_once(request, descriptors)
-            time.sleep(AGAIN_S)
-        return self._ask_once(request, descriptors)
-
-    def _ask_once(self, request: Mapping[str, Any], descriptors: list[int]) -> tuple[dict[str, Any], list[int]]:
-        line = json.dumps({"job_id": int(self._job), **request}).encode() + b"\n"
-        handed: list[int] = []
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(CONNECT_S)
-            connection.connect(self._address)
-            if descriptors:
-                line = line[socket.send_fds(connection, [line], descriptors) :]
-            connection.sendall(line)
-            answer = b""
-            try:
-                while not answer.endswith(b"\n"):
-                    chunk, fresh, _, _ = socket.recv_fds(connection, 65536, MOST_FILES)
-                    handed += fresh
-                    if not chunk:
-                        raise ValueError("the agent hung up")  # noqa: TRY301
-                    answer += chunk
-                return json.loads(answer), handed
-            except BaseException:
-                for descriptor in handed:
-                    os.close(descriptor)
-                raise
+        return agent.ask(self._address, {"job_id": int(self._job), **request}, descriptors, patience_s=STALL_S)
 
     def _quiet(self, why: str) -> bool:
         """Say once what is the matter, and do not ask again for a while."""

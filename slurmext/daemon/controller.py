@@ -16,7 +16,7 @@ from watchfiles import watch
 
 from slurmext.adapters.munge import MungeAuth
 from slurmext.adapters.tcp.agent_server import AgentServer
-from slurmext.adapters.tcp.orders import EndJob
+from slurmext.adapters.tcp.orders import EndJob, TellJob
 from slurmext.adapters.tcp.slice_orders import SliceOrders
 from slurmext.config.site import SiteConfig
 from slurmext.daemon.events import AgentEvents
@@ -30,6 +30,7 @@ from slurmext.model.state import Lease
 from slurmext.service import bootstrap
 from slurmext.service.cycle import CycleResult
 from slurmext.service.forecast import forecast_apart
+from slurmext.service.models import ModelRequests
 from slurmext.service.query import Queries
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class Daemon:
             on_policy=self._run_dir.write_queues,
             on_look=self._monitor and self._monitor.see,
             end_left=self._end_left,
+            tell=self._tell,
             slice_agents=SliceOrders(lambda: self._agents),
             on_cards=self._run_dir.write_slices,
         )
@@ -97,7 +99,8 @@ class Daemon:
             changed=self._wake.set,
             tidy=self._controller.tidying.ask,
         )
-        self._queries = QueryServer(site.run_dir / SOCKET_NAME, queries, trusted_uids=uids)
+        models = ModelRequests(store=self._store)
+        self._queries = QueryServer(site.run_dir / SOCKET_NAME, queries, models=models, trusted_uids=uids)
         listen = site.daemon.listen
         self._agents = AgentServer(listen, munge, uids, self._events, on_query=self._queries.answer,
                                    failures=self._controller.failures.told)  # fmt: skip
@@ -275,6 +278,11 @@ class Daemon:
         """Have the agents of these nodes kill what is left of a job."""
         if raw_id.isdecimal():
             self._agents.order(nodes, EndJob(job_id=int(raw_id), started_before_s=before_s))
+
+    def _tell(self, nodes: Collection[str], raw_id: str, signal: str) -> None:
+        """Have the agents of these nodes signal the processes of a job that asked them to."""
+        if raw_id.isdecimal():
+            self._agents.order(nodes, TellJob(job_id=int(raw_id), signal=signal))
 
     # what the command line asks
 

@@ -54,6 +54,8 @@ _SAVED_BEFORE_S = 1.0
 
 EndLeft = Callable[[Collection[str], str, float], None]
 """(node names, SLURM_JOB_ID, Unix seconds before which the run began)."""
+Tell = Callable[[Collection[str], str, str], None]
+"""(node names, SLURM_JOB_ID, name of a signal)."""
 
 _Due = tuple[ActionRecord, Mapping[str, object]]
 """An eviction whose time to requeue has come, and what its record is to say about its checkpoint."""
@@ -64,6 +66,7 @@ class Applier:
 
     `guard_s` is how long job_submit.lua keeps a job from starting that its user released from `sbatch --hold`.
     `end_left` kills, on these nodes, what is left of a run of the job (SLURM_JOB_ID) that began before then.
+    `tell` sends the checkpoint signal to processes of the job on these nodes that Slurm's own does not reach.
     `crash` is called at every boundary between store and Slurm, for the test that kills the daemon at each of them.
     """
 
@@ -76,9 +79,10 @@ class Applier:
         clock: Clock,
         guard_s: float = 30,
         end_left: EndLeft = lambda _nodes, _raw_id, _before_s: None,
+        tell: Tell = lambda _nodes, _raw_id, _signal: None,
         crash: Callable[[str], None] = lambda _boundary: None,
     ) -> None:
-        self._guard_s, self._end_left = guard_s, end_left
+        self._guard_s, self._end_left, self._tell = guard_s, end_left, tell
         self.deadlines = Deadlines()
         self._store, self._reader, self._actuator, self._clock, self._crash = store, reader, actuator, clock, crash
         self._unheld = list[str]()
@@ -214,6 +218,7 @@ class Applier:
         except SlurmRefused as refused:
             self._advance(token, action, ActionState.FAILED, str(refused))
             return False
+        self._tell([part.node for part in record.placement], record.raw_id, signal)
         self._crash("signalled")
         now = self._clock.now()
         self._advance(

@@ -17,7 +17,7 @@ from slurmext.model.slicing import SlicedGpu
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.invariants.over_time import Look
 from slurmext.ports import SliceAgents, Store
-from slurmext.service.apply import Applier, EndLeft
+from slurmext.service.apply import Applier, EndLeft, Tell
 from slurmext.service.cycle import Controller
 from slurmext.service.slices.desk import SliceDesk
 from slurmext.service.slices.nobody import NoAgents
@@ -50,6 +50,7 @@ def controller(
     on_policy: Callable[[SitePolicy], None] = lambda _policy: None,
     on_look: Callable[[Look], None] | None = None,
     end_left: EndLeft = lambda _nodes, _raw_id, _before_s: None,
+    tell: Tell = lambda _nodes, _raw_id, _signal: None,
     slice_agents: SliceAgents | None = None,
     on_cards: Callable[[Collection[SlicedGpu], int], None] = lambda _cards, _unheard: None,
 ) -> Controller:
@@ -63,6 +64,7 @@ def controller(
         clock=clock,
         guard_s=site.daemon.heartbeat_stale_s,
         end_left=end_left,
+        tell=tell,
     )
     desk = SliceDesk(
         store=store,

@@ -33,6 +33,18 @@ class EndJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TellJob:
+    """Send `signal` (`USR1`) to the processes of a job that asked the agent for it: Slurm may not reach them."""
+
+    job_id: int
+    signal: str
+
+    def line(self) -> dict[str, Any]:
+        """As it is sent."""
+        return {"tell": {"job_id": self.job_id, "signal": self.signal}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SliceItem:
     """One slice: on GPU `gpu` (UUID) the profile at a first memory unit, or `share_pct` of its SMs and `memory_mib`."""
 
@@ -115,8 +127,8 @@ class SetGpuUse:
         return {"use": {"gpu": self.gpu, "use": self.use.value}}
 
 
-Order = EndJob | ReserveSlices | WithdrawSlices | FreeWarmSlice | SetGpuUse
-OrderKind = Literal["end", "slices", "withdraw", "free_warm", "use"]
+Order = EndJob | TellJob | ReserveSlices | WithdrawSlices | FreeWarmSlice | SetGpuUse
+OrderKind = Literal["end", "tell", "slices", "withdraw", "free_warm", "use"]
 
 
 def parse_order(line: Mapping[str, Any]) -> Order | None:
@@ -133,6 +145,11 @@ def _end(asked: Mapping[str, Any]) -> EndJob | None:
     if not _count(job_id) or not isinstance(before_s, int | float):
         return None
     return EndJob(job_id=job_id, started_before_s=float(before_s))
+
+
+def _tell(asked: Mapping[str, Any]) -> TellJob | None:
+    job_id, signal = asked.get("job_id"), asked.get("signal")
+    return TellJob(job_id=job_id, signal=signal) if _count(job_id) and _name(signal) else None
 
 
 def _slices(asked: Mapping[str, Any]) -> ReserveSlices | None:
@@ -187,7 +204,7 @@ def _use(asked: Mapping[str, Any]) -> SetGpuUse | None:
     return SetGpuUse(gpu=gpu, use=uses[use]) if _name(gpu) and isinstance(use, str) and use in uses else None
 
 
-_PARSERS = {"end": _end, "slices": _slices, "withdraw": _withdraw, "free_warm": _free_warm, "use": _use}
+_PARSERS = {"end": _end, "tell": _tell, "slices": _slices, "withdraw": _withdraw, "free_warm": _free_warm, "use": _use}
 
 
 def _name(value: object) -> Any:

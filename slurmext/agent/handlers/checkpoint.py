@@ -1,7 +1,8 @@
-"""Checkpoints that jobs confirm, so that the controller need not wait out the grace."""
+"""Who hears the checkpoint signal, and checkpoints that jobs confirm, so that nobody need wait out the grace."""
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import OrderedDict, deque
 from threading import Lock
@@ -32,12 +33,27 @@ def confirm(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any
     }
     if isinstance(cost := request.get("cost"), dict):
         detail["cost"] = {name: value for name, value in list(cost.items())[:16] if isinstance(value, int | float)}
-    job = node.jobs.get(job_id) or _adopt(node, peer, job_id)
-    if job is None or job.uid != peer.uid:
-        raise Refused(f"job {job_id} is not a job of uid {peer.uid} on node {node.name}")
+    _mine(node, peer, job_id)
     _RATE.admit(job_id, time.monotonic())
     node.events.add("checkpoint", job_id=job_id, uid=peer.uid, **detail)
     return {}
+
+
+def listen(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The asking process wants the checkpoint signal of its job. Only for a job of its own user on this node."""
+    job_id, name = job_id_of(request), text(request, "signal", longest=20)
+    if "SIG" + name not in signal.Signals.__members__:
+        raise Refused(f"signal: {name!r} is none; give a name like USR1")
+    _mine(node, peer, job_id)
+    if not node.listeners.add(job_id, pid=peer.pid, uid=peer.uid, signal_name=name):
+        raise Refused(f"process {peer.pid} is gone, or too many processes of job {job_id} listen")
+    return {}
+
+
+def _mine(node: Node, peer: Peer, job_id: int) -> None:
+    job = node.jobs.get(job_id) or _adopt(node, peer, job_id)
+    if job is None or job.uid != peer.uid:
+        raise Refused(f"job {job_id} is not a job of uid {peer.uid} on node {node.name}")
 
 
 def _adopt(node: Node, peer: Peer, job_id: int) -> RunningJob | None:
@@ -69,4 +85,4 @@ class _Rate:
 
 _RATE = _Rate()
 
-OPERATIONS = {"ckpt_confirm": confirm}
+OPERATIONS = {"ckpt_confirm": confirm, "ckpt_listen": listen}

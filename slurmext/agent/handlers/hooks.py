@@ -52,6 +52,7 @@ def epilog(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]
     only_trusted(node, peer)
     job_id, uid, env = _hook(node, request)
     node.jobs.end(job_id)
+    node.listeners.forget(job_id)
     if node.slices is not None:
         node.slices.epilog(job_id)
     exit_code = text(env, "SLURM_JOB_EXIT_CODE2", longest=20)

@@ -12,6 +12,7 @@ from slurmext.adapters.tcp.orders import (
     ReserveSlices,
     SetGpuUse,
     SliceItem,
+    TellJob,
     WithdrawSlices,
     parse_order,
 )
@@ -21,6 +22,7 @@ MIG = SliceItem(gpu="GPU-1", profile="1g.10gb+me", profile_id=20, start=0)
 SHARE = SliceItem(gpu="GPU-1", share_pct=25, memory_mib=10240)
 ORDERS = [
     EndJob(job_id=7, started_before_s=1.5),
+    TellJob(job_id=7, signal="USR1"),
     ReserveSlices(reservation="r-1", job_id=7, uid=1000, items=(MIG, MIG), restarts=2, job="5_1"),
     ReserveSlices(reservation="1", job_id=7, job="7", uid=0, items=(SHARE,)),
     WithdrawSlices(reservation="r-1"),
@@ -53,6 +55,7 @@ def test_nonsense_is_no_order(change):
 @pytest.mark.parametrize("line", [
     {"withdraw": {}}, {"use": {"gpu": "GPU-1", "use": "unknown"}}, {"use": {"gpu": "GPU-1", "use": []}},
     {"free_warm": {"gpu": "GPU-1", "profile": "1g", "start": -1}}, {"reset": {"gpu": "GPU-1"}}, {},
+    {"tell": {"job_id": 7}}, {"tell": {"job_id": -1, "signal": "USR1"}}, {"tell": {"job_id": 7, "signal": "USR1\n"}},
 ])  # fmt: skip
 def test_unknown_orders(line):
     """What this version does not know is None."""
