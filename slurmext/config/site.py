@@ -59,6 +59,7 @@ def _hidden(url: str) -> str:
 Address = Annotated[str, AfterValidator(_address)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class _Strict(BaseModel):
@@ -154,6 +155,51 @@ class AgentSite(_Strict):
     copies: CopiesSite = CopiesSite()  # pyright: ignore[reportCallIssue]
 
 
+class StagingSite(_Strict):
+    """Models staged into the memory of nodes. In `memory_dir`, `disk_dir` and `host`, `%n` is the node's name."""
+
+    memory_dir: AbsolutePath = Field(
+        Path("/dev/shm/slurmext/models"),  # noqa: S108 - a directory of root's own in it
+        description="Where models in memory are; a memory file system is mounted there.",
+    )
+    memory_percent: Annotated[float, Field(ge=0, le=90)] = Field(
+        30, description="Of the node's memory, for models; 0 = no models are staged."
+    )
+    memory_gib: Positive | None = Field(None, description="The same in GiB; null = as memory_percent says.")
+    disk_dir: AbsolutePath | None = Field(None, description="Where models on local disk are; null = no disk tier.")
+    disk_gib: Positive = Field(500, description="Room for models on local disk, in GiB.")
+    listen: Address = Field(
+        "0.0.0.0:6832", description="HOST:PORT at which other agents fetch models; another port when it is taken."
+    )
+    host: str | None = Field(
+        None,
+        description="Name or address at which other agents reach a node, as '%n-ib'; null = as slurmextd sees it.",
+        min_length=1,
+    )
+    transport: Literal["sockets", "nixl", "auto"] = Field(
+        "sockets", description="How models move: TCP sockets, RDMA through NIXL, or NIXL where it can be used (auto)."
+    )
+    link_gbps: Positive = Field(10, description="What a node's network link carries in each direction, Gb/s.")
+    tx_cap_gbps: Positive | None = Field(
+        None, description="What a node sends of models at most, Gb/s; null = as much as the link carries."
+    )
+    storage_gbps: Positive = Field(10, description="What one node reads from shared storage, Gb/s.")
+    prolog_wait_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        300,
+        description="Seconds a job's prolog waits for its models; then the job starts and reads them from where they "
+        "are stored.",
+    )
+    ahead_s: Annotated[float, Field(ge=0)] = Field(
+        3600, description="Models of a waiting job are brought to nodes so many seconds before it is likely to start."
+    )
+    user_registered_gib: Positive | None = Field(
+        None, description="What one user's registered models may have in all, GiB; null = no limit."
+    )
+    user_node_gib: Positive | None = Field(
+        None, description="What one user's models may take of a node's memory, GiB; null = no limit."
+    )
+
+
 class ManagedSite(_Strict):
     """Which jobs slurmext looks after; all others are left to Slurm untouched."""
 
@@ -184,6 +230,7 @@ class SiteConfig(_Strict):
     slurm: SlurmSite = SlurmSite()  # pyright: ignore[reportCallIssue]
     daemon: DaemonSite = DaemonSite()  # pyright: ignore[reportCallIssue]
     agent: AgentSite = AgentSite()  # pyright: ignore[reportCallIssue]
+    staging: StagingSite = StagingSite()  # pyright: ignore[reportCallIssue]
     munge_socket: AbsolutePath | None = Field(None, description="munged's socket; null = munge's own default.")
     managed: ManagedSite = ManagedSite()  # pyright: ignore[reportCallIssue]
     options: OptionsSite = OptionsSite()  # pyright: ignore[reportCallIssue]
