@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from slurmext.config.site import SiteConfig
     from slurmext.model.snapshot import Snapshot
     from slurmext.ports import Store
+    from slurmext.service.models import ModelRequests
 
 
 class Session:
@@ -36,6 +37,7 @@ class Session:
         look: Callable[[], Snapshot] | None = None,
     ) -> None:
         self._site, self._store, self._look = site, store, look
+        self._models: ModelRequests | None = None
         self.now = now
         self.uid = os.geteuid() if uid is None else uid
 
@@ -66,8 +68,13 @@ class Session:
             raise SlurmextError(f"{problem}; without it only root can look, into the database") from problem
         from slurmext.service.query import Queries, Viewer
 
-        queries = Queries(store=self.store, now=self.now)
         given = {key: value for key, value in arguments.items() if value is not None}
+        if op == "models" or op.startswith("model_"):
+            from slurmext.service.models import ModelRequests, caller_of
+
+            models = self._models = self._models or ModelRequests(store=self.store, now=self.now)
+            return models.answer(caller_of(self.uid), op, given)
+        queries = Queries(store=self.store, now=self.now)
         return queries.answer(Viewer(user=user_name(self.uid), sees_all=self.uid == 0), op, given)
 
     def _remote(self) -> TcpQueryClient:

@@ -20,6 +20,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Self
 
 from slurmext.errors import SlurmextError, UsageError
+from slurmext.service.models import ModelRequests, caller_of
 from slurmext.service.query import Queries, Viewer
 
 if TYPE_CHECKING:
@@ -36,11 +37,16 @@ _log = logging.getLogger(__name__)
 
 
 class QueryServer:
-    """A thread that answers. `trusted_uids` (besides root) see every job. A context manager, or start and stop."""
+    """A thread that answers. `trusted_uids` (besides root) see every job. A context manager, or start and stop.
 
-    def __init__(self, path: Path, queries: Queries, *, trusted_uids: Collection[int] = ()) -> None:
+    `models` answers what it knows; everything else goes to `queries`.
+    """
+
+    def __init__(
+        self, path: Path, queries: Queries, *, models: ModelRequests | None = None, trusted_uids: Collection[int] = ()
+    ) -> None:
         self._path = path
-        self._desk = _Desk(queries, frozenset({0, *trusted_uids}))
+        self._desk = _Desk(queries, models, frozenset({0, *trusted_uids}))
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -94,8 +100,8 @@ def _remove_stale(path: Path) -> None:
 class _Desk:
     """Answers for whoever asks; a user who asks much at a time shuts out only himself."""
 
-    def __init__(self, queries: Queries, trusted: frozenset[int]) -> None:
-        self._queries, self._trusted = queries, trusted
+    def __init__(self, queries: Queries, models: ModelRequests | None, trusted: frozenset[int]) -> None:
+        self._queries, self._models, self._trusted = queries, models, trusted
         self._open: Counter[int] = Counter()
         self._lock = threading.Lock()
 
@@ -122,6 +128,8 @@ class _Desk:
         if not isinstance(op, str) or not isinstance(arguments, dict):
             return _failure('a question is one JSON line, for example {"op": "jobs", "args": {}}', usage=True)
         try:
+            if self._models is not None and self._models.knows(op):
+                return {"ok": True, "answer": self._models.answer(caller_of(uid, self._trusted), op, arguments)}
             return {"ok": True, "answer": self._queries.answer(viewer_of(uid, self._trusted), op, arguments)}
         except SlurmextError as error:
             return _failure(str(error), usage=isinstance(error, UsageError))
