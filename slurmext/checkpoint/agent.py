@@ -75,9 +75,8 @@ def _ask_once(address: str, request: Mapping[str, Any], descriptors: Sequence[in
                 raise ValueError(f"the agent said {answer[:60]!r}")  # noqa: TRY301, TRY004 - as for what is no JSON
             if reply.get("crowded") is True:
                 raise CrowdedError("the agent is busy with other processes of yours")  # noqa: TRY301
-        except (BlockingIOError, ConnectionResetError) as error:  # its line is full, or it hung up in the middle
-            _close(handed)
-            raise CrowdedError(error.errno, "the agent takes no more connections") from error
+        except BlockingIOError as error:
+            raise CrowdedError("the agent takes no more connections") from error
         except BaseException:
             _close(handed)
             raise
@@ -90,7 +89,7 @@ def _answer(connection: socket.socket, handed: list[int]) -> bytes:
         chunk, fresh, _, _ = socket.recv_fds(connection, 65536, MOST_FILES)
         handed += fresh
         if not chunk:
-            raise ConnectionResetError("the agent hung up")
+            raise ConnectionError("the agent hung up")
         answer += chunk
         if len(answer) > _MOST_BYTES:
             raise ValueError("the agent says too much")

@@ -157,8 +157,8 @@ class Pilot:
     def _turn(self, pause_s: float) -> None:
         if time.monotonic() - self._announced_s >= _ANNOUNCE_EVERY_S:
             self._announced_s = time.monotonic()
-            self._announce()
-            pause_s = 0.0
+            # An agent that hangs must not keep this thread from hearing.
+            threading.Thread(target=self._announce, name="slurmext-announce", daemon=True).start()
         self._listen(pause_s)
         self._finish_all()
         now = time.monotonic()

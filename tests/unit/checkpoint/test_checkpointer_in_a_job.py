@@ -69,20 +69,23 @@ def serve(path: Path, reply: bytes | None, requests: list[dict]) -> socket.socke
     listener.bind(str(path))
     listener.listen()
 
-    def answer() -> None:
+    def answer(connection: socket.socket) -> None:
+        requests.append(json.loads(connection.recv(65536)))
+        if reply is None:
+            time.sleep(5)
+        with contextlib.suppress(OSError):
+            connection.sendall(reply or b"")
+        connection.close()
+
+    def accept() -> None:
         while True:
             try:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            requests.append(json.loads(connection.recv(65536)))
-            if reply is None:
-                time.sleep(5)
-            with contextlib.suppress(OSError):
-                connection.sendall(reply or b"")
-            connection.close()
+            threading.Thread(target=answer, args=(connection,), daemon=True).start()
 
-    threading.Thread(target=answer, daemon=True).start()
+    threading.Thread(target=accept, daemon=True).start()
     return listener
 
 
