@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "queue": ("slurmext.cli.queue:cli", "Queues: who may use how many GPUs, and who does."),
     "size": ("slurmext.cli.size:cli", "Sizes: what 'sbatch --size=NAME' asks for."),
     "slice": ("slurmext.cli.slice:cli", "Slices: parts of GPUs, who has them, and which size would do."),
+    "model": ("slurmext.cli.model:cli", "Models to stage: import, share, and bring to nodes."),
     "plan": ("slurmext.cli.plan:cli", "What the daemon would do now, or for a snapshot."),
     "simulate": ("slurmext.cli.simulate:cli", "What a policy would do to a history of jobs."),
     "defrag": ("slurmext.cli.defrag:cli", "Move small jobs together, so that whole nodes are free."),

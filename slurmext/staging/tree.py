@@ -66,7 +66,7 @@ class SourceTree:
 def find_tree(path: Path, revision: str | None = None) -> tuple[SourceTree, str | None]:
     """The files to import, and the revision a hub cache names. Raises BadModel.
 
-    `path` is a directory, a single file, or a model of the hub's cache (`models--org--name`).
+    `path` is a directory, a single file, or of the hub's cache a model (`models--org--name`) or one snapshot of it.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
     with suppress(OSError):
@@ -74,6 +74,9 @@ def find_tree(path: Path, revision: str | None = None) -> tuple[SourceTree, str 
             raise BadModel(f"{path} is a symbolic link: import what it points to")
     if (path / "snapshots").is_dir() and (path / "blobs").is_dir():
         return _hub(path, revision)
+    if path.parent.name == "snapshots" and (path.parent.parent / "blobs").is_dir():
+        blobs = path.parent.parent / "blobs"
+        return SourceTree(root=path, names=_names(path, blobs), blobs=blobs), path.name
     if path.is_file():
         return SourceTree(root=path, names=(check_file_name(path.name),), single=True), None
     if not path.is_dir():
