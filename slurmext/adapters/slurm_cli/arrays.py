@@ -16,7 +16,7 @@ from slurmext.model.cluster import JobRecord
 from slurmext.model.job import JobState
 from slurmext.ports import Clock
 
-AGAIN_S = 30.0
+AGAIN_S = 10.0
 """A limit that no line shows any more is asked for again after this time: its user may have changed it."""
 MOST_ASKED = 8
 """So many arrays are asked about in one reading: each costs a command."""
