@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slurmext.cli.base import Command, Group
-from slurmext.cli.formats import moment, parse_span, size, span
+from slurmext.cli.formats import counted, moment, parse_span, size, span
 from slurmext.cli.render import Column, Output, confirm, immediate_option, json_option, output_options
 from slurmext.errors import UsageError
 
@@ -81,22 +81,42 @@ def list_checkpoints(session: Session, output: Output, job: str | None, limit: i
         ("slurmext ckpt show 41", "copies of job 41's checkpoints in nodes' memory, and how far they are"),
         ("slurmext ckpt show /scratch/run7 --json", "the same as data"),
     ],
-    exit_codes={1: "no such job, or it is not yours"},
+    exit_codes={1: "there is none, or no such job of yours"},
 )
 @click.argument("target", metavar="DIRECTORY|JOB")
 @output_options
-@click.pass_obj
-def show(session: Session, output: Output, target: str) -> None:
+@click.pass_context
+def show(ctx: click.Context, output: Output, target: str) -> None:
     """Show the checkpoints in a DIRECTORY, or the copies of a JOB's checkpoints in memory."""
-    if not Path(target).exists() and target[:1].isdigit():
-        copies: list[dict[str, Any]] = session.ask("ckpt_copies", job=target)["copies"]
+    if _is_job(target):
+        copies: list[dict[str, Any]] = ctx.obj.ask("ckpt_copies", job=target)["copies"]
         rows = [{**copy, "done": f"{100 * copy['done_bytes'] // max(1, copy['size_bytes'])} %"} for copy in copies]
-        output.rows(COPIES, rows, empty=f"no node has a copy of a checkpoint of job {target}")
-        return
-    from slurmext.cli.ckpt_files import found_in
+        output.rows(COPIES, rows, empty=f"no node has a copy of a checkpoint of job {target} in memory; "
+                    "'slurmext ckpt list --job' has the paths of those on disk")  # fmt: skip
+    else:
+        from slurmext.cli.ckpt_files import found_in
 
-    rows = [found.row() for found in found_in(Path(target))]
-    output.rows(FILES, rows, empty=f"no checkpoint is in {target}")
+        rows = [found.row() for found in found_in(Path(target))]
+        output.rows(FILES, rows, empty=f"no checkpoint is in {target}")
+    if not rows:
+        ctx.exit(1)
+
+
+def _is_job(target: str) -> bool:
+    return target[:1].isdigit() and not Path(target).exists()
+
+
+def _directory_of(session: Session, target: str) -> Path:
+    """The directory that is named, or where the named job confirmed its last checkpoint. Raises SlurmextError."""
+    if not _is_job(target):
+        return Path(target).resolve()
+    found = session.ask("checkpoints", job=target, limit=1)["checkpoints"]
+    if not found:
+        raise UsageError(
+            f"job {target} has confirmed no checkpoint; name the directory it saves in (its --ckpt-dir, else"
+            f" slurmext-ckpt/{target} where it was submitted)"
+        )
+    return Path(found[0]["path"]).parent
 
 
 @cli.command(
@@ -104,18 +124,22 @@ def show(session: Session, output: Output, target: str) -> None:
     cls=Command,
     examples=[
         ("slurmext ckpt verify /scratch/run7", "read every checkpoint there to its last byte"),
+        ("slurmext ckpt verify 41", "those in the directory where job 41 saved last"),
         ("slurmext ckpt verify /scratch/run7/save-00000003-step-900", "only this one"),
     ],
     exit_codes={1: "a checkpoint is damaged, or there is none"},
 )
-@click.argument("directory", type=DIRECTORY)
+@click.argument("target", metavar="DIRECTORY|JOB")
 @output_options
 @click.pass_context
-def verify(ctx: click.Context, output: Output, directory: Path) -> None:
-    """Read every byte of the checkpoints in DIRECTORY and say which are good. Needs no daemon."""
+def verify(ctx: click.Context, output: Output, target: str) -> None:
+    """Read every byte of the checkpoints in DIRECTORY, or of a JOB, and say which are good.
+
+    For a directory no daemon is needed.
+    """
     from slurmext.cli import ckpt_files
 
-    rows = []
+    rows, directory = [], _directory_of(ctx.obj, target)
     for found in ckpt_files.found_in(directory):
         problem = ckpt_files.verify(found)
         rows.append({**found.row(), "verified": problem is None, "problem": problem or "good"})
@@ -270,7 +294,8 @@ def estimate(directory: Path | None, cost: str | None, nodes: int, mtbf: str | N
     click.echo(f"save every {span(every_s)}: of the time {100 * told['loss']:.2f} % goes to saving and to failures")
     click.echo(f"  a save costs {span(cost_s)} of training" + ("" if cost else " (an assumption; 'ckpt why' measures)"))
     click.echo(
-        f"  {nodes} node(s) fail every {span(mtbf_s)}" + ("" if mtbf else " (an assumption until failures are seen)")
+        f"  {counted(nodes, 'node')} {'fails' if nodes == 1 else 'fail'} every {span(mtbf_s)}"
+        + ("" if mtbf else " (an assumption until failures are seen)")
     )
     if nbytes is not None:
         click.echo(f"  memory for snapshots: at most {size(2 * nbytes // nodes)} on each node")
@@ -310,12 +335,16 @@ def _reasons(answer: dict[str, Any]) -> list[str]:
     else:
         lost = 100 * loss(cost["every_s"], cost["cost_s"], cost["mtbf_s"])
         how = f"{lost:.2f} % of its time goes to that and failures"
+        costs = span(cost["cost_s"])
         stood, wrote = span(cost["stall_s"]), span(cost["write_s"])
         lines += [
             f"job {answer['job']} saves every {span(cost['every_s'])}: {how}",
-            f"  a checkpoint costs {span(cost['cost_s'])} of training ({cost['saves']} measured)",
+            f"  a checkpoint costs {costs} of training ({cost['saves']} measured)"
+            if cost["saves"]
+            else f"  a checkpoint is assumed to cost {costs} of training: none was measured to its end yet",
             f"  the last one: {size(cost['size_bytes'])}, standing still {stood}, writing {wrote}",
-            f"  a job of {cost['nodes']} node(s) is expected to fail every {span(cost['mtbf_s'])}",
+            f"  a job of {counted(cost['nodes'], 'node')} is expected to fail every {span(cost['mtbf_s'])}"
+            + ("" if known["count"] else " (assumed: no failure was seen here yet)"),
         ]
     lines.append(
         f"  this site: {known['count']:.3g} unannounced ends of runs in {span(known['node_s'])} of nodes: "
@@ -323,7 +352,8 @@ def _reasons(answer: dict[str, Any]) -> list[str]:
     )
     lines.append(f"  (assumed before: one failure in {span(NODE_MTBF_S / PRIOR_FAILURES)} of nodes)")
     lines += [
-        f"  {moment(item['at_s'])}  {item['kind']}: a run on {item['node_count']} node(s), {span(item['ran_s'])} old"
+        f"  {moment(item['at_s'])}  {item['kind']}: a run on {counted(item['node_count'], 'node')},"
+        f" {span(item['ran_s'])} old"
         for item in known["recent"]
     ]
     return lines

@@ -62,11 +62,14 @@ PROFILE_COLUMNS = (
 )
 HISTORY_COLUMNS = (
     Column(key="created_s", title="Reserved", show=moment),
-    *_SLICE,
-    Column(key="live_s", title="From", show=clock),
+    *(column for column in _SLICE if column.title not in {"Queue", "Start", "Memory"}),
     Column(key="ended_s", title="Until", show=clock),
     Column(key="made_ms", title="MadeMs", right=True),
-    Column(key="why", title="Why"),
+    Column(key="queue", title="Queue", shown=False),
+    Column(key="start", title="Start", right=True, shown=False),
+    Column(key="memory_mib", title="Memory", show=_mib, right=True, shown=False),
+    Column(key="live_s", title="From", show=clock, shown=False),
+    Column(key="why", title="Why", shown=False),
     Column(key="uuid", title="UUID", shown=False),
     Column(key="gpu_uuid", title="GPUUUID", shown=False),
 )
@@ -128,7 +131,8 @@ def list_slices(session: Session, output: Output, *, user: str | None, profiles:
 def show_map(session: Session, *, as_json: bool, show_all: bool, every: float | None) -> None:
     """Draw each GPU's memory units (of a shared one its percent) with who sits where.
 
-    You see your own jobs by number; what others have is only shown as taken.
+    You see your own jobs by number. Of others' you see that a place is taken and how large it is, as sinfo tells of
+    whole GPUs, and neither job nor user nor memory limit; root and SlurmUser see everything.
     """
     if as_json:
         print_json(session.ask("slice_map"))
@@ -149,7 +153,11 @@ def show_map(session: Session, *, as_json: bool, show_all: bool, every: float | 
     cls=Command,
     examples=[
         ("slurmext slice history --since today", "slices of today, with how long making them took"),
-        ("slurmext slice history --job 41", "of one job, missed ones included"),
+        (
+            "slurmext slice history --job 41 -o Reserved,Node,State,Why",
+            "of one job, missed ones with what the node said",
+        ),
+        ("slurmext slice history --json", "every field of the newest 1,000, for a script"),
     ],
 )
 @click.option("-j", "--job", metavar="JOB", help="Only this job.")
@@ -183,7 +191,15 @@ def history(
 @output_options
 @click.pass_obj
 def advise(session: Session, output: Output, *, job: str | None, user: str | None, since: str | None) -> None:
-    """Say which size would have done, from the GPU memory and SMs that were used."""
+    """Say which size would have done, from the GPU memory and SMs that were used.
+
+    While a job has a slice, its node's agent asks the driver every 10 seconds how much GPU memory its processes use
+    together and how busy the slice's multiprocessors (SMs) are. PeakMemory is the most that was seen; SMMean and SMPeak
+    are empty where the card does not tell (MIG before Hopper, MPS shares). Advised is the smallest slice with a
+    tenth more memory than the peak and, where SMs were measured, with as many as were busy on average; a slice that was
+    busy for 90 % or more is not made smaller. Of several nodes the one that used most counts. Of a job that was too
+    short, or used no GPU, it says so.
+    """
     since_s = None if since is None else parse_since(since, session.now())
     answer: dict[str, Any] = session.ask("slice_advise", job=job, user=user, since_s=since_s)
     output.rows(ADVICE_COLUMNS, answer["advice"], empty="nothing was measured of your jobs on parts of GPUs")

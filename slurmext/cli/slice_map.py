@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from slurmext.cli.formats import counted
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
@@ -42,7 +44,7 @@ def summary(answer: Mapping[str, Any]) -> str:
     whole = sum(card["use"] == "whole" for card in answer["gpus"])
     fits = ", ".join(f"{fit['fits']} x {fit['profile']}" for fit in found["fits"] if fit["fits"])
     parts = [
-        f"{found['gpus']} GPUs in sliced use, {found['free_gpus']:.2f} of them free, {whole} GPUs whole",
+        f"{counted(found['gpus'], 'GPU')} in sliced use, {found['free_gpus']:.2f} free there, {whole} whole",
         f"fragmentation {found['percent']:g} %" if found["fits"] else "",
         f"room for {fits}" if fits else "",
     ]
@@ -91,15 +93,28 @@ def _shares(parts: Sequence[Card]) -> Text:
 
 
 def _block(part: Card, width: int) -> tuple[str, str]:
-    """`[12 1g.10gb]` in so many columns, coloured by job. Job ids are Slurm's, never a user's text."""
-    what = part["profile"] if part["kind"] == "mig" else f"{part['percent']}% {part['memory_mib']}M"
-    who = part["job"] or part["state"]
+    """`[12 1g.10gb]` in so many columns, coloured by job. Job ids are Slurm's, never a user's text.
+
+    A word that does not fit is left out as a whole: of a number that is cut nobody sees that it is.
+    """
+    memory = "" if part.get("memory_mib") is None else f" {_memory(part['memory_mib'])}"
+    words = part["profile"] if part["kind"] == "mig" else f"{part['percent']}%{memory}"
     inner = max(0, width - 2)
-    label = f"{who} {what}"[:inner].ljust(inner)
+    label = ""
+    for word in (part["job"] or part["state"], *words.split()):
+        longer = f"{label} {word}".strip()
+        if len(longer) > inner:
+            break
+        label = longer
+    label = label.ljust(inner)
     style = "dim" if part["state"] in {"warm", "foreign", "unknown", "taken"} else _colour(str(part["job"]))
     if part["state"] == "reserved":
         style += " italic"
     return (f"[{label}]" if width > 1 else "|"), style
+
+
+def _memory(mib: int) -> str:
+    return f"{mib // 1024}G" if mib % 1024 == 0 else f"{mib}M"
 
 
 def _colour(job: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from slurmext.errors import SlurmextError
@@ -111,15 +111,17 @@ def known_job(context: Context, viewer: Viewer, job_id: str) -> JobRow:
     visible = [row.job.job_id for row in context.store.jobs(active=True, user=None if viewer.sees_all else viewer.user)]
     tasks = [name for name in visible if name.startswith((f"{job_id}_", f"{job_id}+"))]
     if tasks:
-        shown = ", ".join(tasks[:_SHOWN]) + (" …" if len(tasks) > _SHOWN else "")
-        raise SlurmextError(f"job {job_id} has several parts; ask for one of them: {shown}")
-    whose = "" if viewer.sees_all else f" of {viewer.user}"
-    close = difflib.get_close_matches(job_id, visible, n=1, cutoff=0.6)
-    hint = f"; did you mean {close[0]}?" if close else ""
+        raise SlurmextError(f"job {job_id} has several parts; ask for one of them: {_few(tasks)}")
+    own = "" if viewer.sees_all else f" of {viewer.user}"
+    hint = f"; yours now: {_few(visible[::-1])}" if visible and own else ""
     raise SlurmextError(
-        f"no job {job_id!r}{whose} is known{hint or '; slurmext looks after jobs that were submitted to a queue'}"
+        f"no job {job_id!r}{own} is known{hint or '; slurmext looks after jobs that were submitted to a queue'}"
         " ('slurmext job list --all'), for others ask 'scontrol show job'"
     )
+
+
+def _few(job_ids: Sequence[str]) -> str:
+    return ", ".join(job_ids[:_SHOWN]) + (" …" if len(job_ids) > _SHOWN else "")
 
 
 def _leaving(action: ActionRecord) -> Answer:

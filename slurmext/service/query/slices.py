@@ -1,6 +1,6 @@
 """Slices: who has which, the map of the GPUs, what was, and which sizes would have done.
 
-Whoever does not see everything is shown that a place is taken, not by whom.
+Whoever does not see everything is shown that a place is taken and how large it is, not by whom.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _parts(card: SlicedGpu, owners: Mapping[str, str], viewer: Viewer) -> list[A
             {
                 "kind": "share",
                 "percent": share.percent,
-                "memory_mib": share.memory_mib,
+                "memory_mib": share.memory_mib if mine else None,
                 "state": "busy" if mine else _TAKEN,
                 "job": share.job if mine else None,
                 "user": owners.get(share.job) if mine else None,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from slurmext.checkpoint import Checkpointer
-from slurmext.model.state import JobKey
+from slurmext.model.state import CheckpointRecord, JobKey
 from slurmext.model.upkeep import CheckpointCopy, CheckpointCost, FailureRate, FailureRecord
 
 if TYPE_CHECKING:
@@ -52,8 +52,11 @@ def test_show_lists_what_is_there_and_needs_no_daemon(run: Run, directory: Path)
     newest = next(directory.glob("save-*-step-40"))
     assert steps(run, newest) == [40]
     (directory / "empty").mkdir()
-    assert "no checkpoint is in" in run("ckpt", "show", str(directory / "empty")).stderr
-    assert run("ckpt", "show", str(directory / "nothing")).exit_code == 2
+    for command in ("show", "verify"):
+        empty, nothing = (run("ckpt", command, str(directory / name)) for name in ("empty", "nothing"))
+        assert (empty.exit_code, nothing.exit_code) == (1, 2)
+        assert "no checkpoint is in" in empty.stderr
+        assert "nothing is no directory; name one with checkpoints" in nothing.stderr
 
 
 def test_verify_names_the_damaged_one(run: Run, directory: Path) -> None:
@@ -65,6 +68,19 @@ def test_verify_names_the_damaged_one(run: Run, directory: Path) -> None:
     told = {found["step"]: found["problem"] for found in json.loads(done.output)}
     assert {step for step, problem in told.items() if problem != "good"} == {30}
     assert "rank-" in told[30]
+
+
+def test_verify_takes_a_job_and_reads_where_it_saved_last(run: Run, directory: Path, store: MemoryStore) -> None:
+    """By its id, as show and why do; one that saved nothing is told where to look."""
+    path = next(directory.glob("save-*-step-40"))
+    store.record_checkpoint(
+        CheckpointRecord(job_id="42", path=str(path), saved_s=5.0, confirmed_s=6.0, step=40, size_bytes=1, node="n1")
+    )
+    assert run("ckpt", "verify", "42", "-nP", "-o", "Step,Problem").output == "40|good\n30|good\n20|good\n10|good\n"
+    done = run("ckpt", "verify", "57")
+    assert done.exit_code == 2
+    assert "job 57 has confirmed no checkpoint; name the directory" in done.stderr
+    assert run("ckpt", "verify", "999").exit_code == 2
 
 
 def test_prune_keeps_what_is_good(run: Run, directory: Path) -> None:
@@ -164,9 +180,21 @@ def test_why_shows_what_the_interval_rests_on(run: Run, store: MemoryStore, seed
     assert "job 41 saves every 5 min 25 s: 3.02 %" in said
     assert "a checkpoint costs 5 s of training (7 measured)" in said
     assert "31 unannounced ends of runs" in said
-    assert "NODE_FAIL: a run on 1 node(s), 1 h old" in said
+    assert "assumed to cost" not in said
+    assert "NODE_FAIL: a run on 1 node, 1 h old" in said
     assert json.loads(run("ckpt", "why", "41", "--json").output)["cost"]["nodes"] == 128
     assert run("ckpt", "why", "999").exit_code == 1
+
+
+def test_why_says_what_is_only_assumed(run: Run, store: MemoryStore, seeded: Any) -> None:
+    """The cost before a save was measured to its end, and the failures before any was seen."""
+    store.record_checkpoint_cost(
+        CheckpointCost(job_id="41", at_s=seeded.now, saves=0, nodes=1, size_bytes=1 << 30, stall_s=0.1, write_s=1.0,
+                       cost_s=5.0, every_s=600.0, mtbf_s=18e6)
+    )  # fmt: skip
+    said = run("ckpt", "why", "41").output
+    assert "a checkpoint is assumed to cost 5 s of training: none was measured to its end yet" in said
+    assert "a job of 1 node is expected to fail every 208 d 8 h (assumed: no failure was seen here yet)" in said
 
 
 def test_copies_in_memory_are_shown_with_their_progress(run: Run, store: MemoryStore) -> None:

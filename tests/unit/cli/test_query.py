@@ -97,12 +97,14 @@ def test_who_waits_is_told_which_job_leaves_but_not_whose_it_is(queries: Queries
     assert leaving == {"job": "41", "state": "signalled", "since_s": NOW - 11, "from_queue": "research/nlp", "gpus": 4}
 
 
-def test_an_unknown_job_is_answered_with_the_nearest(queries: Queries) -> None:
-    """Among those the viewer may see."""
-    with pytest.raises(SlurmextError, match=r"no job '571' is known; did you mean 57\?"):
+def test_an_unknown_job_is_answered_with_those_of_the_viewer(queries: Queries) -> None:
+    """Numbers that look alike are other people's jobs: nobody is asked whether he meant those."""
+    with pytest.raises(SlurmextError, match=r"no job '571' is known; slurmext looks after"):
         queries.answer(ROOT, "job_explain", {"job": "571"})
-    with pytest.raises(SlurmextError, match="no job '571' of bob is known; slurmext looks after"):
+    with pytest.raises(SlurmextError, match=r"no job '571' of bob is known; yours now: 41, 40 "):
         queries.answer(BOB, "job_explain", {"job": "571"})
+    with pytest.raises(SlurmextError, match="no job '57' of zoe is known; slurmext looks after"):
+        queries.answer(Viewer(user="zoe"), "job_explain", {"job": "57"})
 
 
 def test_queues_are_for_everyone_without_names_of_users(queries: Queries) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 from slurmext.cli.main import cli
 from slurmext.cli.session import Session
+from slurmext.cli.slice_map import bar
 from slurmext.model.slice_state import GpuHold, GpuRecord, HoldState, SliceRecord, SliceSample, SliceState
 from slurmext.model.slicing import GpuUse
 from slurmext.model.state import JobKey, JobRow
@@ -79,10 +81,20 @@ def run(store: MemoryStore, tmp_path: Path) -> Any:
 def test_the_map_draws_units_to_scale(run: Any) -> None:
     """Busy with its job, warm, free, shared by percent; whole GPUs only when asked for."""
     lines = run("map").output.splitlines()
-    assert "·       ·       [12 2g.20gb    ]·       ·       [warm 1]·" in lines[1]
-    assert "[13 25% 10240M ]" in lines[2]
+    assert "·       ·       [12 2g.20gb    ]·       ·       [warm  ]·" in lines[1]
+    assert "[13 25% 10G    ]" in lines[2]
     assert "2 GPUs in sliced use" in lines[-1]
     assert "whole" in run("map", "--all").output
+
+
+@pytest.mark.parametrize("percent", range(1, 101))
+def test_a_number_is_shown_whole_or_not_at_all(percent: int) -> None:
+    """`1025` would be read as what it says."""
+    share = {"kind": "share", "percent": percent, "job": "1234567", "state": "busy", "memory_mib": 10250}
+    drawn = bar({"use": "shared", "parts": [share]}).plain
+    assert len(drawn) == 64
+    assert set(re.findall(r"\d+", drawn)) <= {"1234567", str(percent), "10250"}
+    assert (percent < 32) or f"[1234567 {percent}% 10250M" in drawn
 
 
 def test_others_are_only_taken_to_ordinary_users(run: Any) -> None:
@@ -91,6 +103,8 @@ def test_others_are_only_taken_to_ordinary_users(run: Any) -> None:
     parts = [part for card in found["gpus"] for part in card["parts"]]
     assert {part["state"] for part in parts} == {"taken", "warm"}
     assert all(part["job"] is None and part["user"] is None and not part.get("uuid") for part in parts)
+    assert all(part.get("memory_mib") is None for part in parts)
+    assert "[taken 25%     ]" in run("map", uid=65534).output
     assert json.loads(run("list", "--json", uid=65534).output) == []
 
 
@@ -100,6 +114,7 @@ def test_slices_profiles_history_and_advice_are_listed(run: Any) -> None:
         "12|2g.20gb|0|0.286|live",
         "13|25%|1|0.250|live",
     ]
+    assert max(map(len, run("history").output.splitlines())) <= 100
     profiles = json.loads(run("list", "--profiles", "--json").output)
     assert {row["profile"]: row["fits_now"] for row in profiles}["1g.10gb"] == 5
     assert "12|2g.20gb" in run("history", "--job", "12", "-nP", "-o", "JobID,Slice").output
