@@ -140,6 +140,43 @@ def told_and_requeued(site: Site, job: str, saved: Callable[[], object], *, part
     site.scontrol("update", f"jobid={job}", "StartTime=now+1")
 
 
+WITHOUT_SRUN = {
+    "session": "setsid -w {python} {program}",
+    "background": "{python} {program} & wait",
+    "signal": "trap '' USR2; {python} {program}",
+    "torchrun": "{python} -m torch.distributed.run --standalone --nproc-per-node=2 {program} --epochs=6 --sentences=160 "
+    "--step-time=0.15",
+}
+
+
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[pytest.mark.slow] if way != "session" else []) for way in WITHOUT_SRUN]
+)
+def test_started_by_the_batch_script_itself(site: Site, way: str) -> None:
+    """Without srun, in a session of its own or in the background: it is told, saves, and goes on after its requeue."""
+    home = site.cluster.home("alice")
+    if way == "torchrun":
+        python, program = programs.python_with("torch"), install(site, "alice")
+    else:
+        python, program = programs.python_with("numpy"), home / "ranks.py"
+        program.write_text(RANKS)
+    site.submit("alice", "--queue=research", "-N2", "--gres=gpu:8", "--no-preempt", script="sleep 600")
+    ckpt = "USR2@8" if way == "signal" else "auto"
+    job = site.submit("alice", "--queue=research", f"--ckpt={ckpt}", f"--ckpt-dir={home}/{way}", "-N2", "--gres=gpu:8",
+                      script=WITHOUT_SRUN[way].format(python=python, program=program), env=programs.environment(site))  # fmt: skip
+    line(site, job, "epoch 0" if way == "torchrun" else "from 0", 1)
+    time.sleep(1)
+    reclaim(site, job)
+    line(site, job, "digest" if way == "torchrun" else "done", 1)
+    site.until_ended(job)
+    text = site.output("alice", job)
+    assert site.state(job) == "COMPLETED", text
+    assert site.job(job).restarts == 1
+    (gone,) = site.store.preemptions(job_id=job)
+    assert gone.confirmed_s is not None, text
+    assert "resumed at step" in text if way == "torchrun" else text.count("from 0") == 1, text
+
+
 @pytest.mark.slow
 def test_under_torchrun(site: Site) -> None:
     """`srun torchrun`: the signal reaches its workers, which have sessions of their own, and it survives it itself."""
