@@ -11,43 +11,35 @@ import mmap
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
-
-from slurmext.staging.store.memory import populate
 
 ALIGNMENT: Final = 4096
 BLOCK_BYTES: Final = 8 << 20
 THREADS: Final = 4
-_HUGE: Final = 2 << 20
-_HUGEPAGE: Final = 14  # MADV_HUGEPAGE, madvise(2)
 _NO_RESERVE: Final = 0x4000  # MAP_NORESERVE
 
 
 class Buffer:
-    """Anonymous memory for files, one after the other, each aligned as O_DIRECT and huge pages want it."""
+    """Anonymous memory for files, one after the other, each aligned as O_DIRECT wants it.
+
+    Huge pages are left to the system's own choice: to ask for them makes the kernel put them together, and a virtual
+    machine fetch them from its host, which can take longer than the reading.
+    """
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self.offsets: list[int] = []
         at = 0
         for size in sizes:
             self.offsets.append(at)
-            at += -(-size // _HUGE) * _HUGE + ALIGNMENT * (not size)
-            at = -(-at // _HUGE) * _HUGE
+            at += -(-size // ALIGNMENT) * ALIGNMENT + ALIGNMENT
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
         self.mapping = mmap.mmap(-1, max(at, ALIGNMENT), flags=flags)
-        with suppress(OSError, AttributeError):
-            self.mapping.madvise(_HUGEPAGE)  # a fault for each 2 MiB, not for each 4 KiB
         self.view = memoryview(self.mapping)
 
     def file(self, index: int, size: int) -> memoryview:
         """The bytes of a file."""
         return self.view[self.offsets[index] : self.offsets[index] + size]
-
-    def populate(self, begin: int, end: int) -> None:
-        """Have the pages there before they are written to."""
-        populate(self.mapping, begin, end)
 
 
 class Reading:

@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Sequence
 from heapq import heapify, heappop
 from pathlib import Path
-from typing import Final
 
+from slurmext.adapters.transport.ahead import DEPTH, Piece, ReadAhead, bypass_cache
 from slurmext.adapters.transport.framing import MOST_RUN
 from slurmext.staging.errors import BadModel
-from slurmext.staging.manifest import Manifest
+from slurmext.staging.manifest import CHUNK_BYTES, Manifest
 from slurmext.staging.transport import LinkLost, Peer, Run
 from slurmext.staging.tree import find_tree
 
-_AHEAD_BYTES: Final = 64 << 20
-
 
 class FileInlet:
-    """Reads the chunks that are wanted from `path`, lowest first. The kernel reads ahead, which is reading in parallel.
+    """Reads the chunks that are wanted from `path`, lowest first, several runs ahead of the one that is asked for.
 
-    A file that was changed since the import shows in the checksums, as damage by a peer would.
+    A file that was changed since the import shows in the checksums, as damage by a peer would. With `owner` the files
+    are opened with this user's rights, so that nobody has root read for him what he may not.
     """
 
-    def __init__(self, peer: Peer, path: Path, manifest: Manifest) -> None:
+    def __init__(self, peer: Peer, path: Path, manifest: Manifest, *, owner: int | None = None) -> None:
         self._peer = peer
         self._manifest = manifest
         self._lock = threading.Condition()
         self._wanted: list[int] = []
         self._dropped: set[int] = set()
         self._closed = False
-        self._ahead = -1, 0
+        self._ahead: deque[tuple[Run, Piece]] = deque()
+        self._piece: Piece | None = None
         self._descriptors: list[int] = []
         self.read_bytes = 0
         """Bytes read so far."""
@@ -40,11 +41,13 @@ class FileInlet:
             for entry in manifest.files:
                 with tree.open(entry.name) as descriptor:
                     self._descriptors.append(os.dup(descriptor))
+                bypass_cache(self._descriptors[-1])
                 if os.fstat(self._descriptors[-1]).st_size != entry.size:
                     raise BadModel(f"{path}/{entry.name} is not {entry.size} bytes long any more")  # noqa: TRY301
         except BadModel as error:
             self._release()
             raise LinkLost(f"{path}: {error}") from error
+        self._reader = ReadAhead(MOST_RUN * CHUNK_BYTES)
 
     @property
     def peer(self) -> Peer:
@@ -63,7 +66,11 @@ class FileInlet:
     def receive(self) -> Run | int:
         with self._lock:
             while not self._closed:
-                if run := self._next():
+                while len(self._ahead) < DEPTH and (run := self._next()):
+                    self._ahead.append((run, self._start(run)))
+                if self._ahead:
+                    self._done_with_piece()
+                    run, self._piece = self._ahead.popleft()
                     return run
                 if not self._lock.wait(1):
                     return self._manifest.chunk_count
@@ -72,20 +79,15 @@ class FileInlet:
     def fill(self, index: int, place: memoryview | None) -> None:
         if place is None:
             return
-        chunk = self._manifest.chunk(index)
-        if self._closed:
+        if self._closed or self._piece is None:
             raise LinkLost(f"{self._peer.node}: closed")
-        descriptor = self._descriptors[chunk.file]
-        self._read_ahead(descriptor, chunk.file, chunk.offset)
-        done = 0
-        while done < chunk.length:
-            try:
-                count = os.preadv(descriptor, [place[done:]], chunk.offset + done)
-            except OSError as error:
-                raise LinkLost(f"{self._peer.node}: {error}") from error
-            if not count:
-                raise LinkLost(f"{self._manifest.files[chunk.file].name} became shorter")
-            done += count
+        chunk = self._manifest.chunk(index)
+        try:
+            whole = self._piece.copy(chunk.offset, place)
+        except OSError as error:
+            raise LinkLost(f"{self._peer.node}: {error}") from error
+        if not whole:
+            raise LinkLost(f"{self._manifest.files[chunk.file].name} became shorter")
         self.read_bytes += chunk.length
 
     def stop(self) -> None:
@@ -95,7 +97,20 @@ class FileInlet:
 
     def close(self) -> None:
         self.stop()
+        self._reader.close()
+        self._done_with_piece()
+        for _, piece in self._ahead:
+            piece.release()
+        self._ahead.clear()
         self._release()
+
+    def _open(self, path: Path) -> None:
+        tree, _ = find_tree(path, self._manifest.key.revision if (path / "snapshots").is_dir() else None)
+        for entry in self._manifest.files:
+            with tree.open(entry.name) as descriptor:
+                self._descriptors.append(os.dup(descriptor))
+            if os.fstat(self._descriptors[-1]).st_size != entry.size:
+                raise BadModel(f"{path}/{entry.name} is not {entry.size} bytes long any more")
 
     def _next(self) -> Run | None:
         while self._wanted:
@@ -110,12 +125,15 @@ class FileInlet:
             return Run(first, count)
         return None
 
-    def _read_ahead(self, descriptor: int, file: int, offset: int) -> None:
-        known, until = self._ahead
-        if file != known or offset + _AHEAD_BYTES // 2 > until or offset < until - 2 * _AHEAD_BYTES:
-            begin = max(offset, until) if file == known and offset >= until - _AHEAD_BYTES else offset
-            os.posix_fadvise(descriptor, begin, _AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
-            self._ahead = file, begin + _AHEAD_BYTES
+    def _start(self, run: Run) -> Piece:
+        first, last = self._manifest.chunk(run.first), self._manifest.chunk(run.first + run.count - 1)
+        length = last.offset + last.length - first.offset
+        return self._reader.start(self._descriptors[first.file], first.offset, length)
+
+    def _done_with_piece(self) -> None:
+        if self._piece is not None:
+            self._piece.release()
+            self._piece = None
 
     def _release(self) -> None:
         descriptors, self._descriptors = self._descriptors, []
