@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 GB = 10**9
+State = dict[str, dict[str, torch.Tensor]]
 LAYERS, PER_LAYER = 11, 12
 
 
-def new_state(size_bytes: float, seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
+def new_state(size_bytes: float, seed: int = 0) -> State:
     """402 tensors of about `size_bytes` in all: 134 parameters like GPT-2's and as many of either moment."""
     wide = max(int((size_bytes / 12 / (LAYERS * 12.3 + 4)) ** 0.5) // 8 * 8, 8)
     shapes: dict[str, tuple[int, ...]] = {"embed": (4 * wide, wide), "norm.w": (wide,)}
@@ -25,20 +26,26 @@ def new_state(size_bytes: float, seed: int = 0) -> dict[str, dict[str, torch.Ten
     }
 
 
-def flat(state: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def flat(state: State) -> dict[str, torch.Tensor]:
     """One mapping, as DCP likes it."""
     return {f"{kind}.{name}": tensor for kind, group in state.items() for name, tensor in group.items()}
 
 
-def nbytes(state: dict[str, dict[str, torch.Tensor]]) -> int:
+def nbytes(state: State) -> int:
     """Bytes in all tensors."""
     return sum(tensor.nbytes for tensor in flat(state).values())
+
+
+def change(state: State) -> None:
+    """As a training step: everything is another."""
+    for tensor in flat(state).values():
+        tensor.add_(1)
 
 
 class Training:
     """A loop that keeps every core busy and changes the whole state, like an optimizer, bit by bit."""
 
-    def __init__(self, state: dict[str, dict[str, torch.Tensor]]) -> None:
+    def __init__(self, state: State) -> None:
         self._tensors = list(flat(state).values())
         self._left = torch.rand(1024, 1024)
         self._right = torch.rand(1024, 1024)

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,11 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 
+from ckpt.state import State, flat
 from slurmext.checkpoint.engine import Engine
 
-State = dict[str, dict[str, torch.Tensor]]
 
-
-class Way:
+class Way(ABC):
     """`save` starts saving and returns when training may go on; `finish` waits until it is on disk."""
 
     name = ""
@@ -32,18 +32,27 @@ class Way:
         self.folder = folder
         self.state = state
         self.number = 0
+        self.under_way: Any = None
+        """What `save` left to do, with a `result()` that waits."""
         folder.mkdir(parents=True)
 
+    @abstractmethod
     def save(self) -> None:
         """Start."""
-        raise NotImplementedError
 
     def finish(self) -> None:
-        """Until durable."""
+        """Wait until it is durable."""
+        if self.under_way is not None:
+            with quiet():
+                self.under_way.result()
 
+    def settle(self) -> None:
+        """Wait until nothing works in the background any more, nor in the kernel."""
+        os.sync()
+
+    @abstractmethod
     def restore(self, into: State) -> None:
         """Read the last one into the tensors of `into`."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """End and remove everything."""
@@ -68,16 +77,16 @@ class Ours(Way):
         super().__init__(folder, state)
         self.engine = Engine(folder)
         self.engine.prepare(state, snapshots=snapshots)
-        self.ticket: Any = None
 
     def save(self) -> None:
-        self.ticket = self.engine.save(self.number, self.state)
+        self.under_way = self.engine.save(self.number, self.state)
 
-    def finish(self) -> None:
-        self.ticket.result()
+    def settle(self) -> None:
+        self.engine.wait()
+        super().settle()
 
     def next(self) -> None:
-        self.engine.wait()
+        self.engine.wait()  # it removes what is old by itself
         self.number += 1
 
     def restore(self, into: State) -> None:
@@ -131,7 +140,6 @@ class DcpThread(DcpSave):
     def __init__(self, folder: Path, state: State) -> None:
         super().__init__(folder, state)
         self.stager: Any = None
-        self.future: Any = None
 
     def save(self) -> None:
         with quiet():
@@ -141,11 +149,7 @@ class DcpThread(DcpSave):
                 async_checkpointer_type=self.kind,
                 async_stager=self.stager,
             )
-            self.future = getattr(answer, "upload_completion", answer)
-
-    def finish(self) -> None:
-        with quiet():
-            self.future.result()
+            self.under_way = getattr(answer, "upload_completion", answer)
 
     def close(self) -> None:
         if self.stager is not None:
@@ -174,14 +178,13 @@ class DcpProcess(DcpThread):
         super().__init__(folder, state)
         pinned = torch.cuda.is_available()
         self.stager = DefaultStager(StagingOptions(pinned, True, False, pinned))
+        with no_stderr():  # the process has this one's, and would tell of every request
+            dcp.async_save(
+                {"first": torch.zeros(1)}, checkpoint_id=folder / "first", async_checkpointer_type=self.kind
+            ).result()
 
 
 WAYS: tuple[type[Way], ...] = (Ours, TorchSave, DcpSave, DcpThread, DcpCached, DcpProcess)
-
-
-def flat(state: State) -> dict[str, torch.Tensor]:
-    """One mapping, as DCP likes it."""
-    return {f"{kind}.{name}": tensor for kind, group in state.items() for name, tensor in group.items()}
 
 
 @contextlib.contextmanager
@@ -190,6 +193,19 @@ def quiet() -> Any:
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
+
+
+@contextlib.contextmanager
+def no_stderr() -> Any:
+    """Whatever is started within says nothing there."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def one_process_group(place: Path) -> Callable[[], None]:
