@@ -103,12 +103,19 @@ def leaf(value: Any, name: str) -> Leaf:
     if kind == "sharded":
         return _part(value.local, value.shape, value.offset, value.replicas, name)
     if kind == "torch":
-        from slurmext.checkpoint.engine import torch_arrays
-
-        if torch_arrays.is_distributed(value):
-            return _part(*torch_arrays.part_of(value, name), name)
-        return torch_arrays.leaf(value, name)
+        tensors = _of_torch()
+        if tensors.is_distributed(value):
+            return _part(*tensors.part_of(value, name), name)
+        return tensors.leaf(value, name)
     return _jax_leaf(value, name) if kind == "jax" else _numpy_leaf(value, name)
+
+
+@functools.cache
+def _of_torch() -> Any:
+    """The module for tensors; once, since an import statement takes longer than what it does for a tensor."""
+    from slurmext.checkpoint.engine import torch_arrays
+
+    return torch_arrays
 
 
 def _kind(value: Any) -> str:
@@ -129,9 +136,7 @@ _KINDS: dict[type, str] = {}
 def new_array(kind: str, dtype: str, shape: Sequence[int]) -> Any:
     """An uninitialised array to be filled: a tensor for what was one, else NumPy's (JAX takes those)."""
     if kind == "torch":
-        from slurmext.checkpoint.engine import torch_arrays
-
-        return torch_arrays.empty(dtype, shape)
+        return _of_torch().empty(dtype, shape)
     import numpy as np
 
     return np.empty(tuple(shape), numpy_dtype(dtype))

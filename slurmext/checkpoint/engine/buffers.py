@@ -24,6 +24,9 @@ _memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
 _memset.restype = ctypes.c_void_p
 SHARE = 8 << 20
 """Bytes a thread copies before it asks for more."""
+CALL = 448 << 10
+"""Bytes in one call of memcpy: below the second-level cache's size the C library has the processor move them by itself,
+which on some does not read first what is to be overwritten."""
 
 
 class Buffer:
@@ -157,6 +160,7 @@ def copy(parts: list[tuple[int, int, int]], crew: Crew) -> None:
 
     def work(share: list[tuple[int, int, int]]) -> None:
         for to, source, size in share:
-            memcpy(to, source, size)
+            for at in range(0, size, CALL):
+                memcpy(to + at, source + at, min(CALL, size - at))
 
     crew.each(work, [share for share in shares if share])

@@ -28,7 +28,10 @@ PATIENCE_S = 900.0
 """How long ranks wait for each other. A rank that died takes its job down long before."""
 ADMISSION_S = 120.0
 FIRST_PAUSE_S = 0.001
-LONGEST_PAUSE_S = 0.02
+LOOKS_PER_S = 1600.0
+LEAST_PAUSE_S, MOST_PAUSE_S = 0.0025, 0.6
+"""All ranks together look so often a second at most: a thousand must not storm the metadata server, and four need not
+wait for each other."""
 TRIES = 3
 Decide = Callable[[list[Any]], Any]
 
@@ -175,7 +178,7 @@ class Session:
         limit_s = self._patience_s if limit_s is None else limit_s
         deadline = time.monotonic() + limit_s
         pause_s = FIRST_PAUSE_S
-        longest_s = LONGEST_PAUSE_S * max(1, self._world / 32)  # a thousand ranks must not storm the metadata server
+        longest_s = min(max(self._world / LOOKS_PER_S, LEAST_PAUSE_S), MOST_PAUSE_S)
         while not until():
             if time.monotonic() >= deadline:
                 raise CheckpointError(f"waited {limit_s:.0f} s for {what()}")

@@ -1,4 +1,7 @@
-"""PyTorch's tensors as leaves: on the CPU by address, on a GPU by copies on a side stream, DTensor by its shard."""
+"""PyTorch's tensors as leaves: on the CPU by address, on a GPU by copies on a side stream, DTensor by its shard.
+
+Imported when there is a tensor, and so only where there is PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
+
 from slurmext.checkpoint.engine.arrays import Leaf, torch_dtype_text
 from slurmext.checkpoint.engine.errors import CheckpointError
 
@@ -16,12 +21,10 @@ _BY_TEXT: dict[str, Any] = {}
 
 def leaf(value: Any, name: str) -> Leaf:
     """A tensor's Leaf. Raises CheckpointError for sparse, quantized and meta tensors."""
-    import torch
-
     tensor = value.detach()
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         what = "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
-        what = "meta" if tensor.device.type == "meta" else what
+        what = "meta" if tensor.is_meta else what
         raise CheckpointError(f"{name} is a {what} tensor, which cannot be saved; use a dense tensor with values")
     if tensor.is_conj() or tensor.is_neg():
         tensor = tensor.resolve_conj().resolve_neg()
@@ -30,7 +33,7 @@ def leaf(value: Any, name: str) -> Leaf:
         name=name, kind="torch", dtype=torch_dtype_text(tensor.dtype), shape=shape, whole=shape,
         offset=(0,) * len(shape), owner=tensor,
     )  # fmt: skip
-    if tensor.device.type == "cpu" and tensor.is_contiguous():
+    if tensor.is_cpu and tensor.is_contiguous():
         found.address = tensor.data_ptr()
 
     def get(into: memoryview, first: int, last: int) -> None:
@@ -49,8 +52,6 @@ def leaf(value: Any, name: str) -> Leaf:
 
 def empty(dtype: str, shape: Sequence[int]) -> Any:
     """A new tensor on the CPU."""
-    import torch
-
     if not _BY_TEXT:
         kinds = {value for value in vars(torch).values() if isinstance(value, torch.dtype)}
         _BY_TEXT.update({torch_dtype_text(kind): kind for kind in kinds})
@@ -92,7 +93,7 @@ class DeviceCopies:
     """
 
     def __init__(self, devices: Iterable[Any], cuda: Any = None) -> None:
-        self._cuda = sys.modules["torch"].cuda if cuda is None else cuda
+        self._cuda = torch.cuda if cuda is None else cuda
         self._aside = threading.current_thread() is not threading.main_thread()
         self._streams: dict[Any, Any] = {}
         self._events: list[Any] = []
@@ -129,8 +130,7 @@ class DeviceCopies:
 
 def pin(address: int, size: int) -> bool:
     """Register memory with CUDA so that copies run at full speed beside kernels; False where that is not possible."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+    if not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return False
     if int(torch.cuda.cudart().cudaHostRegister(address, size, 0)) == 0:
         return True
@@ -141,6 +141,4 @@ def pin(address: int, size: int) -> bool:
 
 def unpin(address: int) -> None:
     """Undo `pin`."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.cuda.cudart().cudaHostUnregister(address)
+    torch.cuda.cudart().cudaHostUnregister(address)
