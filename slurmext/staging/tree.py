@@ -18,10 +18,10 @@ from typing import Final
 
 from slurmext.staging.errors import BadModel
 from slurmext.staging.manifest import MOST_FILES
-from slurmext.staging.names import check_file_name
+from slurmext.staging.names import OWN, check_file_name
 
 _BLOB: Final = re.compile(r"(?:\.\./)+blobs/([0-9A-Za-z._-]{1,128})")
-_SKIPPED: Final = {".git", ".cache", ".gitattributes", ".no_exist"}
+_SKIPPED: Final = {OWN, ".git", ".cache", ".gitattributes", ".no_exist"}
 _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
