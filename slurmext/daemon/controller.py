@@ -30,7 +30,7 @@ from slurmext.model.state import Lease
 from slurmext.service import bootstrap
 from slurmext.service.cycle import CycleResult
 from slurmext.service.forecast import forecast_apart
-from slurmext.service.models import ModelRequests
+from slurmext.service.models import ModelRequests, Quotas
 from slurmext.service.query import Queries
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,8 @@ class Daemon:
             changed=self._wake.set,
             tidy=self._controller.tidying.ask,
         )
-        models = ModelRequests(store=self._store)
+        quotas = Quotas.of_gib(site.staging.user_registered_gib, site.staging.user_node_gib)
+        models = ModelRequests(store=self._store, quotas=quotas)
         self._queries = QueryServer(site.run_dir / SOCKET_NAME, queries, models=models, trusted_uids=uids)
         listen = site.daemon.listen
         self._agents = AgentServer(listen, munge, uids, self._events, on_query=self._queries.answer,

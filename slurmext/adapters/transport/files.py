@@ -11,6 +11,7 @@ from pathlib import Path
 
 from slurmext.adapters.transport.ahead import DEPTH, Piece, ReadAhead, bypass_cache
 from slurmext.adapters.transport.framing import MOST_RUN
+from slurmext.adapters.transport.identity import reading_as
 from slurmext.staging.errors import BadModel
 from slurmext.staging.manifest import CHUNK_BYTES, Manifest
 from slurmext.staging.transport import LinkLost, Peer, Run
@@ -37,17 +38,21 @@ class FileInlet:
         self.read_bytes = 0
         """Bytes read so far."""
         try:
-            tree, _ = find_tree(path, manifest.key.revision if (path / "snapshots").is_dir() else None)
-            for entry in manifest.files:
-                with tree.open(entry.name) as descriptor:
-                    self._descriptors.append(os.dup(descriptor))
-                bypass_cache(self._descriptors[-1])
-                if os.fstat(self._descriptors[-1]).st_size != entry.size:
-                    raise BadModel(f"{path}/{entry.name} is not {entry.size} bytes long any more")  # noqa: TRY301
-        except BadModel as error:
+            with reading_as(owner):  # nothing else in here: a thread that began here would keep the user's rights
+                self._open(path)
+        except (BadModel, OSError) as error:
             self._release()
             raise LinkLost(f"{path}: {error}") from error
         self._reader = ReadAhead(MOST_RUN * CHUNK_BYTES)
+
+    def _open(self, path: Path) -> None:
+        tree, _ = find_tree(path, self._manifest.key.revision if (path / "snapshots").is_dir() else None)
+        for entry in self._manifest.files:
+            with tree.open(entry.name) as descriptor:
+                self._descriptors.append(os.dup(descriptor))
+            bypass_cache(self._descriptors[-1])
+            if os.fstat(self._descriptors[-1]).st_size != entry.size:
+                raise BadModel(f"{path}/{entry.name} is not {entry.size} bytes long any more")
 
     @property
     def peer(self) -> Peer:

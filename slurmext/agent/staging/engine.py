@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,8 @@ _LOCAL: Final = "(disk)"
 class StagingEngine:
     """One node's models: `tiers` to keep them in, `transport` to get and give them. `tx_cap_bps` limits what it sends.
 
-    Manifests may be given beforehand (`learn`), else they are fetched from the sources and checked.
+    Manifests may be given beforehand (`learn`), else they are fetched from the sources, or at last from `registry`, and
+    checked.
     """
 
     def __init__(
@@ -42,7 +44,9 @@ class StagingEngine:
         *,
         tx_cap_bps: float | None = None,
         give_up_s: float = GIVE_UP_S,
+        registry: Callable[[ModelKey], bytes] | None = None,
     ) -> None:
+        self._registry = registry
         self._tiers = tiers
         self._transport = transport
         self._tx_cap_bps = tx_cap_bps
@@ -144,6 +148,18 @@ class StagingEngine:
             staged = self._tier(tier).get(key)
         return staged is not None and staged.wait(max(0.0, deadline_s - time.monotonic()))
 
+    def failure(self, key: ModelKey, tier: TierKind = TierKind.MEMORY) -> str:
+        """Why nothing more of the model comes here; empty while it may."""
+        with self._changed:
+            why = self._failed.get((key, tier), "")
+            starting = (key, tier) in self._starting
+        staged = self._tier(tier).get(key)
+        return "" if starting else why or (staged.fault or "" if staged is not None else "")
+
+    def room(self) -> dict[str, tuple[int, int]]:
+        """Bytes that models take, and may take, by tier."""
+        return {kind.value: (tier.used_bytes, tier.capacity_bytes) for kind, tier in self._tiers.items()}
+
     def _settled(self, key: ModelKey, tier: TierKind) -> bool:
         return (key, tier) not in self._starting and self._tier(tier).get(key) is not None
 
@@ -201,7 +217,7 @@ class StagingEngine:
             if order is None:
                 return
             manifest = self._manifest_for(order)
-            staged = self._tier(order.tier).create(manifest, order.access)
+            staged = self._tier(order.tier).create(manifest, order.access, owner=order.owner)
             if not staged.complete:
                 staged.prefault()
         except SlurmextError as error:
@@ -223,7 +239,7 @@ class StagingEngine:
                     give_up_s=self._give_up_s,
                 )
                 self._receptions[place] = self._latest[place] = reception
-                reception.start(order)
+                reception.start(self._from_own_disk(order))
             self._changed.notify_all()
 
     def _give_up(self, place: tuple[ModelKey, TierKind], why: str) -> None:
@@ -254,20 +270,48 @@ class StagingEngine:
                 continue
             self.learn(manifest)
             return manifest
+        if self._registry is not None:
+            try:
+                manifest = parse_manifest(self._registry(order.key), fingerprint=order.fingerprint)
+            except SlurmextError as error:
+                problems.append(str(error))
+            else:
+                self.learn(manifest)
+                return manifest
         raise NotStaged(f"{order.key}: nobody gave its manifest ({'; '.join(problems) or 'no source but storage'})")
 
     def _connect(self, source: Source, staged: StagedModel) -> Inlet:
         if source.peer.node in {STORAGE, _LOCAL}:
-            return FileInlet(source.peer, Path(source.peer.address), staged.manifest)
+            if source.peer.node == STORAGE and staged.owner is None:
+                raise LinkLost(f"whose {staged.key} is, is not known: storage is not read for it")
+            owner = staged.owner if source.peer.node == STORAGE else None
+            return FileInlet(source.peer, Path(source.peer.address), staged.manifest, owner=owner)
         return self._transport.connect(source.peer, staged, cap_bps=source.cap_bps)
 
+    def _from_own_disk(self, order: StageOrder) -> StageOrder:
+        """Take what this node's disk has from there, past the page cache; whom the order names steps in if that fails."""
+        disk = self._tiers.get(TierKind.DISK)
+        held = disk.get(order.key) if disk is not None and order.tier is TierKind.MEMORY else None
+        if disk is None or held is None or not held.complete or held.fingerprint != order.fingerprint:
+            return order
+        peers = [source.peer for source in order.sources if source.peer.node != _LOCAL]
+        backups = tuple(dict.fromkeys((*peers, *order.backups)))
+        return replace(order, sources=(disk_source(disk, order.key),), backups=backups)
+
     def _fill_from_others(self, staged: StagedModel) -> None:
-        """Copy what other models here have too: revisions and fine-tunes share most of their chunks."""
+        """Copy what other models here have too: revisions and fine-tunes share most of their chunks.
+
+        Only from models of the same owner, and root's public ones. Checksums of chunks are no proof against a forger:
+        a chunk of another user's could be made to look like one of these, or be claimed without ever having been read.
+        """
         others = [
             other
             for tier in self._tiers.values()
             for other in tier.models().values()
-            if other is not staged and other.ready_chunks
+            if other is not staged
+            and other.ready_chunks
+            and other.fingerprint != staged.fingerprint
+            and (other.owner == staged.owner or (other.owner == 0 and other.access.public))
         ]
         if not others:
             return

@@ -12,6 +12,7 @@ from typing import Final
 
 import xxhash
 
+from slurmext.staging.access import Access
 from slurmext.staging.errors import BadModel, NoRoom
 from slurmext.staging.manifest import Manifest
 from slurmext.staging.names import OWN, ModelKey
@@ -32,6 +33,9 @@ class StagedModel:
         self.durable = durable
         """Whether what was announced must survive a power cut: the disk tier."""
         self.pins: set[str] = set()
+        self.access = Access(uid=0)
+        self.owner: int | None = None
+        """Whose model it is; None: not known, so it shares nothing with others."""
         self.used_s = time.time()
         self.fault: str | None = None
         """Why nothing more can be received, None while it can."""

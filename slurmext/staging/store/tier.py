@@ -74,8 +74,10 @@ class Tier:
         """Where a model's files are, or would be."""
         return self.root / key.slug / key.revision
 
-    def create(self, manifest: Manifest, access: Access) -> StagedModel:
+    def create(self, manifest: Manifest, access: Access, *, owner: int = 0) -> StagedModel:
         """Make room for a model and its files, or return what is already here. Raises NoRoom, StagingError.
+
+        It is `owner`'s, and `access` says who may read it.
 
         What else is here is evicted, cheapest first; pinned models are not.
         """
@@ -83,7 +85,7 @@ class Tier:
             fingerprint = manifest.fingerprint()
             if held := self._models.get(manifest.key):
                 if held.fingerprint == fingerprint:
-                    restrict(held.directory, access)
+                    self._give(held, access, owner)
                     held.fault = None
                     return held
                 self.evict(manifest.key)
@@ -94,9 +96,15 @@ class Tier:
             except OSError as error:
                 self._remove(self.path_of(manifest.key))
                 raise NoRoom(f"{self.root}: {manifest.key} cannot be laid out: {error.strerror}") from error
+            self._give(staged, access, owner)
             self._models[manifest.key] = staged
             self._uses[manifest.key] = 0
             return staged
+
+    def _give(self, staged: StagedModel, access: Access, owner: int) -> None:
+        restrict(staged.directory, access)
+        staged.access, staged.owner = access, owner
+        (staged.directory / OWN / "owner").write_text(f"{owner} {access.uid} {access.gid}\n", encoding="ascii")
 
     def used(self, key: ModelKey) -> None:
         """Note that a job uses the model: what is used is worth keeping."""
@@ -243,6 +251,10 @@ class Tier:
             staged.pins.discard("")
         except FileNotFoundError:
             pass
+        with suppress(OSError, ValueError):
+            words = (directory / OWN / "owner").read_text(encoding="ascii").split()
+            owner, uid, gid = (None if word == "None" else int(word) for word in words)
+            staged.access, staged.owner = Access(uid=uid, gid=gid), owner
         return staged
 
     def _remove(self, directory: Path) -> None:
