@@ -18,8 +18,10 @@ import click
 from slurmext import __version__
 from slurmext.adapters.devices import NvidiaDevices
 from slurmext.adapters.munge import MungeAuth
+from slurmext.adapters.munge_library import find_munge
 from slurmext.adapters.nvml import NvmlDriver, NvmlSliceDriver
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
+from slurmext.adapters.tcp.model_orders import ModelOrder
 from slurmext.adapters.tcp.orders import EndJob, TellJob
 from slurmext.adapters.tcp.queries import TcpQueryClient
 from slurmext.agent import handlers
@@ -35,6 +37,9 @@ from slurmext.agent.server import Peer, UnixServer
 from slurmext.agent.slices.service import Slices
 from slurmext.agent.slurm import SlurmHere
 from slurmext.agent.spool import EventSpool
+from slurmext.agent.staging.limits import longest_prolog_s
+from slurmext.agent.staging.manifests import Manifests
+from slurmext.agent.staging.service import Models
 from slurmext.config.site import SiteConfig, load_site
 from slurmext.errors import SlurmextError
 
@@ -110,6 +115,18 @@ class Agent:
             ask=lambda job_id: controller.ask("ckpt_copies", job=str(job_id)),
             alive=lambda: {job.job_id for job in jobs.all()},
         )
+        self.models = Models(
+            site.staging,
+            node=node,
+            run_dir=run_dir,
+            prover=lambda: find_munge(bin_dir=site.slurm.bin_dir, socket=site.munge_socket),
+            uids=uids,
+            events=events,
+            manifest_of=Manifests(controller.ask),
+            connected=lambda: self.forwarder.connected_since_s is not None,
+            job_ids=lambda: {job.job_id for job in jobs.all()},
+            most_wait_s=lambda: longest_prolog_s(site.slurm.conf),
+        )
         self.node = Node(
             name=node,
             jobs=jobs,
@@ -120,6 +137,7 @@ class Agent:
             controller_since_s=lambda: self.forwarder.connected_since_s,
             slices=self.slices,
             copies=self.copies,
+            models=self.models,
             take_notes=lambda: self._notes.take_all(),  # noqa: PLW0108  made below
         )
         self.forwarder = Forwarder(
@@ -150,6 +168,7 @@ class Agent:
         self._notes.start()
         self.slices.start()
         self.copies.start()
+        self.models.start()
         self.gpus.start()
         self.forwarder.start()
         # From now on hooks leave notes instead of asking.
@@ -163,6 +182,7 @@ class Agent:
         self._notes.stop()
         self.slices.stop()
         self.copies.stop()
+        self.models.stop()
         self.gpus.stop()
         self.forwarder.stop()
         if self._lock >= 0:
@@ -177,14 +197,23 @@ class Agent:
             end_job(order.job_id, started_before_s=order.started_before_s, cluster=self._cluster)
         elif isinstance(order, TellJob):
             self.node.listeners.tell(order.job_id, order.signal)
+        elif isinstance(order, ModelOrder):
+            self.models.obey(order)
         else:
             self.slices.obey(order)
 
     def _hello(self) -> dict[str, object]:
         jobs = [job.job_id for job in self.node.jobs.all()]
         self.slices.announce()
+        self.models.announce()
         port = self.copies.port
-        return {"version": __version__, "jobs": jobs[:4000], "started_s": self.node.started_s, "copies_port": port}
+        return {
+            "version": __version__,
+            "jobs": jobs[:4000],
+            "started_s": self.node.started_s,
+            "copies_port": port,
+            **self.models.greeting,
+        }
 
 
 def _slurm_uids(user: str) -> set[int]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from slurmext.agent.server import Peer
     from slurmext.agent.slices.service import Slices
     from slurmext.agent.spool import EventSpool
+    from slurmext.agent.staging.service import Models
 
 
 class Refused(SlurmextError):
@@ -37,6 +38,7 @@ class Node:
     gpu_states: Callable[[], Mapping[int, str]] = dict
     slices: Slices | None = None
     copies: Copies | None = None
+    models: Models | None = None
     listeners: Listeners = field(default_factory=Listeners)
     take_notes: Callable[[], object] = lambda: None
 

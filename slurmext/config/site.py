@@ -162,6 +162,10 @@ class StagingSite(_Strict):
         Path("/dev/shm/slurmext/models"),  # noqa: S108 - a directory of root's own in it
         description="Where models in memory are; a memory file system is mounted there.",
     )
+    memory_mount: bool = Field(
+        True,  # noqa: FBT003
+        description="false: memory_dir is on a memory file system already, and none is mounted there.",
+    )
     memory_percent: Annotated[float, Field(ge=0, le=90)] = Field(
         30, description="Of the node's memory, for models; 0 = no models are staged."
     )

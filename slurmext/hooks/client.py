@@ -1,4 +1,4 @@
-"""The hook client: `python3 -I -S client.py prolog|epilog|task SOCKET DEADLINE_S LOG`.
+"""The hook client: `python3 -I -S client.py prolog|preload|epilog|task SOCKET DEADLINE_S LOG`.
 
 Asks the node's agent over its unix socket. Whatever goes wrong (no agent, a slow one, garbage, a fault here) ends in
 exit status 0 and one log line, because a prolog that fails drains the node. Status FINDING, which only the wrapper
@@ -25,6 +25,7 @@ except ImportError:  # pragma: no cover
     from json.encoder import encode_basestring_ascii as quoted
 
 FINDING = 10
+RETRY_S = 10
 REPLY_BYTES = 65536
 VALUE_BYTES = 4096
 # What the agent uses of a hook's environment (Slurm's prolog_epilog guide lists all of it); a job's owner decides
@@ -69,7 +70,9 @@ def ask(path: str, line: bytes, deadline_s: float) -> dict:
     received = b""
     while not received.endswith(b"\n"):
         chunk = connection.recv(REPLY_BYTES)
-        if not chunk or len(received) + len(chunk) > REPLY_BYTES:
+        if not chunk:
+            raise ConnectionResetError("the agent hung up")
+        if len(received) + len(chunk) > REPLY_BYTES:
             raise ValueError(f"unusable reply {received[:60]!r}")
         received += chunk
     reply = parse(received.decode())
@@ -78,6 +81,22 @@ def ask(path: str, line: bytes, deadline_s: float) -> dict:
     if reply.get("ok") is not True:
         raise ValueError(f"agent refused: {reply.get('error')}")
     return reply
+
+
+def ask_again(op: str, path: str, deadline_s: float) -> dict:
+    """As `ask`. A job's models are worth waiting for an agent that is just being restarted."""
+    if op != "preload":
+        return ask(path, request(op, os.environ), deadline_s)
+    import time
+
+    until_s = time.monotonic() + RETRY_S
+    while True:
+        try:
+            return ask(path, request(op, os.environ), deadline_s)
+        except OSError:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(0.5)
 
 
 def parse(text: str) -> object:
@@ -124,7 +143,7 @@ def main(argv: list) -> int:
     pthread_sigmask(SIG_UNBLOCK, {SIGALRM})  # the mask is inherited from slurmd
     setitimer(ITIMER_REAL, deadline_s)
     try:
-        reply = ask(path, request(op, os.environ), deadline_s)
+        reply = ask_again(op, path, deadline_s)
         if op == "prolog" and reply.get("finding"):
             note(log, f"{op}: {reply['finding']}")
             return FINDING

@@ -17,6 +17,7 @@ from slurmext.spank.build import DEFAULT_INCLUDE, build, installed_release
 from slurmext.spank.job_submit import LuaSite, render
 
 PROLOG_TIMEOUT_S = 60
+PRELOAD_SLACK_S = 5
 
 
 class Role(StrEnum):
@@ -221,6 +222,7 @@ def _plan_hooks(draft: _Draft, site: SiteConfig) -> None:
         "PYTHON": str(draft.spec.hook_python),
         "RUN_DIR": str(site.run_dir),
         "DEADLINE_S": f"{site.agent.hook_deadline_s:g}",
+        "PRELOAD_S": f"{_preload_s(draft, site):g}",
         "PACKAGE_DIR": str(draft.spec.prefix_dir),
     }
     client = Path(__file__).parent.parent / "hooks" / "client.py"
@@ -245,6 +247,15 @@ def _plan_hooks(draft: _Draft, site: SiteConfig) -> None:
                 draft.links.append(Link(path=path, target=target))
         if draft.has_conf and there.value is not None:
             draft.set_key(key, there.value)
+
+
+def _preload_s(draft: _Draft, site: SiteConfig) -> float:
+    """The agent answers within its own time; one that hangs is waited for a little longer. A prolog that Slurm ends
+    drains the node, so never for as long as Slurm waits.
+    """
+    limits = [word for key in ("PrologTimeout", "PrologEpilogTimeout") for word in conf_edit.values_of(draft.conf, key)]
+    known = [int(word) for word in limits if word.isdecimal()] or [PROLOG_TIMEOUT_S]
+    return max(1.0, min(site.staging.prolog_wait_s + PRELOAD_SLACK_S, min(known) - PRELOAD_SLACK_S))
 
 
 def _plan_library(draft: _Draft, site: SiteConfig) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from slurmext.adapters.tcp.model_orders import MODEL_PARSERS, ModelOrder
 from slurmext.model.slicing import GpuUse
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,127}")
@@ -127,13 +128,13 @@ class SetGpuUse:
         return {"use": {"gpu": self.gpu, "use": self.use.value}}
 
 
-Order = EndJob | TellJob | ReserveSlices | WithdrawSlices | FreeWarmSlice | SetGpuUse
+Order = EndJob | TellJob | ReserveSlices | WithdrawSlices | FreeWarmSlice | SetGpuUse | ModelOrder
 OrderKind = Literal["end", "tell", "slices", "withdraw", "free_warm", "use"]
 
 
 def parse_order(line: Mapping[str, Any]) -> Order | None:
     """An order of the controller; None for one that this version does not know."""
-    for kind, parse in _PARSERS.items():
+    for kind, parse in {**_PARSERS, **MODEL_PARSERS}.items():
         asked = line.get(kind)
         if isinstance(asked, dict):
             return parse(asked)

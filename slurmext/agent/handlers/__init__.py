@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from slurmext.agent.handlers import checkpoint, copies, hooks, status, tasks
+from slurmext.agent.handlers import checkpoint, copies, hooks, models, status, tasks
 from slurmext.agent.node import Node, Refused
 
 if TYPE_CHECKING:
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ALL = hooks.OPERATIONS | checkpoint.OPERATIONS | copies.OPERATIONS | status.OPERATIONS | tasks.OPERATIONS
+ALL = (
+    hooks.OPERATIONS
+    | checkpoint.OPERATIONS
+    | copies.OPERATIONS
+    | models.OPERATIONS
+    | status.OPERATIONS
+    | tasks.OPERATIONS
+)
 
 
 def answer(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:

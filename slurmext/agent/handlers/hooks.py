@@ -55,6 +55,8 @@ def epilog(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]
     node.listeners.forget(job_id)
     if node.slices is not None:
         node.slices.epilog(job_id)
+    if node.models is not None:
+        node.models.epilog(job_id)
     exit_code = text(env, "SLURM_JOB_EXIT_CODE2", longest=20)
     node.events.add("job_end", job_id=job_id, uid=uid, exit_code=exit_code, at_s=_at_s(request))
     return {}

@@ -140,7 +140,7 @@ class _Bench:
         copy.mkdir(parents=True, exist_ok=True)
         for file in (PACKAGE / "hooks").glob("*.py"):  # a checkout may be closed to the job's user
             (copy / file.name).write_bytes(file.read_bytes())
-        values = {"PYTHON": str(interpreter()), "RUN_DIR": str(self._folder / "run"), "DEADLINE_S": "5",
+        values = {"PYTHON": str(interpreter()), "RUN_DIR": str(self._folder / "run"), "DEADLINE_S": "5", "PRELOAD_S": "5",
                   "PACKAGE_DIR": str(copy.parent)}  # fmt: skip
         path.write_text(wrapper_text(PACKAGE.parent / source, values))
         path.chmod(0o755)

@@ -44,6 +44,7 @@ class Hooks:
                 "PYTHON": python,
                 "RUN_DIR": str(self.run_dir),
                 "DEADLINE_S": f"{deadline_s:g}",
+                "PRELOAD_S": f"{deadline_s:g}",
                 "PACKAGE_DIR": str(PACKAGE),
             }
             path = folder / relative.name

@@ -1,0 +1,120 @@
+"""Orders about models to an agent, as data and as lines: have one, pin it, remove it; and what a job asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+from slurmext.staging.errors import StagingError
+from slurmext.staging.kinds import TierKind
+from slurmext.staging.names import ModelKey
+from slurmext.staging.order import BadOrder, StageOrder, order_to_json
+from slurmext.staging.order import parse_order as parse_stage_order
+
+MOST_MODELS = 64
+"""So many a job may ask for."""
+_LONGEST = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageModel:
+    """Have a model here. Answered by `models`, the inventory, as it comes along."""
+
+    order: StageOrder
+
+    def line(self) -> dict[str, Any]:
+        """As it is sent."""
+        return {"stage": order_to_json(self.order)}
+
+
+ModelAct = Literal["cancel", "evict", "pin", "unpin", "recheck"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActOnModel:
+    """Receive it no more, remove it, keep it for `holder` or no longer, check every byte. Answered by `models`."""
+
+    act: ModelAct
+    key: ModelKey
+    tier: TierKind = TierKind.MEMORY
+    holder: str = ""
+
+    def line(self) -> dict[str, Any]:
+        """As it is sent."""
+        return {"model": {
+            "act": self.act, "model": self.key.name, "revision": self.key.revision, "tier": self.tier.value,
+            "holder": self.holder,
+        }}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preload:
+    """One model of a job: what `reference` means to its user, or why it means nothing."""
+
+    reference: str
+    key: ModelKey | None = None
+    fingerprint: str = ""
+    storage: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreloadJob:
+    """What a job asked for with --preload: told before it starts, and again when its prolog asks."""
+
+    job_id: int
+    models: tuple[Preload, ...]
+
+    def line(self) -> dict[str, Any]:
+        """As it is sent."""
+        return {"preload": {"job_id": self.job_id, "models": [
+            [each.reference, each.key and each.key.name, each.key and each.key.revision, each.fingerprint,
+             each.storage, each.why]
+            for each in self.models
+        ]}}  # fmt: skip
+
+
+ModelOrder = StageModel | ActOnModel | PreloadJob
+
+
+def _stage(asked: Mapping[str, Any]) -> StageModel | None:
+    try:
+        return StageModel(order=parse_stage_order(asked))
+    except BadOrder:
+        return None
+
+
+def _act(asked: Mapping[str, Any]) -> ActOnModel | None:
+    act, holder = asked.get("act"), asked.get("holder", "")
+    if act not in get_args(ModelAct) or not isinstance(holder, str) or len(holder) > _LONGEST:
+        return None
+    try:
+        key = ModelKey(str(asked.get("model")), str(asked.get("revision")))
+        return ActOnModel(act=cast("ModelAct", act), key=key, tier=TierKind(asked.get("tier", "memory")), holder=holder)
+    except (StagingError, ValueError):
+        return None
+
+
+def _preload(asked: Mapping[str, Any]) -> PreloadJob | None:
+    job_id, listed = asked.get("job_id"), asked.get("models")
+    if not isinstance(job_id, int) or not isinstance(listed, list) or len(listed) > MOST_MODELS:
+        return None
+    try:
+        models = tuple(
+            Preload(
+                reference=str(reference)[:_LONGEST], key=None if name is None else ModelKey(str(name), str(revision)),
+                fingerprint=str(fingerprint), storage=str(storage), why=str(why)[:_LONGEST],
+            )
+            for reference, name, revision, fingerprint, storage, why in listed
+        )  # fmt: skip
+    except (StagingError, ValueError, TypeError):
+        return None
+    return PreloadJob(job_id=job_id, models=models)
+
+
+MODEL_PARSERS: Mapping[str, Callable[[Mapping[str, Any]], ModelOrder | None]] = {
+    "stage": _stage,
+    "model": _act,
+    "preload": _preload,
+}
