@@ -13,6 +13,7 @@ from typing import Any
 
 from slurmext.checkpoint.board import Board
 from slurmext.checkpoint.confirm import announce, confirm
+from slurmext.checkpoint.cost import CostMeter, CountedCost
 from slurmext.checkpoint.engine import Engine, Ticket
 from slurmext.checkpoint.engine.arrays import Sharded, is_array, replicated
 from slurmext.checkpoint.engine.folder import saved_in
@@ -102,8 +103,9 @@ class Checkpointer:
         self.gate = Gate()
         self.capture: Callable[[], Mapping[str, Any]] = lambda: self.state
         """The tree to save, when the state is quiet."""
-        self.stalled: Callable[[float], None] = lambda _seconds: None
-        """Told for how long training stood still for a snapshot."""
+        self.meter: CostMeter | None = None
+        """For adapters that see every step: what a save costs is theirs to tell `interval` then."""
+        self._counted = CountedCost()
         self.around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         """What the checkpoint thread takes a snapshot in."""
         self.saved_step: int | None = None
@@ -141,21 +143,24 @@ class Checkpointer:
 
         With `wait=False` it returns None when the snapshot is taken; the state may change from then on.
         """
-        began_s = time.monotonic()
+        waits = self._wait if wait is None else wait
+        self._cost_begins(step)
         try:
             finish = self._take(step)
-            self.stalled(time.monotonic() - began_s)
         except BaseException:
+            self._cost_ends(step)
             self._settled(None)
             raise
-        if self._wait if wait is None else wait:
-            try:
-                return finish()
-            finally:
-                self.interval.cost(time.monotonic() - began_s)
-                self._settled(None)
-        self._settled(finish)
-        return None
+        if not waits:
+            self._counted.taken(step, time.monotonic())
+            self._settled(self._measured(finish))
+            return None
+        try:
+            return finish()
+        finally:
+            self._counted.taken(step, time.monotonic())
+            self._cost_ends(step)
+            self._settled(None)
 
     def confirm(self, step: int, path: str | os.PathLike[str]) -> None:
         """In place of `save`, in all ranks: the program has saved `step` by its own means, and `path` is on disk."""
@@ -292,9 +297,15 @@ class Checkpointer:
         """In the checkpoint thread, while the state is quiet."""
         if step == self.saved_step and self._last is not None:
             return lambda: self._confirm(reason)  # nothing was done since
-        with self.around():
-            ticket = self._hold().save(step, self._tree(self.capture()))
-        return lambda: self._finish(ticket, reason)
+        self._cost_begins(step)
+        try:
+            with self.around():
+                ticket = self._hold().save(step, self._tree(self.capture()))
+        except BaseException:
+            self._cost_ends(step)
+            raise
+        self._counted.taken(step, time.monotonic())
+        return self._measured(lambda: self._finish(ticket, reason))
 
     def _finish(self, ticket: Ticket, reason: Reason | None) -> Path:
         path = ticket.result()
@@ -312,6 +323,27 @@ class Checkpointer:
             urgent = reason in URGENT
             return confirm(step=self.saved_step, path=str(path), size_bytes=size_bytes, on_signal=urgent, cost=cost)
         return True
+
+    def _cost_begins(self, step: int) -> None:
+        if self.meter is not None:
+            self.meter.began(time.monotonic())
+        self._counted.began(step, time.monotonic())
+
+    def _cost_ends(self, step: int) -> None:
+        cost_s = self._counted.ended(step, time.monotonic())
+        if self.meter is not None:
+            self.meter.ended(time.monotonic())
+        else:
+            self.interval.cost(cost_s)
+
+    def _measured(self, finish: Callable[[], Path]) -> Callable[[], Path]:
+        def measured() -> Path:
+            try:
+                return finish()
+            finally:
+                self._cost_ends(self.gate.step)
+
+        return measured
 
     def _settled(self, finish: Callable[[], object] | None) -> None:
         self._owed = False

@@ -146,35 +146,3 @@ class Interval:
             "mtbf_s": self.mtbf_s, "failures": self._failures.count, "node_s": self._failures.node_s,
             "loss": loss(self.every_s, self.cost_s, self.mtbf_s),
         }  # fmt: skip
-
-
-class CostMeter:
-    """Training time lost per checkpoint: the stall, and how much longer the steps take while it is written.
-
-    `step(seconds)` after each step with how long that took, without the stall; `saved(stall_s)` when a snapshot was
-    taken; `written()` when it is on disk returns what it cost.
-    """
-
-    def __init__(self, keep: int = 50) -> None:
-        self._usual: deque[float] = deque(maxlen=keep)
-        self._during: list[float] | None = None
-        self._stall_s = 0.0
-
-    def step(self, seconds: float) -> None:
-        """A step took so long."""
-        if self._during is None:
-            self._usual.append(seconds)
-        else:
-            self._during.append(seconds)
-
-    def saved(self, stall_s: float) -> None:
-        """The snapshot is taken; training stood still for so long."""
-        self._stall_s = stall_s
-        self._during = []
-
-    def written(self) -> float:
-        """It is on disk: the seconds of training it cost in all."""
-        during, self._during = self._during or [], None
-        usual = median(self._usual) if self._usual else None
-        slower_s = 0.0 if usual is None else sum(seconds - usual for seconds in during)
-        return self._stall_s + max(0.0, slower_s)

@@ -23,10 +23,12 @@ import torch
 from torch import nn
 
 from slurmext.checkpoint.checkpointer import AUTO, Checkpointer
+from slurmext.checkpoint.cost import CostMeter
 from slurmext.checkpoint.errors import CheckpointError
 from slurmext.checkpoint.frameworks.torch_loader import Position
 from slurmext.checkpoint.frameworks.torch_random import get_random, set_random
 from slurmext.checkpoint.frameworks.torch_state import ModelState, OptimizerState, is_sharded, marker
+from slurmext.checkpoint.interval import Interval
 
 _MEMORY = 0.9
 
@@ -80,6 +82,7 @@ class Attached:
         self._captured = self._capture()
         self._saver.capture = self._tree
         self._saver.around = self._on_stream
+        self._saver.meter = CostMeter()
         self._hook(model)
         self.position.before_fetch = self._boundary
         self.position.before_pass = self._before_pass
@@ -95,6 +98,11 @@ class Attached:
     def batch(self) -> int:
         """How many batches of this pass were handed out, by former runs as well."""
         return self.position.taken
+
+    @property
+    def interval(self) -> Interval:
+        """How often it saves by itself, and why: `interval.reasons()`."""
+        return self._saver.interval
 
     def epochs(self, count: int) -> Iterator[int]:
         """`range(count)` from where this run begins; samplers that shuffle by epoch are told."""
@@ -164,6 +172,8 @@ class Attached:
             took_s = now - self._last_s
             self._step_s = _MEMORY * self._step_s + (1 - _MEMORY) * took_s if self._step_s else took_s
         self._last_s = now
+        if self._saver.meter is not None and (cost_s := self._saver.meter.step(now)) is not None:
+            self.interval.cost(cost_s)
         self._gate.boundary(self.step)
 
     def _before_pass(self) -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from slurmext.checkpoint.goodput import goodput
-from slurmext.checkpoint.interval import NODE_MTBF_S, CostMeter, Failures, Interval, loss, optimum_s
+from slurmext.checkpoint.interval import NODE_MTBF_S, Failures, Interval, loss, optimum_s
 
 
 @pytest.mark.parametrize(("cost_s", "mtbf_s"), [(0.1, 3600), (5, 10_800), (60, 10_800), (600, 86_400)])
@@ -67,19 +67,6 @@ def test_one_slow_save_changes_nothing_and_a_disk_that_stays_slow_does() -> None
     for nonsense in (math.nan, math.inf, -5.0):
         job.cost(nonsense)
     assert job.cost_s == 100.0
-
-
-def test_the_cost_of_a_save_is_the_stall_and_what_the_steps_lost() -> None:
-    """Ten usual steps of 0.1 s, then four of 0.15 s while the checkpoint is written."""
-    meter = CostMeter()
-    for _ in range(10):
-        meter.step(0.1)
-    meter.saved(0.2)
-    for _ in range(4):
-        meter.step(0.15)
-    assert meter.written() == pytest.approx(0.4)
-    meter.saved(0.2)
-    assert meter.written() == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("cost_s", [0.3, 5.0, 60.0])

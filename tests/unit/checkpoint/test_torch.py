@@ -366,3 +366,19 @@ def test_sharded_models_on_other_numbers_of_ranks(tmp_path):
     assert run(2, tmp_path / "b", 1, 3).startswith("None 3 ")
     assert run(3, tmp_path / "b", 2, 6).startswith("3 6 ")
     assert run(1, tmp_path / "b", 3, 9).removeprefix("6") == wanted.removeprefix("None")
+
+
+def test_the_interval_rests_on_what_a_checkpoint_cost(tmp_path):
+    """After the first one there is a measured cost, and it is no more than what the loop was held up."""
+    model = torch.nn.Linear(64, 64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with attach(model, optimizer, dir=tmp_path, signals=False) as ckpt:
+        assert ckpt.interval.reasons()["costs_measured"] == 0
+        for step in ckpt.steps(30):
+            model(torch.ones(2, 64)).sum().backward()
+            optimizer.step()
+            time.sleep(0.01)
+            if step == 10:
+                ckpt.ask()
+        assert ckpt.interval.reasons()["costs_measured"] == 1
+        assert 0 < ckpt.interval.cost_s < 1
