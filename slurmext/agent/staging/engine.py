@@ -160,18 +160,6 @@ class StagingEngine:
         """Bytes that models take, and may take, by tier."""
         return {kind.value: (tier.used_bytes, tier.capacity_bytes) for kind, tier in self._tiers.items()}
 
-    def failure(self, key: ModelKey, tier: TierKind = TierKind.MEMORY) -> str:
-        """Why nothing more of the model comes here; empty while it may."""
-        with self._changed:
-            why = self._failed.get((key, tier), "")
-            starting = (key, tier) in self._starting
-        staged = self._tier(tier).get(key)
-        return "" if starting else why or (staged.fault or "" if staged is not None else "")
-
-    def room(self) -> dict[str, tuple[int, int]]:
-        """Bytes that models take, and may take, by tier."""
-        return {kind.value: (tier.used_bytes, tier.capacity_bytes) for kind, tier in self._tiers.items()}
-
     def _settled(self, key: ModelKey, tier: TierKind) -> bool:
         return (key, tier) not in self._starting and self._tier(tier).get(key) is not None
 
