@@ -17,6 +17,7 @@ from slurmext.checkpoint.cost import CostMeter, CountedCost
 from slurmext.checkpoint.engine import Engine, Ticket
 from slurmext.checkpoint.engine.arrays import Sharded, is_array, replicated
 from slurmext.checkpoint.engine.folder import saved_in
+from slurmext.checkpoint.engine.identity import described
 from slurmext.checkpoint.engine.tree import put
 from slurmext.checkpoint.errors import CheckpointError
 from slurmext.checkpoint.gate import Gate
@@ -68,6 +69,8 @@ class Checkpointer:
     `replicated`: every rank holds the same arrays, and they are written once; else each rank's are its own, and what
     is a part of something larger is given as `Sharded`. `rank`, `world`: else as torch.distributed, the launcher or
     srun says. `wait`: `save` returns when the checkpoint is on disk, else when the snapshot is taken.
+    `identity`: of code and configuration, a word or a dict; a checkpoint of another one is not restored, and what
+    differs first is named.
 
     All ranks call `due` with the same steps. Raises CheckpointError with what to do about it.
     """
@@ -84,6 +87,7 @@ class Checkpointer:
         rank: int | None = None,
         world: int | None = None,
         wait: bool = True,
+        identity: str | Mapping[str, Any] | None = None,
     ) -> None:
         self.state = state
         self.directory = Path(dir if dir is not None else default_directory()).absolute()
@@ -97,6 +101,7 @@ class Checkpointer:
         self._cost: dict[str, float] = {}
         self._wait = wait
         self._keep = max(keep, 2)
+        self._identity = described(identity)
         self._engine: Engine | None = None
         self._owed = False
         self._last: tuple[Path, int] | None = None
@@ -265,6 +270,7 @@ class Checkpointer:
                 world=self.place.world,
                 keep=self._keep,
                 tiers=tiers,
+                identity=self._identity,
             )
         return self._engine
 

@@ -12,6 +12,7 @@ from slurmext.checkpoint.engine.arrays import Leaf
 from slurmext.checkpoint.engine.crew import Crew
 from slurmext.checkpoint.engine.errors import BadCheckpointError, MismatchError
 from slurmext.checkpoint.engine.folder import Saved, saved_in
+from slurmext.checkpoint.engine.identity import difference
 from slurmext.checkpoint.engine.manifest import Manifest
 from slurmext.checkpoint.engine.reader import Want
 
@@ -125,10 +126,10 @@ class Restore:
 
 def _refuse_other(saved: Saved, manifest: Manifest, identity: str | None) -> None:
     theirs = manifest.info["identity"]
-    if identity and theirs and theirs != identity:
+    other = difference(str(theirs), identity) if identity and theirs else None
+    if other is not None:
         raise MismatchError(
-            f"{saved.path} was saved by code or configuration {theirs!r}, this is {identity!r}; give this run its own "
-            "directory with --ckpt-dir"
+            f"{saved.path} was saved with {other}; give this run its own directory with --ckpt-dir"
         )
 
 

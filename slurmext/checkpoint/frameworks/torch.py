@@ -37,6 +37,7 @@ def attach(
     model: nn.Module, optimizer: Any = None, scheduler: Any = None, loader: Any = None, *, scaler: Any = None,
     extra: Mapping[str, Any] | None = None, dir: str | os.PathLike[str] | None = None,  # noqa: A002
     every_s: float | str | None = AUTO, keep: int = 2, signals: bool = True, replicated: bool | None = None,
+    identity: str | Mapping[str, Any] | None = None,
 ) -> Attached:  # fmt: skip
     """Restore what was saved, and from now on save when told to, before the time limit and now and then (`every_s`).
 
@@ -44,12 +45,13 @@ def attach(
     one or several. `loader`: the DataLoader of the training data. `scaler`: a GradScaler. `extra`: more that has
     state_dict() and load_state_dict(), by name: a module (an EMA of the weights), a meter. `replicated`: whether all
     ranks hold the same parameters; found out for DDP and fully_shard, else the parameters of each rank are its own.
+    `identity`: of code and configuration, a word or a dict like `vars(options)`; a checkpoint of another is refused.
 
     Raises CheckpointError.
     """
     return Attached(
         model, _several(optimizer), _several(scheduler), loader, scaler=scaler, extra=extra or {}, directory=dir,
-        every_s=every_s, keep=keep, signals=signals, replicated=replicated,
+        every_s=every_s, keep=keep, signals=signals, replicated=replicated, identity=identity,
     )  # fmt: skip
 
 
@@ -59,9 +61,9 @@ class Attached:
     def __init__(
         self, model: nn.Module, optimizers: list[Any], schedulers: list[Any], loader: Any, *, scaler: Any,
         extra: Mapping[str, Any], directory: str | os.PathLike[str] | None, every_s: float | str | None, keep: int,
-        signals: bool, replicated: bool | None,
+        signals: bool, replicated: bool | None, identity: str | Mapping[str, Any] | None,
     ) -> None:  # fmt: skip
-        self._saver = Checkpointer({}, directory, every_s=every_s, keep=keep, signals=signals)
+        self._saver = Checkpointer({}, directory, every_s=every_s, keep=keep, signals=signals, identity=identity)
         self._gate = self._saver.gate
         world = self._saver.place.world
         mark = marker(world=world, same_everywhere=_same_everywhere(model) if replicated is None else replicated)
@@ -78,7 +80,11 @@ class Attached:
         self._step_s = 0.0
         self._last_s: float | None = None
         self.step = 0
-        self.resumed = self._restore()
+        try:
+            self.resumed = self._restore()
+        except BaseException:
+            self._saver.close()
+            raise
         self._captured = self._capture()
         self._saver.capture = self._tree
         self._saver.around = self._on_stream

@@ -129,6 +129,25 @@ def test_another_model_s_checkpoint(tmp_path, state, words):
         ckpt.restore()
 
 
+@pytest.mark.parametrize(("ours", "words"), [
+    ({"lr": 0.2, "model": {"width": 64}}, "saved with lr=0.1, and this run has lr=0.2"),
+    ({"lr": 0.1, "model": {"width": 32}}, "model.width=64, and this run has model.width=32"),
+    ({"lr": 0.1}, "model.width=64, and this run has no model.width"),
+    ({"lr": 0.1, "model": {"width": 64}, "a": "x" * 500}, "no a, and this run has a='xxx"),
+    ("v2", "a configuration, this is 'v2'"),
+])  # fmt: skip
+def test_another_configuration_s_checkpoint(tmp_path, ours, words):
+    """What is said to be another program's is refused with the first difference; the same, or unsaid, is restored."""
+    configuration = {"model": {"width": 64}, "lr": 0.1}
+    with Checkpointer({"n": 1}, tmp_path, identity=configuration) as ckpt:
+        ckpt.save(3)
+    with Checkpointer({"n": 0}, tmp_path, identity=ours) as ckpt, pytest.raises(CheckpointError, match=words):
+        ckpt.restore()
+    for same in (dict(reversed(configuration.items())), None):
+        with Checkpointer({"n": 0}, tmp_path, identity=same) as ckpt:
+            assert ckpt.restore() == 3
+
+
 @pytest.mark.parametrize("value", [object(), {1, 2}, np.array([object()]), {(1, 2): 3}, lambda: 1])
 def test_what_cannot_be_saved_is_named(tmp_path, value):
     """A value without an exact form is refused with its name, and nothing is written."""

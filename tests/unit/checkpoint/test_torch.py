@@ -382,3 +382,22 @@ def test_the_interval_rests_on_what_a_checkpoint_cost(tmp_path):
                 ckpt.ask()
         assert ckpt.interval.reasons()["costs_measured"] == 1
         assert 0 < ckpt.interval.cost_s < 1
+
+
+def test_another_model_is_named_by_its_first_difference(tmp_path):
+    """Another layer, another number of optimizers, another configuration: refused in words that say which."""
+
+    def run(width=8, count=1, **options):
+        model = torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.Linear(width, 1))
+        optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(count)]
+        return attach(model, optimizers, dir=tmp_path, every_s=None, signals=False, **options)
+
+    with run(identity={"data": "a"}) as ckpt:
+        ckpt.save()
+    for change, words in (
+        ({"width": 9}, r"0.weight.* \(9, 4\) here and float32 \(8, 4\)"),
+        ({"count": 2}, "1 optimizers"),
+        ({"identity": {"data": "b"}}, "data='a', and this run has data='b'"),
+    ):
+        with pytest.raises(CheckpointError, match=words), run(**change):
+            pass
