@@ -8,7 +8,8 @@ limits beside sendfile, shared storage, loading beside safetensors' load_file an
 The last line is JSON: ideal_ratio (N -> time ÷ size/bandwidth; 1.045 are headers), sbcast_over_ours_n4,
 star_over_ours_n4, tree_over_ours_n4, rsync_over_ours_n4, direction_mbps, reader_keeps_pct, unequal_ratio (time of the
 fast nodes with a slow one among them ÷ without), relay_death_extra_pct, slow_link_extra_pct, hop_over_sendfile,
-shared_reads_over_size, cold_over_raw, cold_over_load_file, warm_first_tensor_ms, planner_ms_1000.
+shared_reads_over_size, cold_over_raw, cold_over_load_file, cold_direct_over_load_file (in a job without an agent),
+warm_first_tensor_ms, planner_ms_1000.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from safetensors.numpy import save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from staging import local, multicast
-from staging.nodes import Nodes, memory_room, room_for, set_rate
+from staging import cold, local, multicast
+from staging.nodes import Nodes, memory_room, set_rate
 
 from slurmext.devcluster import ClusterSpec, Devcluster
 from slurmext.staging.importer import import_model
@@ -134,32 +135,21 @@ def on_nodes(
 def on_one(work: Path, mib: int, rounds: int) -> dict[str, object]:
     """What needs one node."""
     directory = make_model(work / "cold", mib, files=3)
-    print(f"\n{mib} MiB from disk")
-    rates = local.cold(directory, rounds)
-    from slurmext.staging.access import Access
-    from slurmext.staging.store.tier import Tier, TierKind
-
-    imported = import_model(directory, "bench/cold")
-    root = room_for(mib + 512)
-    tier = Tier(root, TierKind.MEMORY, capacity_bytes=(mib + 256) << 20)
-    try:
-        staged = tier.create(imported.manifest, Access())
-        for index in range(imported.manifest.chunk_count):
-            chunk = imported.manifest.chunk(index)
-            with imported.tree.open(imported.manifest.files[chunk.file].name) as descriptor:
-                staged.view(index)[:] = os.pread(descriptor, chunk.length, chunk.offset)
-            staged.mark(index)
-        warm = local.warm_ms(str(imported.manifest.key), root, 5)
-        tier.evict(imported.manifest.key)
-    finally:
-        tier.close()
-        os.system(f"rm -rf {root}")
-    print(
-        "\nstaged model, name to first tensor: " + ", ".join(f"{name} {taken:.1f} ms" for name, taken in warm.items())
-    )
+    manifest = import_model(directory, "bench/cold").manifest
+    print(f"\n{mib} MiB from disk (direct: without an agent's pool)")
+    with memory_room(3 * mib + 512) as room:
+        rates = cold.cold(directory, manifest, work, room, rounds)
+        with cold.Agent(work, room, mib + 256) as agent:
+            agent.begin(manifest, directory)
+            agent.stage(manifest, directory, "memory")
+            agent.wait(manifest, "memory")
+            warm = local.warm_ms(str(manifest.key), agent.memory, 5)
+    told = ", ".join(f"{name} {taken:.1f} ms" for name, taken in warm.items())
+    print(f"\nstaged model, name to first tensor: {told}")
     return {
         "cold_over_raw": round(rates["ours"] / rates["raw"], 3),
         "cold_over_load_file": round(rates["ours"] / rates["load_file"], 3),
+        "cold_direct_over_load_file": round(rates["direct"] / rates["load_file"], 3),
         "warm_first_tensor_ms": round(max(warm.values()), 1),
     }
 

@@ -76,22 +76,11 @@ class Nodes:
 
     def ask(self, name: str, op: str, **words: Any) -> dict[str, Any]:
         """A request to a node's engine."""
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(LIMIT_S)
-            connection.connect(str(self.room / f"{name}.sock"))
-            connection.sendall(json.dumps({"op": op, **words}).encode() + b"\n")
-            answer = b""
-            while not answer.endswith(b"\n"):
-                piece = connection.recv(65536)
-                if not piece:
-                    raise SystemExit(
-                        f"the engine of {name} hung up:\n{(self.room / f'{name}.log').read_text()[-2000:]}"
-                    )
-                answer += piece
-        said = json.loads(answer)
-        if not said["ok"]:
-            raise SystemExit(f"{name}: {op}: {said['error']}")
-        return said
+        try:
+            return ask(self.room / f"{name}.sock", op, **words)
+        except EOFError:
+            log = (self.room / f"{name}.log").read_text()[-2000:]
+            raise SystemExit(f"the engine of {name} hung up:\n{log}") from None
 
     def learn(self, manifest: Manifest) -> None:
         """Give every node a manifest, as the registry does."""
@@ -153,6 +142,24 @@ class Nodes:
         done = {name: at - started for name, at in self.wait(manifest, names).items()}
         self.evict(manifest, names)
         return done
+
+
+def ask(control: Path, op: str, **words: Any) -> dict[str, Any]:
+    """A request to an engine. Raises EOFError when it hangs up."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(LIMIT_S)
+        connection.connect(str(control))
+        connection.sendall(json.dumps({"op": op, **words}).encode() + b"\n")
+        answer = b""
+        while not answer.endswith(b"\n"):
+            piece = connection.recv(65536)
+            if not piece:
+                raise EOFError(control)
+            answer += piece
+    said = json.loads(answer)
+    if not said["ok"]:
+        raise SystemExit(f"{control.stem}: {op}: {said['error']}")
+    return said
 
 
 def place(manifest: Manifest) -> dict[str, str]:

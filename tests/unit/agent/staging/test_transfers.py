@@ -379,3 +379,26 @@ def test_two_orders_at_once_are_one_transfer(cluster: Cluster, model):
         cluster.engines["n1"].stage(cluster.order(model.manifest, "n0", access=Access()))
     cluster.complete(model.manifest, "n1")
     assert cluster.engines["n1"].progress()[0].received == {"n0": model.manifest.size}
+
+
+def test_what_the_own_disk_has_is_not_fetched(cluster: Cluster, model):
+    """It is read from there into memory; damaged on the disk, the rest comes from the peer that the order names."""
+    for node in ("n0", "n1"):
+        cluster.start(node)
+    cluster.seed("n0", model)
+    own = cluster.engines["n1"]
+    own.stage(cluster.order(model.manifest, "n0", tier=TierKind.DISK))
+    cluster.complete(model.manifest, "n1", tier=TierKind.DISK)
+    own.stage(cluster.order(model.manifest, "n0"))
+    cluster.complete(model.manifest, "n1")
+    assert next(one for one in own.progress() if one.tier is TierKind.MEMORY).received == {
+        "(disk)": model.manifest.size
+    }
+    own.evict(model.manifest.key)
+    damaged = own.find(model.manifest.key, TierKind.DISK)
+    damaged.view(8)[:10] = bytes(10)
+    own.stage(cluster.order(model.manifest, "n0"))
+    cluster.complete(model.manifest, "n1")
+    told = next(one for one in own.progress() if one.tier is TierKind.MEMORY)
+    assert told.rejected == ("(disk)",)
+    assert told.received["n0"] >= model.manifest.lengths[8]
