@@ -104,9 +104,18 @@ class Site:
         """The first true value of `what`."""
         deadline = time.monotonic() + timeout_s
         while not (found := what()):
-            assert time.monotonic() < deadline, self.cluster.out("squeue", "-a", "--array")
+            assert time.monotonic() < deadline, self.scene()
             time.sleep(0.1)
         return found
+
+    def scene(self) -> str:
+        """What there is to see: Slurm's jobs, those that ended too, and the last lines of what they printed."""
+        jobs = self.cluster.out("scontrol", "--oneliner", "show", "jobs").splitlines()
+        told = ("JobId", "JobState", "Reason", "Restarts", "ExitCode", "StartTime", "EndTime", "NodeList")
+        lines = [" ".join(word for word in job.split() if word.partition("=")[0] in told) for job in jobs]
+        for path in sorted(self.cluster.layout.home.glob("*/*.out"), key=lambda path: path.stat().st_mtime)[-3:]:
+            lines += [f"--- {path}", *path.read_text(errors="replace").splitlines()[-5:]]
+        return "\n".join(lines)
 
     def until_running(self, *job_ids: str) -> None:
         self.until(lambda: all(self.state(job) == "RUNNING" for job in job_ids))
