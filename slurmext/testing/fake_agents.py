@@ -22,6 +22,7 @@ class FakeAgents:
         self.away: set[str] = set()
         self.mute: set[str] = set()
         self.broken: set[str] = set()
+        self.slow: set[str] = set()
         self.nodes = {node: {gpu.uuid: gpu for gpu in gpus(node, gpu_type, count, GpuUse.WHOLE)} for node in nodes}
         self.use: dict[str, GpuUse] = {uuid: GpuUse.WHOLE for node in self.nodes.values() for uuid in node}
         self.reserved: dict[tuple[str, str], tuple[str, Sequence[SliceRecord]]] = {}
@@ -95,8 +96,8 @@ class FakeAgents:
         return "made"
 
     def epilog(self, node: str, raw_id: str) -> None:
-        """The job has ended on the node."""
-        for key in [key for key, (job, _) in self.live.items() if job == raw_id and key[0] == node]:
+        """The job has ended on the node; on a `slow` one its slices are not free yet."""
+        for key in [key for key, (job, _) in self.live.items() if job == raw_id and key[0] == node not in self.slow]:
             del self.live[key]
             self._say(node, "slice_freed", raw_id, reservation=key[1], items=[])
         self.inventory(node)

@@ -21,7 +21,7 @@ def cards_now(context: Context) -> tuple[SlicedGpu, ...]:
     nodes = {gpu.node for gpu in gpus}
     return cards_of(
         gpus, context.store.slices(), context.store.holds(), gpu_types=dict.fromkeys(nodes, "gpu"), connected=nodes,
-        empty_since={},
+        empty_since={}, freed={},
     )  # fmt: skip
 
 

@@ -68,9 +68,11 @@ def cards_of(
     gpu_types: Mapping[str, str],
     connected: Collection[str],
     empty_since: Mapping[str, float],
+    freed: Mapping[tuple[str, str, int], float],
 ) -> tuple[SlicedGpu, ...]:
     """Every GPU of the nodes in `gpu_types` (Slurm's type of each). Who is away, or is in sliced use without a
-    placeholder that has it in Slurm's books, is UNKNOWN.
+    placeholder that has it in Slurm's books, is UNKNOWN. `freed`: since when instances are free; an older description
+    of their GPU still shows them as busy.
     """
     holding = {hold.gpu: hold for hold in holds if hold.gpu}
     placed = dict[str, list[SliceRecord]]()
@@ -84,6 +86,7 @@ def cards_of(
             gpu_types[gpu.node],
             here=gpu.node in connected,
             empty_s=empty_since.get(gpu.uuid),
+            freed=freed,
         )
         for gpu in gpus
         if gpu.node in gpu_types
@@ -98,6 +101,7 @@ def _card(
     *,
     here: bool,
     empty_s: float | None,
+    freed: Mapping[tuple[str, str, int], float],
 ) -> SlicedGpu:
     held = hold is not None and hold.state in {HoldState.HELD, HoldState.CLEARING, HoldState.LEAVING}
     use = gpu.use
@@ -116,7 +120,7 @@ def _card(
         memory_mib=gpu.memory_mib,
         sm=gpu.sm,
         geometry=geometry_of(gpu),
-        instances=_instances(gpu, placed) if use is GpuUse.MIG else (),
+        instances=_instances(gpu, placed, freed) if use is GpuUse.MIG else (),
         shares=tuple(
             Share(job=each.job.job_id, percent=each.share_pct, memory_mib=each.memory_mib or 0)
             for each in placed
@@ -130,7 +134,9 @@ def _card(
     )
 
 
-def _instances(gpu: GpuRecord, placed: Sequence[SliceRecord]) -> tuple[Instance, ...]:
+def _instances(
+    gpu: GpuRecord, placed: Sequence[SliceRecord], freed: Mapping[tuple[str, str, int], float]
+) -> tuple[Instance, ...]:
     """What stands on the card, and what is promised there but not made yet."""
     promised = {(each.profile, each.start): each for each in placed if each.profile is not None}
     found = list[Instance]()
@@ -143,6 +149,8 @@ def _instances(gpu: GpuRecord, placed: Sequence[SliceRecord]) -> tuple[Instance,
         if ours is not None and state in {InstanceState.WARM, InstanceState.BUSY, InstanceState.RESERVED}:
             state = InstanceState.BUSY if ours.state is SliceState.LIVE else InstanceState.RESERVED
         job = ours.job.job_id if ours is not None else str(row.get("job_id") or "")
+        if ours is None and state is InstanceState.BUSY and freed.get((gpu.uuid, profile, start), 0) > gpu.at_s:
+            state, job = InstanceState.WARM, ""
         found.append(Instance(profile=profile, start=start, state=state, uuid=str(row.get("uuid") or ""), job=job))
     for (profile, start), record in promised.items():
         live = record.state is SliceState.LIVE

@@ -235,8 +235,11 @@ def _updated(job: SliceJob, keys: Mapping[str, JobKey], memory: SliceMemory) -> 
     eligible, penalty = job.eligible_s, memory.missed.get(key)
     if penalty is not None and job.state is JobState.PENDING:
         eligible = max(penalty[0], eligible or 0)
-    places = tuple(place_of(record) for record in memory.by_job.get(key, ()))
-    return replace(job, places=places, eligible_s=eligible)
+    records = memory.by_job.get(key, ())
+    # one that waits again still has the slices of its last run until their agent has freed them
+    ending = job.state is JobState.PENDING and any(record.state is SliceState.LIVE for record in records)
+    state = JobState.COMPLETING if ending else job.state
+    return replace(job, state=state, places=tuple(place_of(record) for record in records), eligible_s=eligible)
 
 
 def _shown(place: SlicePlace) -> str:

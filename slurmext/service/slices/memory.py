@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import ceil
 
 from slurmext.model.job import Job, JobState, NodeGpus
 from slurmext.model.slice_state import GpuHold, GpuRecord, HoldState, SliceRecord, SliceState
-from slurmext.model.slicing import WHOLE_MILLI
 from slurmext.model.state import JobKey
 from slurmext.ports import Store
+from slurmext.service.slices.counted import gpus_in
 
 PLACEHOLDER = "slurmext-slices-"
 """Names of placeholder jobs: this and the number of the hold."""
 _MISS_PENALTY_S = 5.0
 _LONGEST_PENALTY_S = 300.0
 _MISS_MEMORY_S = 3600.0
+_FREED_MEMORY_S = 60.0
 _OOM_MEMORY_S = 7 * 86400.0
 OUT_OF_MEMORY = "it ran out of GPU memory"
 """What is written at the slices of a run that ended so."""
@@ -27,7 +28,8 @@ OUT_OF_MEMORY = "it ran out of GPU memory"
 class SliceMemory:
     """`records` are the slices that are not over, `misses` those that could not be made of late, `missed` when a job's
     last miss is forgiven and why it missed, `outgrown` on what a job (by id) ran out of GPU memory and was requeued,
-    `connected` nodes whose agents are there.
+    `freed` when instances (GPU, profile, start) that jobs left of late were free, `connected` nodes whose agents are
+    there.
     """
 
     gpus: Sequence[GpuRecord] = ()
@@ -36,6 +38,7 @@ class SliceMemory:
     misses: Sequence[SliceRecord] = ()
     missed: Mapping[JobKey, tuple[float, str]] = field(default_factory=dict[JobKey, "tuple[float, str]"])
     outgrown: Mapping[str, SliceRecord] = field(default_factory=dict[str, SliceRecord])
+    freed: Mapping[tuple[str, str, int], float] = field(default_factory=dict[tuple[str, str, int], float])
     connected: frozenset[str] = frozenset()
 
     @cached_property
@@ -66,9 +69,11 @@ def remembered(store: Store, connected: frozenset[str], now_s: float) -> SliceMe
         record.job.job_id: record
         for record in store.slices(active=False, why=OUT_OF_MEMORY, since_s=now_s - _OOM_MEMORY_S)
     }
+    over = store.slices(active=False, states=[SliceState.FREED], since_s=now_s - _FREED_MEMORY_S)
     return SliceMemory(
         gpus=store.gpus(),
         records=records,
+        freed={(each.gpu, each.profile, each.start or 0): each.changed_s for each in over if each.profile is not None},
         holds=store.holds(),
         misses=misses,
         missed=_penalties(misses, now_s),
@@ -111,22 +116,29 @@ def placeholder_jobs(memory: SliceMemory, running: Mapping[str, bool]) -> list[J
     ]
 
 
+def sliced_gpus(memory: SliceMemory) -> dict[str, dict[str, float]]:
+    """What each user has of GPUs in slices, by queue."""
+    found = dict[str, dict[str, list[SliceRecord]]]()
+    for record in memory.records:
+        found.setdefault(record.queue, {}).setdefault(record.user, []).append(record)
+    return {queue: {user: gpus_in(mine) for user, mine in users.items()} for queue, users in found.items()}
+
+
 def usage_jobs(memory: SliceMemory) -> list[Job]:
     """What slices count against quotas, as running jobs without a place: whole GPUs, rounded up for each queue.
 
     A queue's users get the whole part of theirs; what is left of the queue goes to those with the largest fractions.
     """
-    milli = dict[str, Counter[str]]()
-    for record in memory.records:
-        # each was rounded up: seven sevenths are one GPU, not two
-        milli.setdefault(record.queue, Counter())[record.user] += max(1, record.milli - 1)
     jobs = list[Job]()
-    for queue, users in sorted(milli.items()):
-        left = -(-users.total() // WHOLE_MILLI) - sum(part // WHOLE_MILLI for part in users.values())
-        by_fraction = sorted(users, key=lambda user: (-(users[user] % WHOLE_MILLI), user))
+    by_queue = dict[str, list[SliceRecord]]()
+    for record in memory.records:
+        by_queue.setdefault(record.queue, []).append(record)
+    for queue, users in sorted(sliced_gpus(memory).items()):
+        left = ceil(gpus_in(by_queue[queue])) - sum(int(part) for part in users.values())
+        by_fraction = sorted(users, key=lambda user: (-(users[user] % 1), user))
         more = set(by_fraction[: max(0, left)])
         for user in sorted(users):
-            gpus = users[user] // WHOLE_MILLI + (user in more)
+            gpus = int(users[user]) + (user in more)
             if gpus:
                 jobs.append(
                     Job(

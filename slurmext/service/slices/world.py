@@ -100,7 +100,7 @@ def slice_snapshot(
     partition_of = {record.slurm_id: record.partition for record in view.jobs}
     gpu_types = {node.name: node.gpu_type for node in view.nodes}
     cards = cards_of(memory.gpus, memory.records, memory.holds, gpu_types=gpu_types, connected=memory.connected,
-                     empty_since=empty_since)  # fmt: skip
+                     empty_since=empty_since, freed=memory.freed)  # fmt: skip
     return SliceSnapshot(
         now_s=snapshot.now_s,
         settings=settings,

@@ -75,6 +75,8 @@ def test_over_the_requeue_budget_nobody_leaves_and_no_gpu_is_waited_for() -> Non
 def test_a_whole_job_released_in_the_same_cycle_counts_against_the_queue() -> None:
     """A queue of one GPU never has a whole one and a part of another."""
     site = Site(POLICY + "  one: {guaranteed: 0, max: 1}\n")
+    site.submit("research", slice_profile="1g.10gb")
+    site.steps(8)
     whole = site.slurm.submit("one", gpus=1)
     part = site.submit("one", slice_profile="1g.10gb")
     site.steps(15)
