@@ -18,6 +18,7 @@ from slurmext.checkpoint.engine.crew import Crew, processors
 from slurmext.checkpoint.engine.digest import best
 from slurmext.checkpoint.engine.errors import CheckpointError, MismatchError, write_error
 from slurmext.checkpoint.engine.files import write_small
+from slurmext.checkpoint.engine.history import History
 from slurmext.checkpoint.engine.lock import DirectoryLock
 from slurmext.checkpoint.engine.restore import attempt, first_problem, places
 from slurmext.checkpoint.engine.session import PATIENCE_S, Alone, Session
@@ -57,7 +58,6 @@ class Engine:
         self.directory = Path(directory).absolute()
         self.rank, self.world = rank, world
         self.keep = max(keep, 2)
-        self._copies = copies
         self._where = (*(Path(tier).absolute() for tier in tiers), self.directory)
         self._identity = identity
         self._key = key or _job()
@@ -72,7 +72,7 @@ class Engine:
         self._times: dict[int, int] = {}
         self._restores = 0
         self._bad: set[str] = set()
-        self._history: list[writer.Source] | None = None
+        self._history = History(self.directory, rank=rank, world=world, keep=self.keep, copies=copies)
 
     @property
     def peak_snapshots(self) -> int:
@@ -210,7 +210,8 @@ class Engine:
         started = time.perf_counter()
         try:
             draft.mkdir(exist_ok=True)
-            written = writer.write(draft, self.rank, taken, algorithm=best(), crew=self._writers, source=self._source())
+            source = self._history.source(self._bad)
+            written = writer.write(draft, self.rank, taken, algorithm=best(), crew=self._writers, source=source)
             part, value = written.part, writer.summary(written)
             ticket.new_bytes = written.new_bytes
         except OSError as error:
@@ -227,9 +228,8 @@ class Engine:
         outcome = self._exchange(f"save-{name}", value, lambda values: self._commit(draft, ticket.step, values))
         ticket.path = self.directory / outcome["name"]
         ticket.size_bytes = outcome["size_bytes"]
-        if part is not None and self._history is not None:
-            self._history.append(writer.Source(folder=ticket.path, part=part))
-            del self._history[: -self.keep - 2]
+        if part is not None:
+            self._history.add(ticket.path, part)
         return outcome["verify"]
 
     def _commit(self, draft: Path, step: int, values: list[Any]) -> dict[str, Any]:
@@ -273,28 +273,6 @@ class Engine:
             s for s in folder.saved_in(self.directory) if done and s.path.name in names and s.path.name not in damage
         ]
         retention.settle(self.directory, self.keep, good, damage, self._bad)
-
-    def _source(self) -> writer.Source | None:
-        """The older checkpoint whose packs may be linked: one that shares no file with the newest, see `copies`."""
-        if self._history is None:
-            self._history = self._read_history()
-        there = [source for source in self._history if source.folder.name not in self._bad and source.folder.exists()]
-        if self._copies < 2 or not there:  # noqa: PLR2004
-            return there[-1] if there else None
-        newest = {name for name, _ in there[-1].part.packs}
-        apart = [source for source in there[:-1] if not newest & {name for name, _ in source.part.packs}]
-        return apart[-1] if apart else None
-
-    def _read_history(self) -> list[writer.Source]:
-        found: list[writer.Source] = []
-        for saved in folder.saved_in(self.directory)[: self.keep + 1]:
-            try:
-                read = saved.manifest()
-            except CheckpointError:
-                continue
-            if len(read.parts) == self.world and read.algorithm == best():
-                found.insert(0, writer.Source(folder=saved.path, part=read.parts[self.rank]))
-        return found
 
     def _exchange(self, name: str, value: Any, decide: Any) -> Any:
         assert self._session is not None  # noqa: S101 - opened by the caller

@@ -128,9 +128,7 @@ def _refuse_other(saved: Saved, manifest: Manifest, identity: str | None) -> Non
     theirs = manifest.info["identity"]
     other = difference(str(theirs), identity) if identity and theirs else None
     if other is not None:
-        raise MismatchError(
-            f"{saved.path} was saved with {other}; give this run its own directory with --ckpt-dir"
-        )
+        raise MismatchError(f"{saved.path} was saved with {other}; give this run its own directory with --ckpt-dir")
 
 
 def _copy_into(held: Any, filled: Any) -> Any:
