@@ -24,7 +24,7 @@ test)
     ;;
 all)
     packages="$packages shellcheck lua5.4 slurmdbd slurmrestd mariadb-server-core mariadb-client-core postgresql"
-    packages="$packages debootstrap debian-archive-keyring rsync"
+    packages="$packages debootstrap debian-archive-keyring rsync fio"
     extras=dev,frameworks
     ;;
 *)
