@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ckpt.limits import Floor, RawDisk
+from ckpt.limits import WRITERS, Floor, RawDisk
 from ckpt.state import GB, State, change, flat, nbytes
 from ckpt.ways import WAYS, DcpSave, Ours, TorchSave, Way, drop_cached, timed
 
@@ -41,6 +41,7 @@ class Idle:
         self.restore: Figures = defaultdict(list)
         self.floors: list[float] = []
         self.raw: list[float] = []
+        self.huge: list[float] = []
         self.writes: list[float] = []
         self.ratios: dict[str, list[float]] = defaultdict(list)
 
@@ -49,7 +50,7 @@ class Idle:
         self._round()
         for figures in (self.stall, self.durable, self.restore, self.ratios):
             figures.clear()
-        for values in (self.floors, self.raw, self.writes):
+        for values in (self.floors, self.raw, self.huge, self.writes):
             values.clear()
         for _ in range(rounds):
             self._round()
@@ -73,18 +74,20 @@ class Idle:
     def _pair(self) -> tuple[float, float]:
         """Ours between two copies of the floor's, after a raw write."""
         size = nbytes(self._state)
-        raw = self.raw_disk.rate(size)
+        raw, huge = self.raw_disk.rate(size), self.raw_disk.rate_from_huge_pages(size)
         floor = self._floor.seconds()
         stall, durable = self._save(self._ours)
         floor = (floor + self._floor.seconds()) / 2
         written = size / self._ours.under_way.write_s
         self.floors.append(floor)
         self.raw.append(raw)
+        self.huge.append(huge)
         self.writes.append(written)
         self.stall[Ours].append(stall)
         self.durable[Ours].append(durable)
         self.ratios["stall_over_floor"].append(stall / floor)
         self.ratios["write_over_raw"].append(written / raw)
+        self.ratios["write_over_raw_huge"].append(written / huge)
         return stall, durable
 
     def _save(self, way: Way) -> tuple[float, float]:
@@ -128,8 +131,9 @@ class Idle:
         for kind in WAYS:
             print(f"{kind.name:<28}{both(self.stall[kind])}{both(self.durable[kind])}{both(self.restore[kind])}")
         print(f"memory slurmext holds for two snapshots: {self.memory_over_state:.2f} times the state")
-        raw, written = statistics.median(self.raw) / GB, statistics.median(self.writes) / GB
-        print(f"disk, GB/s: {self.raw_disk.tool}, direct {raw:.2f}, slurmext {written:.2f}")
+        raw, huge, written = (statistics.median(values) / GB for values in (self.raw, self.huge, self.writes))
+        print(f"disk, GB/s, {WRITERS} writers, direct: {self.raw_disk.tool} {raw:.2f}, from huge pages {huge:.2f}, "
+              f"slurmext with checksums {written:.2f}")  # fmt: skip
 
     @property
     def memory_over_state(self) -> float:
