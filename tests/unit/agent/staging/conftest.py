@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -121,3 +124,28 @@ def eventually(what: Callable[[], object], timeout_s: float = 10) -> None:
     while not what():
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.01)
+
+
+@contextmanager
+def munged() -> Iterator[Path]:
+    """The socket of a munged of one's own, with a key of its own."""
+    program = shutil.which("munged", path="/usr/sbin:/usr/bin")
+    if program is None or os.geteuid() != 0:
+        pytest.skip("needs munged and root")
+    # Munge wants a path that nobody else can write to.
+    place = Path(tempfile.mkdtemp(prefix="slurmext-munge-", dir="/run"))
+    place.chmod(0o755)
+    (place / "key").write_bytes(os.urandom(128))
+    (place / "key").chmod(0o400)
+    names = {"key-file": "key", "socket": "socket", "pid-file": "pid", "seed-file": "seed", "log-file": "log"}
+    words = [f"--{option}={place / name}" for option, name in names.items()]
+    process = subprocess.Popen([program, "--foreground", *words], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 10
+    while not (place / "socket").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    try:
+        yield place / "socket"
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(place)
