@@ -49,7 +49,7 @@ class JobRecord:
     `reason` is Slurm's own pending reason; `batch` is False
     for srun and salloc, which cannot be requeued; `het` marks a component of a heterogeneous job. `nodes`, `cpus` and
     `memory_mib` are what it asks for or has in all, `all_tasks` its tasks as its user counts them. Of its array no more
-    than `array_limit` tasks run at a time.
+    than `array_limit` tasks run at a time. `terms` are its QOS, reservation and licenses, as Slurm prints them.
     """
 
     slurm_id: str
@@ -83,6 +83,7 @@ class JobRecord:
     dependency: str = ""
     required_nodes: str = ""
     array_limit: int | None = None
+    terms: str = ""
     placement: Placement = ()
     annotation: Annotation | None = None
 

@@ -51,7 +51,7 @@ def cap_sentence(job: Job | SliceJob, kind: CapKind, running: Mapping[str, int])
     if kind is CapKind.ARRAY:
         runs = "one runs" if cap.most == 1 else f"{cap.most} run"
         return f"task limit of the array (%{cap.most}): {runs} at a time, and {_are(count)} running or about to start"
-    return f"{cap.name}: Slurm starts no more jobs like it while {_are(count)} running"
+    return f"{cap.name.partition(' ')[0]}: Slurm starts no more jobs like it while {_are(count)} running"
 
 
 def _are(count: int) -> str:

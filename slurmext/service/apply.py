@@ -27,6 +27,7 @@ from slurmext.service.budget import requeues_left
 from slurmext.service.deadlines import Deadlines, ledger_line, number
 from slurmext.service.handover import handovers
 from slurmext.service.intents import fences_of, intents_of
+from slurmext.service.limits import REFUSED_S, refusal, refused_by
 from slurmext.service.observe import Known, Observation, checkpoint_signal
 
 log = logging.getLogger(__name__)
@@ -247,7 +248,7 @@ class Applier:
                 if record is not None and self._hold_is_due(action, record, observation, now):
                     self._unheld.append(action.job.job_id)
             elif action.kind is ActionKind.RELEASE:
-                self._follow_release(token, action, record, now)
+                self._follow_release(token, action, record, observation, now)
             else:
                 held = record is None or record.held
                 self._advance(token, action, ActionState.DONE if held else ActionState.ABANDONED)
@@ -264,7 +265,9 @@ class Applier:
             if action.kind is ActionKind.EVICT and not gone and action.detail.get("beneficiary") in waiting:
                 self._left_s[str(action.detail["beneficiary"])] = now
 
-    def _follow_release(self, token: int, action: ActionRecord, record: JobRecord | None, now: float) -> None:
+    def _follow_release(
+        self, token: int, action: ActionRecord, record: JobRecord | None, observation: Observation, now: float
+    ) -> None:
         if record is None:
             self._advance(token, action, ActionState.DONE, "the job has ended")
         elif record.state is not JobState.PENDING:
@@ -283,7 +286,12 @@ class Applier:
             misplaced = not placed and record.reason == "Resources" and now - left_s > MISPLACED_S
             if record.reason == _BEHIND_OTHERS and now - action.changed_s > _BEHIND_OTHERS_S:
                 self._put_first(action)
-            if robbed or misplaced or now - left_s > patience_s or now - action.changed_s > LEAVE_PATIENCE_S:
+            limit = refused_by(record) if now - left_s > REFUSED_S else ""
+            if limit:
+                why = refusal(record, limit, (known.record for known in observation.known.values()))
+                message = f"Slurm starts no more jobs like it now: {limit}"
+                self._try(token, action, self._actuator.hold, ActionState.ABANDONED, message, why)
+            elif robbed or misplaced or now - left_s > patience_s or now - action.changed_s > LEAVE_PATIENCE_S:
                 waited_s = MISPLACED_S if misplaced else patience_s
                 message = f"Slurm did not start it within {waited_s:g} s: {record.reason}"
                 message = "a victim was started again in its place" if robbed else message

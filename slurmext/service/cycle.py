@@ -22,6 +22,7 @@ from slurmext.service import chain
 from slurmext.service.apply import Applier
 from slurmext.service.failures import FailureWatch
 from slurmext.service.idleness import remembered
+from slurmext.service.limits import refusals
 from slurmext.service.look import look_of
 from slurmext.service.notices import first_told, notices_of, over
 from slurmext.service.observe import Memory, Observation, job_rows, observe
@@ -194,6 +195,7 @@ class Controller:
         rows = {row.job.job_id: row for row in self._store.jobs(active=True)}
         preempted = self._store.preemption_counts([row.job for row in rows.values()])
         queues = (*policy.queues, *policy.dynamic.values())
+        lately = self._store.actions(since_s=now_s - _PENALTY_MEMORY_S, limit=1000)
         return Memory(
             rows=rows,
             open_actions=self._store.open_actions(),
@@ -203,7 +205,8 @@ class Controller:
             idleness=remembered(self._store, queues, preempted, now_s),
             fences=self._store.fences(),
             slices=SliceMemory() if self.slices is None else self.slices.memory(now_s),
-            not_before=_penalties(self._store.actions(since_s=now_s - _PENALTY_MEMORY_S, limit=1000), now_s),
+            not_before=_penalties(lately, now_s),
+            refused=refusals(lately),
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from slurmext.model.cluster import ClusterView, JobRecord
-from slurmext.model.job import Cap, Job, JobState, NodeGpus, Placement
+from slurmext.model.job import Cap, CapKind, Job, JobState, NodeGpus, Placement
 from slurmext.model.plan import Reason
 from slurmext.model.policy import Policy
 from slurmext.model.queue import Queue
@@ -17,6 +17,7 @@ from slurmext.model.slicing import SliceJob
 from slurmext.model.snapshot import Fence, Snapshot
 from slurmext.model.state import ActionKind, ActionRecord, ActionState, CheckpointRecord, JobKey, JobRow, StoredFence
 from slurmext.service.idleness import Idleness, about, with_idleness
+from slurmext.service.limits import Refused, cap_of, caps_now
 from slurmext.service.reason_history import with_reason
 from slurmext.service.slices.hosts import hosts
 from slurmext.service.slices.memory import SliceMemory, placeholder_jobs, usage_jobs
@@ -42,6 +43,7 @@ class Memory:
     idleness: Idleness = Idleness()
     past_gpus: Mapping[str, float] = field(default_factory=dict[str, float])
     slices: SliceMemory = field(default_factory=SliceMemory)
+    refused: Mapping[str, Refused] = field(default_factory=dict[str, Refused])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,8 @@ class Known:
     """A managed job: Slurm's record with its key, queue and what the snapshot makes of it.
 
     `stray` is a pending job that nothing holds although the daemon did not release it: let through while no daemon
-    was there, or requeued by Slurm itself. `reasons` are those it waited for so far.
+    was there, or requeued by Slurm itself. `reasons` are those it waited for so far. `limited`: a limit of Slurm's own
+    holds back jobs like it.
     """
 
     record: JobRecord
@@ -58,6 +61,7 @@ class Known:
     first_nodes: str
     stray: bool = False
     reasons: str = ""
+    limited: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +110,7 @@ def observe(
     slices = list[SliceJob]()
     unmanaged = Counter[str]()
     placeholders = dict[str, bool]()
+    limits = caps_now(memory.refused, view, now_s)
     for record in view.jobs:
         if record.slurm_id in memory.slices.placeholders:
             placeholders[record.slurm_id] = record.state is not JobState.PENDING
@@ -120,6 +125,7 @@ def observe(
         release = releases.get(key)
         pending = record.state is JobState.PENDING and not record.held
         stray = pending and release is None and key not in evictions
+        caps = _caps(record, limits)
         known[record.slurm_id] = Known(
             record=record,
             key=key,
@@ -127,10 +133,11 @@ def observe(
             first_nodes=row.requested_nodes if row and row.job == key else record.required_nodes,
             stray=stray,
             reasons=row.reasons if row and row.job == key else "",
+            limited=any(cap.kind is CapKind.SLURM for cap in caps),
         )
         job = _job(record, key, queue, release, evictions.get(key), memory, now_s)
         named = everybody.named(record.user, limited) if limited else ()
-        job = replace(job, groups=named) if named else job
+        job = replace(job, groups=named, caps=caps) if named or caps else job
         if record.annotation is not None and record.annotation.sliced:
             required = hosts(known[record.slurm_id].first_nodes)
             slices.append(slice_job(job, record, memory.slices.by_job.get(key, ()), nodes=required))
@@ -299,14 +306,16 @@ def _job(
         evicting_for=str(eviction.detail.get("beneficiary", ""))
         if eviction and state is not JobState.PENDING
         else None,
-        caps=_caps(record),
     )
 
 
-def _caps(record: JobRecord) -> tuple[Cap, ...]:
-    if record.array_limit is None:
-        return ()
-    return (Cap(name=record.slurm_id.partition("_")[0], most=record.array_limit),)
+def _caps(record: JobRecord, limits: Mapping[str, Cap]) -> tuple[Cap, ...]:
+    found = list[Cap]()
+    if record.array_limit is not None:
+        found.append(Cap(name=record.slurm_id.partition("_")[0], most=record.array_limit))
+    if (limit := cap_of(record, limits)) is not None:
+        found.append(limit)
+    return tuple(found)
 
 
 def _eligible(record: JobRecord, wait: tuple[float, str] | None, now_s: float) -> float | None:

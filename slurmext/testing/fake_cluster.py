@@ -17,8 +17,8 @@ _HOLDING = frozenset({JobState.RUNNING, JobState.COMPLETING})
 class FakeCluster:
     """Jobs are placed first fit when `tick` runs Slurm's scheduler. `log` has every act; `down` makes Slurm mute;
     `stuck` jobs are never started, `refuse` names jobs whose release Slurm refuses, `refuse_requeue` those it does not
-    requeue; with `linger` completing jobs stay on their nodes. `interrupt` is called when Slurm has requeued jobs,
-    before its answer arrives.
+    requeue; with `linger` completing jobs stay on their nodes. Of a user's jobs at most `user_max` run.
+    `interrupt` is called when Slurm has requeued jobs, before its answer arrives.
     """
 
     def __init__(self, nodes: int = 4, gpus: int = 8) -> None:
@@ -31,6 +31,7 @@ class FakeCluster:
         self.refuse: set[str] = set()
         self.refuse_requeue: set[str] = set()
         self.linger = False
+        self.user_max: int | None = None
         self.requeue_delay_s = 6
         self.interrupt: Callable[[str], None] = lambda _where: None
         self._next = 1
@@ -85,6 +86,11 @@ class FakeCluster:
 
     def _start(self, job_id: str) -> None:
         record = self.records[job_id]
+        others = [other for other in self.records.values() if other.user == record.user]
+        running = sum(other.state is JobState.RUNNING and other.slurm_state not in _ENDED for other in others)
+        if self.user_max is not None and running >= self.user_max:
+            self.records[job_id] = replace(record, reason="QOSMaxJobsPerUserLimit")
+            return
         free = {node.name: node.gpus for node in self.nodes}
         for other in self.records.values():
             if other.state in _HOLDING and other.slurm_state not in {"COMPLETED", "CANCELLED"}:

@@ -48,6 +48,9 @@ _FIELDS = (
     "BatchFlag",
     "HetJobID",
     "Dependency",
+    "QOS",
+    "Reservation",
+    "Licenses",
     "admin_comment",
     "Name",
 )
@@ -222,6 +225,7 @@ def _job(row: Mapping[str, str]) -> JobRecord:
         het=fields.text_or_none(row["HetJobID"]) not in {None, "0"},
         dependency=fields.text_or_none(row["Dependency"]) or "",
         required_nodes=fields.text_or_none(row["ReqNodes"]) or "",
+        terms=" ".join(fields.text_or_none(row[name]) or "-" for name in ("QOS", "Reservation", "Licenses")),
         placement=tuple(NodeGpus(node=node, gpus=0) for node in nodes),
         annotation=annotation.parse(row["admin_comment"]),
     )

@@ -178,10 +178,10 @@ class Reservations:
     def _release(self, token: int, records: Sequence[SliceRecord], known: Known, found: Followed, now_s: float) -> None:
         name = records[0].reservation
         if name in self._released or known.record.dependency:
-            # Slurm did not start it there, or its user holds it back: the place is for others.
-            why = "it cannot start now" if known.record.dependency else "Slurm did not start it there"
+            # Slurm did not start it there, a limit or its user holds it back: the place is for others.
+            why = "it cannot start now" if kept_back else "Slurm did not start it there"
             log.info("job %s: %s, its slices are given up", known.record.slurm_id, why)
-            self.give_up(token, records, why, missed=not known.record.dependency)
+            self.give_up(token, records, why, missed=not kept_back)
             return
         self._released[name] = now_s
         nodes = sorted({record.node for record in records})
@@ -193,6 +193,7 @@ class Reservations:
                 message=f"on {_shown(records)} of {', '.join(nodes)}",
                 detail={"placement": {}, "nodes": nodes, "node_count": None, "reservation": name},
             )
+        kept_back = bool(known.record.dependency) or known.limited
         )
 
     def _requeue_missed(self, by_key: Mapping[JobKey, Known], memory: SliceMemory, found: Followed) -> None:
