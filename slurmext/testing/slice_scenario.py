@@ -238,10 +238,10 @@ def _job(line: str, cards: list[SlicedGpu], submitted_s: float) -> SliceJob:
         if key not in known:
             raise ValueError(f"job {line!r} has no field {key!r}")
         value: Any = tuple(text.split(",")) if key in _LISTS else YAML(typ="safe").load(text)
-        values[key] = str(value) if key in _TEXTS else value
-    places = tuple(_place(where, need, cards) for where in (found["places"] or "").split())
         if key == "caps":
             value = tuple(cap_of(one) for one in text.split(","))
+        values[key] = str(value) if key in _TEXTS else value
+    places = tuple(_place(where, need, cards) for where in (found["places"] or "").split())
     job = {"id": found["id"], "queue": found["queue"], "state": found["state"], "need": need, "places": places}
     return TypeAdapter(SliceJob).validate_python({**job, **values})
 

@@ -177,6 +177,7 @@ class Reservations:
 
     def _release(self, token: int, records: Sequence[SliceRecord], known: Known, found: Followed, now_s: float) -> None:
         name = records[0].reservation
+        kept_back = bool(known.record.dependency) or known.limited
         if name in self._released or known.record.dependency:
             # Slurm did not start it there, a limit or its user holds it back: the place is for others.
             why = "it cannot start now" if kept_back else "Slurm did not start it there"
@@ -193,7 +194,6 @@ class Reservations:
                 message=f"on {_shown(records)} of {', '.join(nodes)}",
                 detail={"placement": {}, "nodes": nodes, "node_count": None, "reservation": name},
             )
-        kept_back = bool(known.record.dependency) or known.limited
         )
 
     def _requeue_missed(self, by_key: Mapping[JobKey, Known], memory: SliceMemory, found: Followed) -> None:
