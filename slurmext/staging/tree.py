@@ -69,9 +69,15 @@ def find_tree(path: Path, revision: str | None = None) -> tuple[SourceTree, str 
     `path` is a directory, a single file, or of the hub's cache a model (`models--org--name`) or one snapshot of it.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
-    with suppress(OSError):
-        if path.is_symlink():
-            raise BadModel(f"{path} is a symbolic link: import what it points to")
+    try:
+        return _found(path, revision)
+    except OSError as error:
+        raise BadModel(f"{error.filename or path} cannot be read here: {error.strerror}") from error
+
+
+def _found(path: Path, revision: str | None) -> tuple[SourceTree, str | None]:
+    if path.is_symlink():
+        raise BadModel(f"{path} is a symbolic link: import what it points to")
     if (path / "snapshots").is_dir() and (path / "blobs").is_dir():
         return _hub(path, revision)
     if path.parent.name == "snapshots" and (path.parent.parent / "blobs").is_dir():
@@ -99,7 +105,7 @@ def _hub(path: Path, revision: str | None) -> tuple[SourceTree, str]:
 
 def _names(root: Path, blobs: Path | None) -> tuple[str, ...]:
     names: list[str] = []
-    for folder, folders, files in os.walk(root, followlinks=False):
+    for folder, folders, files in os.walk(root, followlinks=False, onerror=_refuse):
         inside = PurePosixPath(Path(folder).relative_to(root).as_posix())
         for name in list(folders):
             if name in _SKIPPED:
@@ -123,6 +129,11 @@ def _names(root: Path, blobs: Path | None) -> tuple[str, ...]:
     if not names:
         raise BadModel(f"{root} has no files")
     return tuple(sorted(names))
+
+
+def _refuse(error: OSError) -> None:
+    """A directory that cannot be read would be left out without a word."""
+    raise error
 
 
 def _blob(target: str, link: Path) -> str:
