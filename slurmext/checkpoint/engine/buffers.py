@@ -6,7 +6,6 @@ import ctypes
 import mmap
 import threading
 import time
-from collections.abc import Callable
 
 from slurmext.checkpoint.engine.crew import Crew
 from slurmext.checkpoint.engine.errors import CheckpointError, bytes_text
@@ -17,8 +16,6 @@ _POPULATE_WRITE = 23  # madvise(2), Linux 5.14: all pages now and not at the fir
 _memcpy = ctypes.CDLL(None).memcpy
 _memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 _memcpy.restype = ctypes.c_void_p
-memcpy: Callable[[int, int, int], object] = _memcpy
-"""memcpy(to, from, bytes); other threads of Python run meanwhile."""
 _memset = ctypes.CDLL(None).memset
 _memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
 _memset.restype = ctypes.c_void_p
@@ -94,17 +91,14 @@ class BufferPool:
         self._free: list[Buffer] = []
         self._made = 0
         self._changed = threading.Condition()
-        self.waiting = False
         self.peak = 0
 
     def take(self, size: int) -> tuple[Buffer, float]:
         """A buffer of at least `size` bytes, and the seconds spent waiting for one."""
         started = time.monotonic()
         with self._changed:
-            self.waiting = True
             while not self._free and self._made >= MOST:
                 self._changed.wait()
-            self.waiting = False
             waited_s = time.monotonic() - started
             buffer = self._free.pop() if self._free else None
             self._made += buffer is None
@@ -143,6 +137,12 @@ class BufferPool:
             self.give_back(buffer)
 
 
+def move(to: int, source: int, size: int) -> None:
+    """Copy bytes between addresses; other threads of Python run meanwhile."""
+    for at in range(0, size, CALL):
+        _memcpy(to + at, source + at, min(CALL, size - at))
+
+
 def copy(parts: list[tuple[int, int, int]], crew: Crew) -> None:
     """Memcpy of each (to, from, bytes), the bytes shared equally by the crew."""
     shares: list[list[tuple[int, int, int]]] = [[]]
@@ -159,8 +159,7 @@ def copy(parts: list[tuple[int, int, int]], crew: Crew) -> None:
                 room = SHARE
 
     def work(share: list[tuple[int, int, int]]) -> None:
-        for to, source, size in share:
-            for at in range(0, size, CALL):
-                memcpy(to + at, source + at, min(CALL, size - at))
+        for part in share:
+            move(*part)
 
     crew.each(work, [share for share in shares if share])

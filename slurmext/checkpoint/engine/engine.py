@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slurmext.checkpoint.engine import folder, manifest, retention, snapshot, writer
+from slurmext.checkpoint.engine import folder, manifest, reader, retention, snapshot, writer
 from slurmext.checkpoint.engine.buffers import BufferPool
 from slurmext.checkpoint.engine.crew import Crew, processors
 from slurmext.checkpoint.engine.digest import best
@@ -192,7 +192,7 @@ class Engine:
             number = self._times[ticket.step] = self._times.get(ticket.step, 0) + 1
             verify = self._write(ticket, taken, f"{ticket.step}-{number}")
             ticket.set_done()
-            self._verify(verify, f"{ticket.step}-{number}")
+            self._verify(verify, f"{ticket.step}-{number}", ticket)
         except Exception as error:  # noqa: BLE001 - the ticket's holder gets it
             if ticket.done():
                 retention.say(f"after step {ticket.step} was saved: {error}")
@@ -255,15 +255,20 @@ class Engine:
         verify = [item.path.name for item in retention.to_verify(self.directory, self.keep, self._bad)]
         return {"name": saved.path.name, "size_bytes": size, "verify": verify}
 
-    def _verify(self, names: list[str], name: str) -> None:
-        """Read back what must be good before older ones go, and remove those; put off while a snapshot waits."""
-        votes: dict[str, str | None] = {}
-        put_off = self._pool.waiting and not retention.too_many(self.directory, self.keep)
-        if not put_off:
+    def _verify(self, names: list[str], name: str, ticket: Ticket) -> None:
+        """Read back what must be good before older ones go, and remove those; put off when the next save waits."""
+        votes: dict[str, str | None] | None = {}
+        urgent = retention.too_many(self.directory, self.keep)
+        try:
             for saved in folder.saved_in(self.directory):
                 if saved.path.name in names:
-                    votes[saved.path.name] = retention.verify(saved, self._writers, share=(self.rank, self.world))
-        self._exchange(f"verify-{name}", None if put_off else votes, lambda values: self._settle(names, values))
+                    votes[saved.path.name] = retention.verify(
+                        saved, self._writers, share=(self.rank, self.world),
+                        enough=lambda: self._last is not ticket and not urgent,
+                    )  # fmt: skip
+        except reader.Interrupted:
+            votes = None
+        self._exchange(f"verify-{name}", votes, lambda values: self._settle(names, values))
 
     def _settle(self, names: list[str], values: list[dict[str, str | None] | None]) -> None:
         told = [value for value in values if value is not None]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from slurmext.checkpoint.engine.arrays import Leaf, itemsize, memory
-from slurmext.checkpoint.engine.buffers import Buffer, memcpy
+from slurmext.checkpoint.engine.buffers import Buffer, move
 from slurmext.checkpoint.engine.crew import Crew
 from slurmext.checkpoint.engine.digest import digester
 from slurmext.checkpoint.engine.errors import BadCheckpointError
@@ -75,10 +75,18 @@ def fill(
                 step()
 
 
-def check(folder: Path, manifest: Manifest, crew: Crew, *, share: tuple[int, int] = (0, 1)) -> None:
+class Interrupted(Exception):
+    """A check was given up."""
+
+
+def check(
+    folder: Path, manifest: Manifest, crew: Crew, *, share: tuple[int, int] = (0, 1),
+    enough: Callable[[], bool] = lambda: False,
+) -> None:  # fmt: skip
     """Read every block and compare its checksum. Raises BadCheckpointError.
 
-    `share`: (i, n): every n-th part from the i-th, for ranks that do it together.
+    `share`: (i, n): every n-th part from the i-th, for ranks that do it together. `enough`: asked before each block;
+    once it says so, Interrupted is raised.
     """
     copies: dict[tuple[int, int], list[tuple[int, int, int]]] = {
         (number, block): []
@@ -87,7 +95,7 @@ def check(folder: Path, manifest: Manifest, crew: Crew, *, share: tuple[int, int
         for block in range(len(part.blocks))
     }
     with _Packs([folder], manifest, copies) as packs:
-        _read_blocks(packs, manifest, copies, crew)
+        _read_blocks(packs, manifest, copies, crew, enough=enough)
 
 
 class _Packs:
@@ -212,8 +220,9 @@ def _take(manifest: Manifest, number: int, at: int, size: int, address: int, tod
 
 
 def _read_blocks(
-    packs: _Packs, manifest: Manifest, copies: dict[tuple[int, int], list[tuple[int, int, int]]], crew: Crew
-) -> None:
+    packs: _Packs, manifest: Manifest, copies: dict[tuple[int, int], list[tuple[int, int, int]]], crew: Crew, *,
+    enough: Callable[[], bool] = lambda: False,
+) -> None:  # fmt: skip
     digest = digester(manifest.algorithm)
     local = threading.local()
     order = sorted(copies, key=lambda key: (manifest.parts[key[0]].blocks[key[1]].pack, key[0], _offset(manifest, key)))
@@ -225,6 +234,8 @@ def _read_blocks(
         return local.buffer
 
     def work(key: tuple[int, int]) -> None:
+        if enough():
+            raise Interrupted
         block = manifest.parts[key[0]].blocks[key[1]]
         file, buffer = packs.of(key[0], block), bounce(block.size)
         content = buffer.view[: block.size]
@@ -235,7 +246,7 @@ def _read_blocks(
                 f"{block.offset + block.size}"
             )
         for within, count, target in copies[key]:
-            memcpy(target, buffer.address + within, count)
+            move(target, buffer.address + within, count)
 
     crew.each(work, order)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from slurmext.checkpoint.engine import folder, reader
@@ -28,10 +28,12 @@ def too_many(directory: Path, keep: int) -> bool:
     return len(folder.saved_in(directory)) > keep + 1
 
 
-def verify(saved: Saved, crew: Crew, *, share: tuple[int, int] = (0, 1)) -> str | None:
-    """What is wrong with a checkpoint, None when all its bytes are as written. `share`: see `reader.check`."""
+def verify(
+    saved: Saved, crew: Crew, *, share: tuple[int, int] = (0, 1), enough: Callable[[], bool] = lambda: False
+) -> str | None:
+    """What is wrong with a checkpoint, None when all bytes are as written. `share`, `enough`: see `reader.check`."""
     try:
-        reader.check(saved.path, saved.manifest(), crew, share=share)
+        reader.check(saved.path, saved.manifest(), crew, share=share, enough=enough)
     except BadCheckpointError as error:
         return str(error)
     return None

@@ -28,6 +28,7 @@ from slurmext.checkpoint.engine import (
     stream,
 )
 from slurmext.checkpoint.engine.crew import Crew
+from slurmext.checkpoint.engine.engine import WRITERS
 from slurmext.checkpoint.engine.files import NewFile
 
 LARGE = 1 << 18  # float32 elements of an array that has blocks of its own
@@ -148,6 +149,33 @@ def test_damage_is_found_before_older_ones_go(tmp_path, capsys):
     save(tmp_path, 3)
     assert [saved.step for saved in folder.saved_in(tmp_path)] == [3, 1]
     assert f"{newest.path} is damaged" in capsys.readouterr().err
+
+
+def test_a_save_does_not_wait_for_older_ones_to_be_read_back(tmp_path, monkeypatch):
+    """Verifying is given up after the blocks under way when the next save comes, and made good later."""
+    state = {"w": np.zeros(12 * stream.BLOCK // 8)}
+    real, go_on, reads = os.preadv, threading.Event(), []
+
+    def slow(*arguments):
+        reads.append(1)
+        go_on.wait(60)
+        return real(*arguments)
+
+    with Engine(tmp_path, keep=2) as engine:
+        monkeypatch.setattr(os, "preadv", slow)
+        engine.save(1, state, wait=True)  # the first is verified at once
+        state["w"] += 1
+        second = engine.save(2, state)
+        go_on.set()
+        second.result(60)
+        engine.wait()
+        assert len(reads) <= WRITERS
+        assert not any(saved.verified for saved in folder.saved_in(tmp_path))
+        for step in (3, 4):
+            state["w"] += 1
+            engine.save(step, state, wait=True)
+            engine.wait()
+    assert [(saved.step, saved.verified) for saved in folder.saved_in(tmp_path)] == [(4, False), (3, True)]
 
 
 def test_the_only_checkpoint_is_damaged(tmp_path):
