@@ -30,6 +30,7 @@ class Annotation:
     gpu_compute_pct: int | None = None
     share_pct: int | None = None
     oom_retry: bool = False
+    preload: tuple[str, ...] = ()
     preemptible: bool = True
     held: bool = True
     user_hold: bool = False

@@ -40,6 +40,8 @@ class Kind(StrEnum):
     """A whole number of percent from `low` to `high`; `%` may follow."""
     SHARE = "share"
     """A percentage from `low` to `high` and a memory as above: `25%,mem=10G`."""
+    MODELS = "models"
+    """From `low` to `high` different models joined by commas, `org/name` or `org/name@revision`."""
     FLAG = "flag"
     """Given or not; its environment twin takes 1, yes, true, 0, no or false."""
 

@@ -18,6 +18,8 @@ _SLICE_RE = re.compile(
 )
 _MEMORY_RE = re.compile(r"([1-9][0-9]{0,8})([MGT]?)", re.ASCII)
 _PERCENT_RE = re.compile(r"([1-9][0-9]{0,2})%?", re.ASCII)
+_MODEL_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._]|-(?!-)){0,95}"
+_MODEL_RE = re.compile(rf"{_MODEL_PART}(?:/{_MODEL_PART}){{0,2}}(?:@[A-Za-z0-9][A-Za-z0-9._-]{{0,63}})?", re.ASCII)
 _UNIT_MIB = {"": 1, "M": 1, "G": 1024, "T": 1024 * 1024}
 _FLAG_ON = frozenset({"1", "yes", "true"})
 _FLAG_OFF = frozenset({"0", "no", "false"})
@@ -63,6 +65,10 @@ def is_valid(option: Option, value: str) -> bool:
             part, mem, size = value.partition(",mem=")
             limits = (percent(part) or 0, memory_mib(size) or 0)
             return bool(mem) and option.low <= limits[0] <= option.high and 1 <= limits[1] <= LARGEST_MEMORY_MIB
+        case Kind.MODELS:
+            models = value.split(",")
+            fits = option.low <= len(set(models)) == len(models) <= option.high
+            return fits and all(_MODEL_RE.fullmatch(model) for model in models)
         case Kind.FLAG:
             return value in _FLAG_ON or value in _FLAG_OFF
 

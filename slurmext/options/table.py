@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from slurmext.options.checkpoints import CKPT, CKPT_DIR
+from slurmext.options.models import PRELOAD
 from slurmext.options.placing import GANG_MIN, GPU_TYPES, NO_PREEMPT, QUEUE, SIZE
 from slurmext.options.row import Option
 from slurmext.options.slices import GPU_COMPUTE, GPU_MEM, GPU_OOM_RETRY, GPU_SHARE, GPU_SLICE
@@ -19,6 +20,7 @@ OPTIONS: tuple[Option, ...] = (
     GPU_SHARE,
     GPU_OOM_RETRY,
     SIZE,
+    PRELOAD,
     NO_PREEMPT,
 )
 BY_NAME = {option.name: option for option in OPTIONS}

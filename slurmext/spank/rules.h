@@ -194,6 +194,60 @@ static int is_directory(const char *value, long high)
 	return 1;
 }
 
+static int is_model_char(char c)
+{
+	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+}
+
+/* org/name@revision of `length` bytes */
+static int is_model(const char *value, size_t length)
+{
+	size_t at = 0, begin = 0, parts = 1;
+
+	for (; at < length && value[at] != '@'; at++) {
+		char c = value[at];
+
+		if (c == '/') {
+			if (at == begin || ++parts > 3)
+				return 0;
+			begin = at + 1;
+			continue;
+		}
+		if (!is_model_char(c) && (at == begin || (c != '.' && c != '_' && c != '-')))
+			return 0;
+		if ((c == '-' && value[at - 1] == '-') || at - begin >= 96)
+			return 0;
+	}
+	if (at == begin)
+		return 0;
+	if (at == length)
+		return 1;
+	begin = ++at; /* the revision */
+	for (; at < length; at++) {
+		if (!is_model_char(value[at]) && (at == begin || !strchr("._-", value[at])))
+			return 0;
+	}
+	return at > begin && at - begin <= 64;
+}
+
+static int is_models(const char *value, long low, long high)
+{
+	const char *p = value;
+	long models = 0;
+
+	for (;;) {
+		size_t length = strcspn(p, ",");
+
+		if (!is_model(p, length))
+			return 0;
+		models++;
+		if (p[length] == '\0')
+			break;
+		p += length + 1;
+	}
+	return models >= low && models <= high && !has_repeated_name(value);
+}
+
 /* 1 = on, 0 = off, -1 = neither */
 static int flag_value(const char *value)
 {
@@ -229,6 +283,8 @@ static int is_valid(const struct sx_option *option, const char *value)
 		       percent_of(value, strlen(value)) <= option->high;
 	case SX_SHARE:
 		return is_share(value, option->low, option->high);
+	case SX_MODELS:
+		return is_models(value, option->low, option->high);
 	case SX_FLAG:
 		return flag_value(value) >= 0;
 	}

@@ -27,6 +27,7 @@ def sbatch_parameters(
     gpu_share: str | None = None,
     gpu_oom_retry: bool = False,
     size: str | Sequence[str] | None = None,
+    preload: str | Sequence[str] | None = None,
     no_preempt: bool = False,
     prefix: str = "",
 ) -> dict[str, str | bool]:
@@ -47,6 +48,7 @@ def sbatch_parameters(
         gpu_share: share a GPU with others: so much of its compute and memory, e.g. 25%,mem=10G.
         gpu_oom_retry: out of GPU memory on a slice: start again once, on the next larger size.
         size: ask for what this size says: GPUs, nodes, CPUs, memory, time.
+        preload: have these models in every node's memory before the job starts, e.g. org/model@main.
         no_preempt: never preempt this job; it then uses guaranteed GPUs only.
         prefix: the site's option prefix, "" where it has none.
 
@@ -66,6 +68,7 @@ def sbatch_parameters(
         "gpu-share": gpu_share,
         "gpu-oom-retry": gpu_oom_retry,
         "size": size,
+        "preload": preload,
         "no-preempt": no_preempt,
     }
     return {
@@ -88,6 +91,7 @@ def sbatch_arguments(
     gpu_share: str | None = None,
     gpu_oom_retry: bool = False,
     size: str | Sequence[str] | None = None,
+    preload: str | Sequence[str] | None = None,
     no_preempt: bool = False,
     prefix: str = "",
 ) -> list[str]:
@@ -108,6 +112,7 @@ def sbatch_arguments(
         gpu_share=gpu_share,
         gpu_oom_retry=gpu_oom_retry,
         size=size,
+        preload=preload,
         no_preempt=no_preempt,
         prefix=prefix,
     )

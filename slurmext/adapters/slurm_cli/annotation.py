@@ -34,6 +34,7 @@ def parse(comment: str) -> Annotation | None:
         gpu_compute_pct=_number(values.get("gpu_compute", "")),
         share_pct=_number(percent),
         oom_retry=values.get("oom") == "retry",
+        preload=tuple(model for model in values.get("preload", "").split(",") if model),
         preemptible=values.get("preempt") != "no",
         held=values.get("held") != "0",
         user_hold=values.get("user_hold") == "1",

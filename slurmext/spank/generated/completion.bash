@@ -28,7 +28,7 @@ _slurmext_options() {
     if [[ -n ${_SLURMEXT_PREVIOUS[$1]-} ]]; then
         "${_SLURMEXT_PREVIOUS[$1]}" "$@"
     fi
-    for word in queue= ckpt= ckpt-dir= gpu-types= gang-min= gpu-slice= gpu-mem= gpu-compute= gpu-share= gpu-oom-retry size= no-preempt; do
+    for word in queue= ckpt= ckpt-dir= gpu-types= gang-min= gpu-slice= gpu-mem= gpu-compute= gpu-share= gpu-oom-retry size= preload= no-preempt; do
         if [[ "--$prefix$word" == "$cur"* && $cur == -* ]]; then
             COMPREPLY+=("--$prefix$word")
         fi

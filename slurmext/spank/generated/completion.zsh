@@ -20,5 +20,6 @@ _arguments -S \
   "--${p}gpu-share=:percent,mem=size:" \
   "--${p}gpu-oom-retry" \
   "--${p}size=:name:" \
+  "--${p}preload=:org/model[@revision][,...]:" \
   "--${p}no-preempt" \
   '*::argument:_default'

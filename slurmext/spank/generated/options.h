@@ -12,6 +12,7 @@ enum sx_kind {
 	SX_MEMORY,
 	SX_PERCENT,
 	SX_SHARE,
+	SX_MODELS,
 	SX_FLAG,
 };
 
@@ -30,7 +31,7 @@ struct sx_option {
 	long high;
 };
 
-#define SX_OPTION_COUNT 12
+#define SX_OPTION_COUNT 13
 
 static const char *const sx_signals[] = {"USR1", "USR2", "TERM", "INT", "HUP", "QUIT", "CONT", "URG", "WINCH", "XCPU", 0};
 
@@ -188,6 +189,20 @@ static const struct sx_option sx_options[SX_OPTION_COUNT] = {
 		.exported = 0,
 		.low = 1,
 		.high = 1,
+	},
+	{
+		.name = "preload",
+		.env = "SLURMEXT_PRELOAD",
+		.metavar = "org/model[@revision][,...]",
+		.summary = "have these models in every node's memory before the job starts, e.g. org/model@main",
+		.rule = "models as ORG/NAME or ORG/NAME@REVISION (letters, digits, '.', '_' and single '-'), at most 16 different ones joined by commas",
+		.example = "org/model@main",
+		.fallback = "",
+		.kind = SX_MODELS,
+		.has_arg = 1,
+		.exported = 1,
+		.low = 1,
+		.high = 16,
 	},
 	{
 		.name = "no-preempt",
