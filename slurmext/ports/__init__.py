@@ -4,6 +4,7 @@ from slurmext.ports.cluster import Actuator, Clock, ClusterReader
 from slurmext.ports.gpus import DeviceAccess, GpuDriver, SliceDriver
 from slurmext.ports.models import ModelRegistry
 from slurmext.ports.slices import Placeholders, SliceAgents
+from slurmext.ports.staging import StageAgents
 from slurmext.ports.store import Store
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "Placeholders",
     "SliceAgents",
     "SliceDriver",
+    "StageAgents",
     "Store",
 ]

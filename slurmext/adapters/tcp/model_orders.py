@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
+from slurmext.ports.staging import ModelAct
 from slurmext.staging.errors import StagingError
 from slurmext.staging.kinds import TierKind
 from slurmext.staging.names import ModelKey
 from slurmext.staging.order import BadOrder, StageOrder, order_to_json
 from slurmext.staging.order import parse_order as parse_stage_order
+from slurmext.staging.preload import MOST_MODELS, Preload
 
-MOST_MODELS = 64
-"""So many a job may ask for."""
 _LONGEST = 1000
 
 
@@ -27,8 +27,6 @@ class StageModel:
         """As it is sent."""
         return {"stage": order_to_json(self.order)}
 
-
-ModelAct = Literal["cancel", "evict", "pin", "unpin", "recheck"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,17 +44,6 @@ class ActOnModel:
             "act": self.act, "model": self.key.name, "revision": self.key.revision, "tier": self.tier.value,
             "holder": self.holder,
         }}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preload:
-    """One model of a job: what `reference` means to its user, or why it means nothing."""
-
-    reference: str
-    key: ModelKey | None = None
-    fingerprint: str = ""
-    storage: str = ""
-    why: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

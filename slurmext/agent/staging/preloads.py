@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from slurmext.adapters.tcp.model_orders import MOST_MODELS, Preload, PreloadJob
-from slurmext.staging.errors import StagingError
+from slurmext.adapters.tcp.model_orders import PreloadJob
 from slurmext.staging.names import ModelKey, parse_reference
 from slurmext.staging.places import FALLBACK, ROOTS, fallback_text
+from slurmext.staging.preload import Preload, references_in
 from slurmext.staging.store.tier import TierKind
 
 if TYPE_CHECKING:
@@ -34,18 +34,6 @@ _REMEMBERED: Final = 4096
 def holder_of(job_id: int) -> str:
     """Who pins a job's models."""
     return f"job-{job_id}"
-
-
-def references_in(text: str) -> tuple[str, ...]:
-    """The models of `--preload`; what is no name is left out: not every job comes by sbatch."""
-    found: list[str] = []
-    for word in text.split(",")[:MOST_MODELS]:
-        try:
-            parse_reference(word)
-        except StagingError:
-            continue
-        found.append(word)
-    return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +114,8 @@ class Preloads:
         with self._news:
             order = self._told.get(job_id)
         said = {} if order is None else {each.reference: each for each in order.models}
-        return tuple(said.get(reference) or self._guess(reference) for reference in references)
+        known = (said.get(reference) or self._guess(reference) for reference in references)
+        return tuple(replace(each, why="") if each.key else each for each in known)
 
     def _guess(self, reference: str) -> Preload:
         """The model as far as this node knows it; nobody else does while slurmextd is away."""
@@ -176,6 +165,8 @@ class Preloads:
                 pinned = self._pin(job_id, model.key)
             if staged is not None and staged.complete and pinned:
                 return Outcome(model=model, staged=staged.directory, complete=True)
+            if refused := self._refused(job_id, model):
+                return Outcome(model=model, staged=staged and staged.directory, why=refused)
             why = self._engine().failure(model.key)
             if why:
                 # Slurmextd may know another source, and tells it within a moment.
@@ -192,6 +183,13 @@ class Preloads:
                 time.sleep(min(left_s, 0.05))
             else:
                 staged.wait(min(left_s, _LOOK_S))
+
+    def _refused(self, job_id: int, model: Preload) -> str:
+        """Why slurmextd says that the model does not come; empty while it may."""
+        with self._news:
+            order = self._told.get(job_id)
+        said = () if order is None else order.models
+        return next((each.why for each in said if each.reference == model.reference and each.key), "")
 
     def _tell_tasks(self, job_id: int, uid: int, outcomes: Sequence[Outcome]) -> None:
         lines: list[str] = []

@@ -17,7 +17,7 @@ from slurmext.adapters.transport.handshake import Identity
 from slurmext.agent.staging.engine import StagingEngine
 from slurmext.agent.staging.jobfiles import JobFiles
 from slurmext.agent.staging.links import Links
-from slurmext.agent.staging.pool import is_used, memory_bytes, open_tiers, open_transport, place
+from slurmext.agent.staging.pool import is_used, memory_bytes, open_tiers, open_transport
 from slurmext.agent.staging.preloads import Outcome, Preloads, holder_of
 from slurmext.errors import SlurmextError
 from slurmext.staging.errors import StagingError
@@ -42,6 +42,7 @@ LOOK_S: Final = 0.1
 IDLE_LOOK_S: Final = 2.0
 _MOST_WAITING: Final = 50
 """Events that wait for slurmextd; how far a model is, is told only while there are fewer."""
+_MUCH: Final = 0.1
 _MOST_MODELS: Final = 400
 _MOST_LOST: Final = 4
 
@@ -79,6 +80,7 @@ class Models:
         self._orders: queue.SimpleQueue[ModelOrder | None] = queue.SimpleQueue()
         self._told: object = None
         self._told_s = 0.0
+        self._told_bps = 0.0, 0.0
         self._files = JobFiles(run_dir / f"agent-{node}.models")
         self._links = Links()
         self._preloads = Preloads(node=node, engine=self.engine, files=self._files, events=events, connected=connected)
@@ -93,9 +95,11 @@ class Models:
     def start(self) -> None:
         """Serve what an agent before this one left, forget what jobs that have ended held, and wait for orders."""
         self._files.retain(self._job_ids())
-        if self.on and is_used(self._site, self._node):
+        if self.on:
             try:
-                self.engine()
+                self._listen()
+                if is_used(self._site, self._node):
+                    self.engine()
             except (SlurmextError, OSError) as error:
                 log.warning("no models are staged on this node: %s", error)
         for thread in self._threads:
@@ -112,6 +116,8 @@ class Models:
         with self._lock:
             if self._engine is not None:
                 self._engine.stop()
+            elif self._transport is not None:
+                self._transport.stop()
 
     def engine(self) -> StagingEngine:
         """The engine, opened when it is first needed. Raises SlurmextError, OSError."""
@@ -119,18 +125,24 @@ class Models:
             if self._engine is None:
                 if not self.on:
                     raise StagingOff("no models are staged on this node (staging.memory_percent of the site file)")
-                identity = Identity(node=self._node, prover=self._prover(), trusted_uids=self._uids)
+                transport = self._listen()
                 tiers = open_tiers(self._site, self._node)
-                transport = open_transport(self._site, identity)
                 cap = self._site.tx_cap_gbps
                 engine = StagingEngine(
                     tiers, transport, tx_cap_bps=None if cap is None else cap * 1e9, registry=self._manifest_of
                 )
                 self._forget_ended(engine)
                 engine.start()
-                self._transport, self._engine = transport, engine
+                self._engine = engine
                 log.info("models: served at %s:%d", *engine.address)
             return self._engine
+
+    def _listen(self) -> Transport:
+        with self._lock:
+            if self._transport is None:
+                identity = Identity(node=self._node, prover=self._prover(), trusted_uids=self._uids)
+                self._transport = open_transport(self._site, identity)
+            return self._transport
 
     def announce(self) -> None:
         """A controller connected: tell it everything."""
@@ -139,8 +151,8 @@ class Models:
 
     @property
     def greeting(self) -> dict[str, object]:
-        """What the agent says of models when it connects: that it takes them."""
-        return {"models": self.on}
+        """What the agent says of models when it connects: where it serves them. Nothing when it takes none."""
+        return {} if self._transport is None else {"models": self._facts(self._transport)}
 
     def obey(self, order: ModelOrder) -> None:
         """Carry it out soon, in the order in which they came. What a job asked for is known at once."""
@@ -235,24 +247,37 @@ class Models:
         busy = any(one.state in {StageState.RECEIVING, StageState.WAITING} for one in found)
         now_s = time.monotonic()
         progressing = busy and now_s - self._told_s >= TELL_S and self._connected()
-        if state != self._told or (progressing and len(self._events) < _MOST_WAITING):
+        if state != self._told or self._loaded(now_s) or (progressing and len(self._events) < _MOST_WAITING):
             self._told, self._told_s = state, now_s
             self._events.add("models", **self._inventory(engine, found))
         return busy
 
+    def _loaded(self, now_s: float) -> bool:
+        """Whether the network link carries much more or less than was told: who plans transfers should know."""
+        if now_s - self._told_s < IDLE_LOOK_S or not self._connected():
+            return False
+        now, most = self._links.used_bps(), _MUCH * self._site.link_gbps * 1e9
+        return any(abs(one - told) > most for one, told in zip(now, self._told_bps, strict=True))
+
     def _inventory(self, engine: StagingEngine, found: tuple[Progress, ...]) -> dict[str, Any]:
-        host = self._site.host
-        tx_bps, rx_bps = self._links.used_bps()
+        assert self._transport is not None  # noqa: S101  the engine has it
+        tx_bps, rx_bps = self._told_bps = self._links.used_bps()
         return {
-            "port": engine.address[1],
-            "host": None if host is None else host.replace("%n", self._node),
-            "link_bps": self._site.link_gbps * 1e9,
-            "tx_cap_bps": None if self._site.tx_cap_gbps is None else self._site.tx_cap_gbps * 1e9,
-            "storage_bps": self._site.storage_gbps * 1e9,
+            **self._facts(self._transport),
             "tx_bps": tx_bps,
             "rx_bps": rx_bps,
             "room": engine.room(),
             "models": [_brief(one) for one in found],
+        }
+
+    def _facts(self, transport: Transport) -> dict[str, Any]:
+        site = self._site
+        return {
+            "port": transport.address[1],
+            "host": None if site.host is None else site.host.replace("%n", self._node),
+            "link_bps": site.link_gbps * 1e9,
+            "tx_cap_bps": None if site.tx_cap_gbps is None else site.tx_cap_gbps * 1e9,
+            "storage_bps": site.storage_gbps * 1e9,
         }
 
 
@@ -261,6 +286,3 @@ def _brief(one: Progress) -> dict[str, Any]:
     told["lost"] = dict(list(told["lost"].items())[:_MOST_LOST])
     told["received"] = {}
     return told
-
-
-__all__ = ["Models", "StagingOff", "place"]

@@ -6,7 +6,7 @@ two reports the agents help themselves: a receiver that loses its source turns t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -75,9 +75,26 @@ class Conductor:
         if host := self._away.pop(node, None):
             self._hosts[node] = host
             self._stale = True
-        if complete and node in self._hosts:
-            self._replicas.setdefault(node, Replica(host=node))
+        if complete and node in self._hosts and node not in self._replicas:
+            self._replicas[node] = Replica(host=node)
             self._stale = True
+
+    def aim(self, targets: Iterable[str], hosts: Iterable[Host], replicas: Iterable[Replica]) -> None:
+        """More targets, and what hosts and replicas there are besides the known ones; those that failed try again."""
+        more = [host for host in hosts if host.name not in self._hosts]
+        self._hosts.update({host.name: host for host in more})
+        for host in more:
+            self._away.pop(host.name, None)
+        known = {host.name for host in self._request.hosts}
+        self._request = replace(
+            self._request,
+            hosts=(*self._request.hosts, *(host for host in more if host.name not in known)),
+            targets=tuple(dict.fromkeys((*self._request.targets, *targets))),
+        )
+        self._failed.difference_update(targets)
+        for replica in replicas:
+            self._replicas.setdefault(replica.host, replica)
+        self._stale = True
 
     def link(self, host: Host) -> None:
         """What is known of a host's links changed."""
@@ -90,6 +107,8 @@ class Conductor:
         if report.node not in self._hosts:
             return
         if report.failed:
+            # Those who hang on it need another source.
+            self._stale = self._stale or report.node not in self._failed
             self._failed.add(report.node)
             return
         if report.complete:

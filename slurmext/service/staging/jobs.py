@@ -1,0 +1,87 @@
+"""What jobs asked for with --preload, as models of the registry: the same ones for all of a job's life."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from slurmext.model.staged_model import ModelEntry
+from slurmext.ports import Clock, ModelRegistry
+from slurmext.service.models.people import caller_of
+from slurmext.staging.errors import StagingError
+from slurmext.staging.preload import Preload
+
+_REMEMBERED = 20_000
+_FRESH_S = 5.0
+"""So long an answer of the registry stands: cycles ask again and again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One model of a job: what the reference means, or why it means nothing to the job's user."""
+
+    reference: str
+    entry: ModelEntry | None = None
+    why: str = ""
+
+    def preload(self, refused: str = "") -> Preload:
+        """As agents are told; `refused` says why it does not come."""
+        if self.entry is None:
+            return Preload(reference=self.reference, why=self.why)
+        return Preload(
+            reference=self.reference, key=self.entry.key, fingerprint=self.entry.fingerprint,
+            storage=self.entry.storage, why=refused,
+        )  # fmt: skip
+
+
+class JobModels:
+    """From any thread. Raises StoreUnavailable."""
+
+    def __init__(self, registry: ModelRegistry, clock: Clock) -> None:
+        self._registry, self._clock = registry, clock
+        self._lock = threading.Lock()
+        self._known: dict[tuple[str, int, str], ModelEntry] = {}
+        self._answers: dict[tuple[str, int, str], tuple[float, Wanted]] = {}
+
+    def of(self, job_id: str, uid: int, references: Sequence[str]) -> tuple[Wanted, ...]:
+        """The job's models. A reference without a revision means what it meant when the job was first seen, so that
+        all nodes of a job have the same.
+        """
+        return tuple(self._one(job_id, uid, reference) for reference in references)
+
+    def forget_answers(self) -> None:
+        """The registry changed: ask it anew."""
+        with self._lock:
+            self._answers.clear()
+
+    def _one(self, job_id: str, uid: int, reference: str) -> Wanted:
+        place, now_s = (job_id, uid, reference), self._clock.now()
+        with self._lock:
+            at_s, answer = self._answers.get(place, (0.0, None))
+        if answer is not None and 0 <= now_s - at_s < _FRESH_S:
+            return answer
+        answer = self._asked(place)
+        with self._lock:
+            self._answers[place] = now_s, answer
+            while len(self._answers) > _REMEMBERED:
+                self._answers.pop(next(iter(self._answers)))
+        return answer
+
+    def _asked(self, place: tuple[str, int, str]) -> Wanted:
+        _, uid, reference = place
+        with self._lock:
+            known = self._known.get(place)
+        if known is not None:
+            # Permissions may have changed since, or the model may be gone.
+            reference = str(known.key)
+        caller = caller_of(uid)
+        try:
+            entry = self._registry.resolve(reference, caller.reads_as, caller.gids)
+        except StagingError as error:
+            return Wanted(reference=place[2], why=str(error))
+        with self._lock:
+            self._known[place] = entry
+            while len(self._known) > _REMEMBERED:
+                self._known.pop(next(iter(self._known)))
+        return Wanted(reference=place[2], entry=entry)
