@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slurmext.cli.base import Command, Group
-from slurmext.cli.formats import counted, moment, parse_span, size, span
+from slurmext.cli.formats import moment, parse_span, size, span
 from slurmext.cli.render import Column, Output, confirm, immediate_option, json_option, output_options
 from slurmext.errors import UsageError
+from slurmext.model.amounts import counted
 
 if TYPE_CHECKING:
     from slurmext.cli.ckpt_files import Found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from slurmext.cli.formats import moment, span
+from slurmext.model.amounts import amount, counted
 
 _DAYS_SHOWN = 7
 
@@ -12,7 +13,7 @@ _DAYS_SHOWN = 7
 def waiting(row: dict[str, Any]) -> str:
     """How many jobs wait for how many GPUs."""
     jobs = row["pending_jobs"]
-    return f"{jobs} job{'' if jobs == 1 else 's'} wait{'s' if jobs == 1 else ''} for {row['pending_gpus']}"
+    return f"{counted(jobs, 'job')} wait{'s' if jobs == 1 else ''} for {counted(row['pending_gpus'], 'GPU')}"
 
 
 def past_use(answer: dict[str, Any], queue: str) -> list[str]:
@@ -47,25 +48,24 @@ def sentences(row: dict[str, Any], *, more: bool) -> list[str]:
     said = [
         f"{path} shares what {parent} is guaranteed with the other queues there."
         if row["shares_guarantee"]
-        else f"{path} is guaranteed {guaranteed} GPUs: when its jobs ask for them, whoever borrowed them gives them"
-        " back.",
+        else f"{path} is guaranteed {counted(guaranteed, 'GPU')}: when its jobs ask, whoever borrowed any gives back.",
         f"Beyond them it may borrow idle GPUs, {beyond}, until their owner asks."
         if row["fence"] not in {"in", "both"}
         else "It borrows nothing beyond them (fence).",
     ]
     if more and row["borrowed"]:
-        said.append(f"It uses {used} now, so {row['borrowed']} are borrowed and may be reclaimed, checkpoint first.")
+        borrows = f"{amount(row['borrowed'])} {'is' if row['borrowed'] == 1 else 'are'} borrowed"
+        said.append(f"It uses {amount(used)} now, so {borrows} and may be reclaimed, checkpoint first.")
     elif more and row["shares_guarantee"]:
-        said.append(f"It uses {used} now, nothing borrowed.")
+        said.append(f"It uses {amount(used)} now, nothing borrowed.")
     elif more:
         idle = guaranteed - max(used, row["reserved"])
         lent = 0 if row["fence"] in {"out", "both"} else max(0, idle)
         lent = lent if row["lending_limit"] is None else min(lent, row["lending_limit"])
-        said.append(f"It uses {used} now, nothing borrowed; of the rest {lent} may be lent to others.")
+        said.append(f"It uses {amount(used)} now, nothing borrowed; of the rest {amount(lent)} may be lent to others.")
     if more and row["pending_jobs"]:
         said.append(
-            f"{waiting(row)} GPUs:"
-            f" 'slurmext job list --queue {path} --state pending -o JobID,GPUs,Reason,Message' says why."
+            f"{waiting(row)}: 'slurmext job list --queue {path} --state pending -o JobID,GPUs,Reason,Message' says why."
         )
     if row["min_runtime_s"]:
         said.append(f"Its jobs are not preempted in their first {span(row['min_runtime_s'])}.")

@@ -7,6 +7,7 @@ from typing import Any
 
 from slurmext.cli.formats import clock, size, span
 from slurmext.cli.reasons import words_for
+from slurmext.model.amounts import counted
 
 Answer = Mapping[str, Any]
 
@@ -45,7 +46,8 @@ def _head(answer: Answer) -> Iterator[str]:
     else:
         doing = f"{STATES.get(job['state'], job['state'])} on {job['nodes'] or '?'} since {clock(job['start_s'])}"
     name = f" ({job['name']})" if job["name"] else ""
-    what = f"{job['gpus']} GPUs" if job["gpus"] else "parts of GPUs"
+    sliced = job["gpus"] != int(job["gpus"]) or answer.get("slices")
+    what = f"{counted(job['gpus'], 'GPU')}{' in slices' if sliced else ''}" if job["gpus"] else "no GPUs"
     yield f"Job {job['job_id']}{name} of {job['user']}, {what} in queue {job['queue'] or '-'}: {doing}."
 
 
@@ -61,7 +63,7 @@ def _slices(answer: Answer) -> Iterator[str]:
         place = f"at unit {each['start']} of " if each["start"] is not None else "of "
         gpu = "?" if each["minor"] is None else each["minor"]
         memory = f", {each['memory_mib']} MiB" if each["memory_mib"] else ""
-        counts = f"counts as {each['milli'] / 1000:.3f} GPUs"
+        counts = f"counts as {each['milli'] / 1000:.2f} GPUs"
         yield (
             f"  {each['slice']}{memory} {place}GPU {gpu} on {each['node']}: {said.get(each['state'], each['state'])};"
             f" {counts}"
@@ -100,13 +102,13 @@ def _why(answer: Answer) -> Iterator[str]:
     if outlook.get("ahead_jobs"):
         jobs = outlook["ahead_jobs"]
         yield (
-            f"  {jobs} job{'s' if jobs > 1 else ''} of its queue, asking for {outlook['ahead_gpus']} GPUs,"
+            f"  {counted(jobs, 'job')} of its queue, asking for {counted(outlook['ahead_gpus'], 'GPU')},"
             f" {'are' if jobs > 1 else 'is'} asked before it."
         )
     leaving = answer["leaving_for_it"]
     for action in leaving:
         whose = f"job {action['job']}"
-        gpus = f" ({action['gpus']} GPUs)" if action.get("gpus") else ""
+        gpus = f" ({counted(action['gpus'], 'GPU')})" if action.get("gpus") else ""
         where = f" of queue {action['from_queue']}" if action.get("from_queue") else ""
         waited = span(answer["now_s"] - action["since_s"])
         yield f"  {whose}{where}{gpus} is leaving for it: {action['state']} {waited} ago."
@@ -124,7 +126,7 @@ def _when(answer: Answer) -> Iterator[str]:
     now = answer["now_s"]
     for end in outlook["next_ends"]:
         when = f"{clock(end['at_s'])} (in {span(max(0, end['at_s'] - now))})"
-        yield f"  job {end['job']} of queue {end['queue']} ({end['gpus']} GPUs) ends by {when}."
+        yield f"  job {end['job']} of queue {end['queue']} ({counted(end['gpus'], 'GPU')}) ends by {when}."
     yield f"  {_estimate(estimate, now, hopeless=outlook['hopeless'])}"
 
 
@@ -166,7 +168,8 @@ def _losses(answer: Answer) -> Iterator[str]:
         if item["signalled_s"] is not None:
             saved += f", signalled {span(item['ended_s'] - item['signalled_s'])} before"
         gainer = f" to {item['to_queue']} for job {item['beneficiary']}" if item["beneficiary"] else ""
-        yield f"  {clock(item['ended_s'])}  {item['gpus']} GPUs from {item['from_queue']}{gainer}"
+        gpus = counted(item["gpus"], "GPU") if item["gpus"] else "slices"
+        yield f"  {clock(item['ended_s'])}  {gpus} from {item['from_queue']}{gainer}"
         yield f"      {item['reason']}: {words.meaning if words else 'see the policy'}"
         yield f"      lost {span(item['lost_gpu_s'])} of GPU time; {saved}"
 

@@ -21,11 +21,6 @@ def plain(value: object) -> str:
     return str(value)
 
 
-def counted(number: float, thing: str) -> str:
-    """`1 GPU`, `2 GPUs`, `0.14 GPUs`."""
-    return f"{number:g} {thing}{'' if number == 1 else 's'}"
-
-
 def moment(value: float | None) -> str:
     """Unix seconds -> local `2026-11-21T10:00:00`."""
     return "" if value is None else datetime.fromtimestamp(value).astimezone().strftime("%Y-%m-%dT%H:%M:%S")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from slurmext.cli.formats import counted
+from slurmext.model.amounts import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -74,7 +74,7 @@ def snapshot_to_json(snapshot: Snapshot, *, indent: int | None = None) -> str:
             for key in keys:
                 if item[key] is None or item[key] == "refuse" or (key != "evicting_for" and not item[key]):
                     del item[key]
-    for key in ("fences", "removed", "past_gpus", "defragment"):
+    for key in ("fences", "removed", "past_gpus", "sliced", "defragment"):
         if not data[key]:
             del data[key]
     return json.dumps(data, indent=indent, ensure_ascii=False)

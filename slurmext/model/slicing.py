@@ -385,7 +385,8 @@ class SliceEvict:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlicePlan:
     """What to do now about slices. `reasons` has every job still pending without a reservation, once; `details` the
-    numbers or names that go with the reason, in one line, where there are any.
+    numbers or names that go with the reason, in one line, where there are any, and `counts` what each would count
+    against quotas, in GPUs.
     """
 
     version: Literal[1] = 1
@@ -398,3 +399,4 @@ class SlicePlan:
     hold: tuple[HoldPlaces, ...] = ()
     reasons: Mapping[str, Reason] = field(default_factory=dict[str, Reason])
     details: Mapping[str, str] = field(default_factory=dict[str, str])
+    counts: Mapping[str, float] = field(default_factory=dict[str, float])

@@ -62,6 +62,7 @@ class Snapshot:
 
     `removed` are queues that the policy had before, and from when on their jobs must leave. `past_gpus` is how many
     GPUs queues borrowed on average lately, what is longer ago counting less. `defragment` is set when that is due.
+    `sliced` is what each user has of GPUs in slices, by queue: `jobs` has it rounded up, as jobs without a place.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -75,4 +76,5 @@ class Snapshot:
     fences: tuple[Fence, ...] = ()
     removed: Mapping[str, Seconds] = field(default_factory=dict[str, Seconds])
     past_gpus: Mapping[str, float] = field(default_factory=dict[str, float])
+    sliced: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
     defragment: Defragment | None = None

@@ -20,7 +20,7 @@ from slurmext.service.idleness import Idleness, about, with_idleness
 from slurmext.service.limits import Refused, cap_of, caps_now
 from slurmext.service.reason_history import with_reason
 from slurmext.service.slices.hosts import hosts
-from slurmext.service.slices.memory import SliceMemory, placeholder_jobs, usage_jobs
+from slurmext.service.slices.memory import SliceMemory, placeholder_jobs, sliced_gpus, usage_jobs
 from slurmext.service.slices.world import slice_job
 
 _CKPT = re.compile(r"^(?:SIG)?(?P<signal>[A-Z][A-Z0-9+\-]*)@(?P<seconds>\d+)$")
@@ -178,6 +178,7 @@ def observe(
         fences=fences,
         removed=_removed(jobs, queues, policy),
         past_gpus=memory.past_gpus,
+        sliced=sliced_gpus(memory.slices),
     )
     rivals = any(_rival(record) for record in view.jobs)
     ended = _ended(view, known, memory.rows, now_s)

@@ -9,10 +9,11 @@ import pytest
 from slurmext.cli.reasons import PENDING
 from slurmext.model.job import Job, JobState, NodeGpus
 from slurmext.model.node import Node
-from slurmext.model.plan import Reason
+from slurmext.model.plan import Plan, Reason
 from slurmext.model.queue import Queue, QuotaChange, TypeQuota
 from slurmext.model.snapshot import Settings, Snapshot
 from slurmext.policy.explain import explain, explain_queue, messages
+from slurmext.policy.explain.account import account_lines
 from slurmext.policy.explain.books import books_of
 from slurmext.policy.explain.queue import QueueAccount, queue_account
 from slurmext.policy.explain.reasons import sentence
@@ -58,6 +59,47 @@ def test_queue_max_names_the_limit() -> None:
     said = messages(snapshot, plan(snapshot))
     assert "prod uses 24 of at most 24" in said["a"]
     assert "never use more than 24" in said["b"]
+
+
+def test_slices_count_by_their_share_and_are_named() -> None:
+    """In the sentence, in the account, and in the queue's fair share; rounding is said where it decides."""
+    full = replace(_waiting_at_max(used=2), sliced={"a": {"bob": 0.43, "eve": 0.5}})
+    stands_for = Job(id="slices of bob in a", queue="a", state=JobState.RUNNING, user="bob", preemptible=False)
+    full = replace(full, jobs=(*full.jobs, stands_for))
+    (said,) = messages(full, Plan(reasons={"w": Reason.QUEUE_MAX})).values()
+    assert said == "queue a uses 2.93 of at most 3 GPUs, 0.93 of them in slices, and the job needs 1"
+    fewer = replace(_waiting_at_max(used=2), sliced={"a": {"bob": 0.43}, "b": {"eve": 0.1}})
+    account = queue_account(replace(fewer, jobs=(*fewer.jobs, stands_for)), Plan(reasons={"w": Reason.QUEUE_MAX}), "a")
+    assert (account.uses, account.sliced, account.waiting_jobs) == (2.43, 0.43, 1)
+    assert account.share == 3
+    assert account_lines(account, 0)[0].startswith("Queue a uses 2.43 GPUs (0.43 in slices): 2.43 of 3 guaranteed")
+    tight = replace(_waiting_at_max(used=1), sliced={"a": {"bob": 0.43}, "a/x": {"eve": 0.43}})
+    (said,) = messages(tight, Plan(reasons={"w": Reason.QUEUE_MAX})).values()
+    assert said.startswith(
+        "queue a uses 1.86 of at most 3 GPUs, 0.86 of them in slices and rounded up to whole ones here,"
+    )
+
+
+def test_a_type_that_is_not_here_is_told_with_those_that_are() -> None:
+    """Nobody looks for the fault in the number of nodes."""
+    snapshot = _waiting_at_max(used=0)
+    snapshot = replace(snapshot, jobs=(replace(snapshot.jobs[-1], types=("a100",)),))
+    (said,) = messages(snapshot, Plan(reasons={"w": Reason.NO_NODE_FITS})).values()
+    assert said == "no node here has a GPU of type a100; there are h100 (4)"
+
+
+def _waiting_at_max(*, used: int) -> Snapshot:
+    """Queue a of at most 3 of 4 GPUs, with `used` of them in use and a job of one GPU that waits."""
+    run = [
+        Job(id=f"r{number}", queue="a", state=JobState.RUNNING, placement=(NodeGpus(node="n1", gpus=1),))
+        for number in range(used)
+    ]
+    waits = Job(id="w", queue="a", state=JobState.PENDING, user="bob")
+    return Snapshot(
+        nodes=(Node(name="n1", gpus=4, gpu_type="h100"),),
+        queues=(Queue(path="a", guaranteed=3, max=3), Queue(path="b", guaranteed=1)),
+        jobs=(*run, waits),
+    )
 
 
 def test_no_free_gpus_tells_when_running_jobs_end() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from slurmext.model.amounts import amount, counted
 from slurmext.model.plan import Plan
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.explain.books import within
@@ -23,14 +24,15 @@ def explain_queue(snapshot: Snapshot, plan: Plan, path: str) -> str:
 def account_lines(account: QueueAccount, now_s: float) -> list[str]:
     """The account as lines of text."""
     at_most = "without a limit" if account.max is None else f"at most {account.max}"
+    parts = f" ({amount(account.sliced)} in slices)" if account.sliced else ""
     within_own = account.uses - account.borrowed
     whose = f" to all of {account.shares_with} together" if account.shares_with else ""
     lines = [
         (
-            f"Queue {account.path} uses {account.uses} GPUs: {within_own} of {account.guaranteed} guaranteed{whose},"
-            f" {account.borrowed} borrowed, {at_most}."
+            f"Queue {account.path} uses {counted(account.uses, 'GPU')}{parts}: {amount(within_own)} of"
+            f" {account.guaranteed} guaranteed{whose}, {amount(account.borrowed)} borrowed, {at_most}."
         ),
-        f"Its fair share now is {_gpus(account.share)} GPUs{_against(account)}.",
+        f"Its fair share now is {_gpus(account.share)} GPU{_s(account.share)}{_against(account)}.",
         _waiting(account, now_s),
         "",
         "Why this share: what is handed out at each level, in GPUs",
@@ -60,12 +62,12 @@ def _waiting(account: QueueAccount, now_s: float) -> str:
     why = ", ".join(f"{count} {reason}" for reason, count in account.reasons.items())
     since = f", the first for {now_s - account.waiting_since_s:.0f} s" if account.waiting_since_s is not None else ""
     waits = f"{jobs} job{'s wait' if jobs > 1 else ' waits'}"
-    return f"{waits} for {account.waiting_gpus} GPUs{since}: {why}."
+    return f"{waits} for {counted(account.waiting_gpus, 'GPU')}{since}: {why}."
 
 
 def _level_lines(level: Level, path: str) -> list[str]:
     name = f"queue {level.parent}" if level.parent else "the cluster"
-    notes = [f"{_gpus(level.gpus)} GPUs of {name} to share"]
+    notes = [f"{_gpus(level.gpus)} GPU{_s(level.gpus)} of {name} to share"]
     if level.kept:
         notes.append(f"{level.kept} kept idle (reserved, lending limits, fences)")
     notes.append(f"{_gpus(level.beyond)} left beyond what is wanted within guarantees, shared by weight")
@@ -89,14 +91,14 @@ def _level_lines(level: Level, path: str) -> list[str]:
 
 def _cells(row: Row) -> tuple[str, ...]:
     name = f"{row.path} (its own jobs)" if row.own else row.path
-    numbers = (row.guaranteed, row.wants, row.uses, f"{row.weight:g}", row.priority, _gpus(row.past), _gpus(row.share))
-    return (name, *(str(number) for number in numbers))
+    numbers = (row.guaranteed, row.wants, amount(row.uses), f"{row.weight:g}", row.priority)
+    return (name, *(str(number) for number in numbers), _gpus(row.past), _gpus(row.share))
 
 
 def _market(account: QueueAccount) -> list[str]:
     lines: list[str] = []
     for level in account.levels:
-        borrowers = [f"{row.path} {row.borrows}" for row in level.rows if row.borrows]
+        borrowers = [f"{row.path} {amount(row.borrows)}" for row in level.rows if row.borrows]
         lenders = [f"{row.path} {row.lends}" for row in level.rows if row.lends]
         if not borrowers:
             continue
@@ -106,8 +108,8 @@ def _market(account: QueueAccount) -> list[str]:
         free = total - lent - outside
         sources = (
             f"idle guarantees of {', '.join(lenders)}" if lenders else "",
-            f"{outside} that {level.parent} itself borrows" if outside else "",
-            f"{free} nobody is guaranteed" if free else "",
+            f"{amount(outside)} that {level.parent} itself borrows" if outside else "",
+            f"{amount(free)} nobody is guaranteed" if free else "",
         )
         source = " and ".join(filter(None, sources))
         lines.append(f"{where} beyond guarantees: {', '.join(borrowers)}; they come from {source}.")
@@ -119,7 +121,11 @@ def _market(account: QueueAccount) -> list[str]:
 
 def _owed(row: Row) -> str:
     owed = min(row.guaranteed, row.wants) - row.uses
-    return f" ({owed} of its guarantee)" if owed > 0 else ""
+    return f" ({amount(owed)} of its guarantee)" if owed > 0 else ""
+
+
+def _s(count: float) -> str:
+    return "" if _gpus(count) == "1" else "s"
 
 
 def _gpus(count: float) -> str:

@@ -18,19 +18,21 @@ class Books:
     """What every message draws on, counted once.
 
     `by_user` and `by_group` (GPUs per member) are there for queues that limit people. `next_change_s` is when a
-    calendar changes the next queue. `capped` is how many jobs count under each cap.
+    calendar changes the next queue. `capped` is how many jobs count under each cap. `used` and `by_user` count slices
+    by their part of a GPU; `sliced` is how much of `used` they are.
     """
 
     snapshot: Snapshot
     queues: Mapping[str, Queue]
-    used: Counter[str]
-    by_user: Mapping[tuple[str, str], int]
+    used: Mapping[str, float]
+    by_user: Mapping[tuple[str, str], float]
     by_group: Mapping[tuple[str, str], Mapping[str, int]]
     guaranteed: Mapping[str, int]
     free: Mapping[str, int]
     leaving: Mapping[str, tuple[str, ...]]
     next_change_s: Seconds | None = None
     capped: Mapping[str, int] = field(default_factory=dict[str, int])
+    sliced: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def free_gpus(books: Books) -> int:
@@ -51,7 +53,8 @@ def placements(snapshot: Snapshot, plan: Plan) -> Iterator[tuple[Job, Placement]
 def books_of(snapshot: Snapshot, plan: Plan) -> Books:
     """Count the world as the plan leaves it: released jobs hold their GPUs, victims still theirs."""
     capped = Counter[str]()
-    used, by_user, leaving = Counter[str](), Counter[tuple[str, str]](), dict[str, list[str]]()
+    used, by_user = dict[str, float](), dict[tuple[str, str], float]()
+    sliced, leaving = dict[str, float](), dict[str, list[str]]()
     by_group = dict[tuple[str, str], Counter[str]]()
     limiting = {q.path for q in snapshot.queues if q.users or q.groups or q.each_user_max is not None}
     free = {node.name: node.gpus for node in snapshot.nodes if node.state is NodeState.UP}
@@ -60,14 +63,20 @@ def books_of(snapshot: Snapshot, plan: Plan) -> Books:
         if job.caps and job.state is not JobState.COMPLETING:
             capped.update(cap.name for cap in job.caps)
         for at in lineage(job.queue):
-            used[at] += gpus
+            used[at] = used.get(at, 0) + gpus
             if at in limiting:
-                by_user[at, job.user] += gpus
+                by_user[at, job.user] = by_user.get((at, job.user), 0) + gpus
                 for group in job.groups:
                     by_group.setdefault((at, group), Counter())[job.user] += gpus
         for part in placement:
             if part.node in free:
                 free[part.node] -= part.gpus
+    for queue, user, part in parts_of(snapshot):
+        for at in lineage(queue):
+            sliced[at] = sliced.get(at, 0) + part
+            by_user[at, user] = by_user.get((at, user), 0) + part
+    for at, part in sliced.items():
+        used[at] = used.get(at, 0) + part
     queues = {queue.path: queue for queue in snapshot.queues}
     for path in {at for queue in queues for at in lineage(queue)}:
         used.setdefault(path, 0)
@@ -87,7 +96,15 @@ def books_of(snapshot: Snapshot, plan: Plan) -> Books:
         leaving={job: tuple(sorted(set(victims))) for job, victims in leaving.items()},
         next_change_s=min((queue.changes[0].at_s for queue in snapshot.queues if queue.changes), default=None),
         capped=capped,
+        sliced=sliced,
     )
+
+
+def parts_of(snapshot: Snapshot) -> Iterator[tuple[str, str, float]]:
+    """Queue, user, and what they have of GPUs in slices."""
+    for queue, users in snapshot.sliced.items():
+        for user, part in users.items():
+            yield queue, user, part
 
 
 def _guarantees(queues: Mapping[str, Queue], paths: Iterable[str]) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from slurmext.model.amounts import amount, counted
 from slurmext.model.job import Job
 from slurmext.policy.explain.books import Books, lineage
 
@@ -12,7 +13,7 @@ _NAMED = 5
 """So many members of a group are named; of more the number is told."""
 
 
-def user_limit(books: Books, job: Job, need: int) -> str:
+def user_limit(books: Books, job: Job, need: float) -> str:
     """The nearest queue whose limit on the user the job would pass, and what the user holds there."""
     for at in lineage(job.queue):
         queue = books.queues.get(at)
@@ -22,14 +23,18 @@ def user_limit(books: Books, job: Job, need: int) -> str:
         held = books.by_user.get((at, job.user), 0)
         if most is not None and need > most:
             return (
-                f"it asks for {need} GPUs and {job.user} may never hold more than {most} in queue {at}; ask for fewer"
+                f"it asks for {counted(need, 'GPU')} and {job.user} may never hold more than {most} in queue {at};"
+                " ask for fewer"
             )
         if most is not None and held + need > most:
-            return f"{job.user} may hold {most} GPUs in queue {at} and holds {held}; the job needs {need}"
-    return f"{job.user} holds as many GPUs in queue {job.queue} as one user may; the job needs {need}"
+            return (
+                f"{job.user} may hold {counted(most, 'GPU')} in queue {at} and holds {amount(held)};"
+                f" the job needs {amount(need)}"
+            )
+    return f"{job.user} holds as many GPUs in queue {job.queue} as one user may; the job needs {amount(need)}"
 
 
-def group_limit(books: Books, job: Job, need: int) -> str:
+def group_limit(books: Books, job: Job, need: float) -> str:
     """The nearest queue whose limit on a group of the user the job would pass, and who of the group holds what."""
     for at in lineage(job.queue):
         queue = books.queues.get(at)
@@ -38,13 +43,14 @@ def group_limit(books: Books, job: Job, need: int) -> str:
             members = books.by_group.get((at, group), {})
             held = sum(members.values())
             if most is not None and need > most:
-                return f"it asks for {need} GPUs and group {group} may never hold more than {most} in queue {at}"
+                asks = f"it asks for {counted(need, 'GPU')}"
+                return f"{asks} and group {group} may never hold more than {most} in queue {at}"
             if most is not None and held + need > most:
                 return (
-                    f"group {group} may hold {most} GPUs in queue {at} and holds {held}{_named(members)};"
-                    f" the job needs {need}"
+                    f"group {group} may hold {counted(most, 'GPU')} in queue {at} and holds {held}{_named(members)};"
+                    f" the job needs {amount(need)}"
                 )
-    return f"a group of {job.user} holds as many GPUs in queue {job.queue} as it may; the job needs {need}"
+    return f"a group of {job.user} holds as many GPUs in queue {job.queue} as it may; the job needs {amount(need)}"
 
 
 def _named(members: Mapping[str, int]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from slurmext.model.plan import Plan
@@ -16,7 +16,8 @@ from slurmext.policy.tree import HIDDEN_LEAF, ROOT, QueueTree, queue_tree
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One queue of a level, in GPUs. `uses` is after the plan; `own` marks the jobs of the parent itself.
+    """One queue of a level, in GPUs. `uses` is after the plan, slices by their part; `own` marks the jobs of the parent
+    itself.
 
     `lends` are idle GPUs of its guarantee that others use; `short` is what it lacks of its fair share while jobs wait.
     `past` is what it borrowed lately, in GPUs as they count against what it borrows now.
@@ -25,7 +26,7 @@ class Row:
     path: str
     guaranteed: int
     wants: int
-    uses: int
+    uses: float
     kept: int
     weight: float
     priority: int
@@ -37,7 +38,7 @@ class Row:
     shares_guarantee: bool = False
 
     @property
-    def borrows(self) -> int:
+    def borrows(self) -> float:
         """GPUs it uses beyond its guarantee; one that shares its parent's has no guarantee to be beyond."""
         return 0 if self.shares_guarantee else max(0, self.uses - self.guaranteed)
 
@@ -52,20 +53,22 @@ class Level:
     gpus: float
     kept: int
     beyond: float
-    borrowed: int
+    borrowed: float
     rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueAccount:
-    """One queue's account. `guaranteed` is that of `shares_with` where the queue shares its parent's guarantee, and
-    `borrowed` is beyond it. `types` has the levels once more for each GPU type that has quotas, in GPUs of that type.
+    """One queue's account. `sliced` of what it `uses` is in slices. `guaranteed` is that of `shares_with` where the
+    queue shares its parent's guarantee, and `borrowed` is beyond it. `types` has the levels once more for each GPU type
+    that has quotas, in GPUs of that type.
     """
 
     path: str
-    uses: int
+    uses: float
+    sliced: float
     guaranteed: int
-    borrowed: int
+    borrowed: float
     shares_with: str | None
     reserved: int
     max: int | None
@@ -95,6 +98,7 @@ def queue_account(snapshot: Snapshot, plan: Plan, path: str) -> QueueAccount:
     return QueueAccount(
         path=path,
         uses=books.used[path],
+        sliced=books.sliced.get(path, 0),
         guaranteed=owner.guaranteed,
         borrowed=min(books.used[path], max(0, books.used[owner.path] - owner.guaranteed)),
         shares_with=owner.path if owner.index != index else None,
@@ -121,7 +125,7 @@ def _used_of_type(snapshot: Snapshot, plan: Plan, gpu_type: str) -> Counter[str]
     return used
 
 
-def _levels(tree: QueueTree, stakes: Sequence[Stake], used: Counter[str], index: int) -> Iterable[Level]:
+def _levels(tree: QueueTree, stakes: Sequence[Stake], used: Mapping[str, float], index: int) -> Iterable[Level]:
     """From the cluster down to the queue's own children."""
     for at in (ROOT, *reversed(tree.nodes[index].lineage)):
         node = tree.nodes[at]
@@ -131,7 +135,7 @@ def _levels(tree: QueueTree, stakes: Sequence[Stake], used: Counter[str], index:
         gpus = stakes[at].share
         floor = sum(row.guaranteed for row in plain)
         whole = max(node.guaranteed, used[node.path]) if at else gpus + stakes[at].kept
-        lent = max(0, sum(row.borrows for row in plain) - max(0, int(whole) - floor))
+        lent = int(max(0, sum(row.borrows for row in plain) - max(0, int(whole) - floor)))
         rows = tuple(_with_loan(row, part) for row, part in zip(plain, _loans(plain, lent), strict=True))
         sure = sum(min(row.wants, row.guaranteed) for row in rows)
         yield Level(
@@ -144,7 +148,7 @@ def _levels(tree: QueueTree, stakes: Sequence[Stake], used: Counter[str], index:
         )
 
 
-def _row(tree: QueueTree, stakes: Sequence[Stake], used: Counter[str], index: int) -> Row:
+def _row(tree: QueueTree, stakes: Sequence[Stake], used: Mapping[str, float], index: int) -> Row:
     node, stake = tree.nodes[index], stakes[index]
     own = node.key.endswith(HIDDEN_LEAF)
     uses = used[node.path]
@@ -173,7 +177,7 @@ def _with_loan(row: Row, lends: int) -> Row:
 
 def _loans(rows: Sequence[Row], lent: int) -> list[int]:
     """How many of the `lent` GPUs each row lends: GPUs have no names, so in proportion to what lies idle."""
-    idle = [max(0, row.guaranteed - max(row.uses, row.kept)) for row in rows]
+    idle = [int(max(0, row.guaranteed - max(row.uses, row.kept))) for row in rows]
     total = sum(idle)
     lent = min(lent, total)
     parts = [count * lent // total if total else 0 for count in idle]

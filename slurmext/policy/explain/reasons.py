@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+from slurmext.model.amounts import amount, counted
 from slurmext.model.job import CapKind, Job, Seconds
 from slurmext.model.plan import Reason
 from slurmext.policy.caps import cap_sentence
@@ -13,9 +16,9 @@ _NAMED = 5
 """So many victims are named; of more the number is told."""
 
 
-def sentence(books: Books, job: Job, reason: Reason) -> str:
-    """Why this pending job waits, for its one reason."""
-    need, queue = job.least_tasks * job.gpus_per_task, job.queue
+def sentence(books: Books, job: Job, reason: Reason, need: float | None = None) -> str:
+    """Why this pending job waits, for its one reason. `need`: GPUs that it counts as; by itself what it asks for."""
+    queue, need = job.queue, job.least_tasks * job.gpus_per_task if need is None else need
     match reason:
         case Reason.QUEUE_MAX:
             path, limit = limiting_queue(books, queue, need)
@@ -23,27 +26,33 @@ def sentence(books: Books, job: Job, reason: Reason) -> str:
                 larger = _larger_at(books, path, need)
                 if larger is not None:
                     wait = f"in {duration(larger - books.snapshot.now_s)} the calendar lets it use more"
-                    return f"it asks for {need} GPUs and queue {path} may use {limit} now; {wait}"
-                return f"it asks for {need} GPUs and queue {path} may never use more than {limit}; ask for fewer"
-            return f"queue {path} uses {books.used[path]} of at most {limit} GPUs and the job needs {need}"
+                    return f"it asks for {counted(need, 'GPU')} and queue {path} may use {limit} now; {wait}"
+                asks = f"it asks for {counted(need, 'GPU')}"
+                return f"{asks} and queue {path} may never use more than {limit}; ask for fewer"
+            uses = f"queue {path} uses {amount(books.used[path])} of at most {counted(limit, 'GPU')}"
+            return f"{uses}{_in_slices(books, path, need, limit)} and the job needs {amount(need)}"
         case Reason.USER_MAX:
             return user_limit(books, job, need)
         case Reason.OVER_GUARANTEE:
             owner = _owner(books, queue)
-            own = f"{books.used.get(owner, 0)} of {books.guaranteed.get(owner, 0)}"
+            own = f"{amount(books.used.get(owner, 0))} of {books.guaranteed.get(owner, 0)}"
             return f"with --no-preempt it may use only guaranteed GPUs, and queue {owner} uses {own} of its own"
         case Reason.LENDING_LIMIT:
             return f"the queues with idle GPUs lend no more, and queue {queue} is beyond its guarantee"
         case Reason.QUEUE_FENCE:
-            return f"a fence keeps queue {queue} from borrowing the {need} GPUs elsewhere"
+            return f"a fence keeps queue {queue} from borrowing the {counted(need, 'GPU')} elsewhere"
         case Reason.NO_NODE_FITS:
-            return f"no set of nodes that are up could hold {_shape(job)}, even if no job of any queue ran"
+            return _no_such_type(books, job) or (
+                f"no set of nodes that are up could hold {_shape(job)}, even if no job of any queue ran"
+            )
         case Reason.FRAGMENTED:
-            return f"{free_gpus(books)} GPUs are free, but not where {_shape(job)} would fit"
+            free = free_gpus(books)
+            return f"{counted(free, 'GPU')} {'is' if free == 1 else 'are'} free, but not where {_shape(job)} would fit"
         case Reason.NO_FREE_GPUS:
             owner = _owner(books, queue)
-            own = f"uses {books.used.get(owner, 0)} ({books.guaranteed.get(owner, 0)} guaranteed)"
-            return f"it needs {need} GPUs, {free_gpus(books)} are free, and queue {owner} {own}"
+            own = f"uses {amount(books.used.get(owner, 0))} ({books.guaranteed.get(owner, 0)} guaranteed)"
+            free = f"{free_gpus(books)} {'is' if free_gpus(books) == 1 else 'are'} free"
+            return f"it needs {counted(need, 'GPU')}, {free}, and queue {owner} {own}"
         case Reason.BEHIND_IN_QUEUE:
             return f"jobs before it in queue {queue} or owed to other queues take what is free"
         case Reason.RECLAIMING | Reason.PREEMPTING | Reason.CONSOLIDATING:
@@ -63,7 +72,9 @@ def sentence(books: Books, job: Job, reason: Reason) -> str:
             return group_limit(books, job, need)
         case Reason.HEADROOM:
             kept = books.snapshot.settings.headroom_gpus
-            return f"{kept} GPUs stay free for bursts, {free_gpus(books)} are free, and queue {queue} would borrow"
+            free = free_gpus(books)
+            stay = f"{counted(kept, 'GPU')} {'stays' if kept == 1 else 'stay'} free for bursts"
+            return f"{stay}, {free} {'is' if free == 1 else 'are'} free, and queue {queue} would borrow"
         case Reason.PRE_DRAIN:
             return (
                 f"the calendar makes queue {queue} smaller, or gives others more, before the job's time limit is over"
@@ -96,10 +107,30 @@ def _victims(books: Books, job: Job) -> str:
 def _shape(job: Job) -> str:
     tasks = f"{job.least_tasks} x " if job.least_tasks > 1 else ""
     kinds = f" of type {' or '.join(job.types)}" if job.types else ""
-    return f"{tasks}{job.gpus_per_task} GPUs{kinds}"
+    return f"{tasks}{counted(job.gpus_per_task, 'GPU')}{kinds}"
 
 
-def limiting_queue(books: Books, path: str, need: int) -> tuple[str, int]:
+def _no_such_type(books: Books, job: Job) -> str:
+    """That no node, up or not, has a GPU of the types it accepts; empty when one has."""
+    there = Counter[str]()
+    for node in books.snapshot.nodes:
+        there[node.gpu_type] += node.gpus
+    if not job.types or any(kind in there for kind in job.types):
+        return ""
+    known = ", ".join(f"{kind} ({gpus})" for kind, gpus in sorted(there.items()) if gpus)
+    return f"no node here has a GPU of type {' or '.join(job.types)}; there are {known or 'no GPUs'}"
+
+
+def _in_slices(books: Books, path: str, need: float, limit: int) -> str:
+    """How much of the queue's use slices are, where there are some."""
+    part = books.sliced.get(path, 0)
+    if not part:
+        return ""
+    rounded = " and rounded up to whole ones here" if books.used[path] + need <= limit else ""
+    return f", {amount(part)} of them in slices{rounded},"
+
+
+def limiting_queue(books: Books, path: str, need: float) -> tuple[str, int]:
     """The nearest queue whose limit the job would pass, and that limit."""
     for at in lineage(path):
         queue = books.queues.get(at)
@@ -115,7 +146,7 @@ def _short_enough(books: Books) -> str:
     return f"; a --time of at most {minutes} minutes lets it start" if minutes > 0 else ""
 
 
-def _larger_at(books: Books, path: str, need: int) -> Seconds | None:
+def _larger_at(books: Books, path: str, need: float) -> Seconds | None:
     """When the calendar next gives the queue a max that holds so many GPUs; None when nothing is known to."""
     changes = books.queues[path].changes if path in books.queues else ()
     return next((change.at_s for change in changes if change.max is None or change.max >= need), None)

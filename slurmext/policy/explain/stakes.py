@@ -43,7 +43,9 @@ def stakes_of(snapshot: Snapshot, plan: Plan, tree: QueueTree, gpu_type: str | N
             continue
         if job.state in _STAYS and job.evicting_for is None:
             held = [part for part in job.placement if gpu_type in {None, types.get(part.node)}]
-            wanted.append((leaf, job, sum(part.gpus for part in held)))
+            # what stands for slices has no place, and of which type they are is not known
+            placeless = job.gpus if job.state is JobState.RUNNING and not job.placement and gpu_type is None else 0
+            wanted.append((leaf, job, sum(part.gpus for part in held) or placeless))
             gpus += sum(part.gpus for part in held if part.node not in up)
         elif job.state is JobState.PENDING and plan.reasons.get(job.id) not in _ASKS_NOT:
             wanted.append((leaf, job, job.gpus if gpu_type in {None, _first_type(job, known)} else 0))

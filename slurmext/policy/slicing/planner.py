@@ -18,6 +18,7 @@ from slurmext.policy.caps import CAP_REASONS, cap_sentence, over_caps, takes_pla
 from slurmext.policy.order import arrival
 from slurmext.policy.round import Standing
 from slurmext.policy.slicing.finder import Request
+from slurmext.policy.slicing.kinds import GPU_PARTS
 from slurmext.policy.slicing.needs import Refusal
 from slurmext.policy.slicing.quota import whole_in_parts
 from slurmext.policy.slicing.vacating import Vacating
@@ -87,6 +88,7 @@ class _Asking(Vacating):
             hold=tuple(sorted(self.hold, key=lambda hold: hold.job)),
             reasons={job.id: self.reasons[job.id] for job in self.pending if job.id not in started},
             details={job.id: self.details[job.id] for job in self.pending if job.id in self.details},
+            counts={job.id: self.shadows[job.id].gpus / GPU_PARTS for job in self.pending if job.id not in started},
         )
 
     def _eligible(self) -> list[SliceJob]:

@@ -11,6 +11,7 @@ from slurmext.policy.explain.job import JobAccount, job_account
 from slurmext.service.query.cards import of_job
 from slurmext.service.query.context import Context
 from slurmext.service.query.gpus import told
+from slurmext.service.query.parts import parts_of
 from slurmext.service.query.values import action_values, event_values, job_values
 from slurmext.service.query.viewer import Answer, Question, Viewer
 from slurmext.service.reason_history import reasons_in
@@ -32,7 +33,13 @@ def listed(context: Context, viewer: Viewer, asked: Question) -> Answer:
     )
     # A running job waits for nothing: its reason is the one it will have to leave for, if any.
     notices = {notice.job: notice for notice in reversed(context.store.notices())}
-    return {"jobs": [job_values(_noted(row, notices.get(row.job))) for row in rows]}
+    parts = parts_of(context, rows, context.store.slices())
+    return {"jobs": [job_values(_noted(row, notices.get(row.job)), parts.get(row.job)) for row in rows]}
+
+
+def _values(context: Context, row: JobRow) -> Answer:
+    mine = context.store.slices(job_ids=[row.job.job_id])
+    return job_values(row, parts_of(context, [row], mine).get(row.job))
 
 
 def _noted(row: JobRow, notice: Notice | None) -> JobRow:
@@ -44,7 +51,7 @@ def shown(context: Context, viewer: Viewer, asked: Question) -> Answer:
     row = known_job(context, viewer, asked.job or "")
     return {
         "now_s": context.now(),
-        "job": job_values(row),
+        "job": _values(context, row),
         "checkpoint": _last_checkpoint(context, row),
         "slices": of_job(context, row.job.job_id),
         **told(context, row),
@@ -61,7 +68,7 @@ def explained(context: Context, viewer: Viewer, asked: Question) -> Answer:
     reasons = [{"code": code, "since_s": at, "until_s": until} for code, at, until in reasons_in(row.reasons)]
     return {
         "now_s": context.now(),
-        "job": job_values(row),
+        "job": _values(context, row),
         "reasons": reasons,
         "leaving_for_it": [_leaving(item) for item in leaving if item.detail.get("beneficiary") == job_id],
         "being_evicted": [action_values(item) for item in leaving if item.job == row.job],

@@ -7,12 +7,15 @@ from dataclasses import asdict, dataclass
 
 from slurmext.config.policy import SitePolicy
 from slurmext.errors import UsageError
-from slurmext.model.state import JobRow
+from slurmext.model.slice_state import SliceRecord
+from slurmext.model.state import JobKey, JobRow
 from slurmext.policy.explain.account import account_lines
 from slurmext.policy.explain.queue import queue_account
 from slurmext.service.query.context import Context
+from slurmext.service.query.parts import parts_of, with_slice_jobs
 from slurmext.service.query.values import is_within
 from slurmext.service.query.viewer import Answer, Question, Viewer
+from slurmext.service.slices.counted import by_queue
 from slurmext.service.usage import DAY_S, gpu_hours, runs
 
 HOLDING = frozenset({"running", "completing", "suspended"})
@@ -30,8 +33,8 @@ def listed(context: Context, viewer: Viewer, asked: Question) -> Answer:
     if found is None:
         return {"version": 0, "queues": []}
     stored, policy = found
-    jobs = context.store.jobs(active=True)
-    found_loads = loads(jobs)
+    jobs, slices = context.store.jobs(active=True), context.store.slices()
+    found_loads, sliced = loads(jobs, parts_of(context, jobs, slices), slices), by_queue(slices)
     written, policy = policy.by_path, policy.including(found_loads)
     if asked.queue is not None and asked.queue not in policy.by_path:
         raise UsageError(f"there is no queue {asked.queue!r}; queues: {', '.join(policy.by_path)}")
@@ -44,13 +47,9 @@ def listed(context: Context, viewer: Viewer, asked: Question) -> Answer:
     ]
     world = context.world()
     cuts = {queue.path: queue.cut_s for queue in world[0].queues} if world is not None else {}
-    sliced = _sliced(context)
     for row in rows:
         row["cut_s"] = cuts.get(str(row["path"]))
-        row["sliced"] = part = sliced.get(str(row["path"]), 0.0)
-        if part:
-            row["used"] = round(float(str(row["used"])) + part, 3)
-            row["borrowed"] = max(0.0, round(float(str(row["used"])) - float(str(row["guaranteed"])), 3))
+        row["sliced"] = sliced.get(str(row["path"]), 0)
     if not viewer.sees_all:
         for row in rows:
             row.pop("users", None)
@@ -58,17 +57,6 @@ def listed(context: Context, viewer: Viewer, asked: Question) -> Answer:
             row["dynamic"] = None if row["dynamic"] is None else {}
             row.pop("acl", None)
     return {"version": stored.version, "default_queue": policy.settings.default_queue, "queues": rows}
-
-
-def _sliced(context: Context) -> dict[str, float]:
-    """GPUs in slices by queue, those of queues below it included."""
-    used: dict[str, float] = {}
-    for record in context.store.slices():
-        path = record.queue
-        while path:
-            used[path] = round(used.get(path, 0.0) + record.milli / 1000, 3)
-            path = path.rpartition("/")[0]
-    return used
 
 
 def explained(context: Context, viewer: Viewer, asked: Question) -> Answer:
@@ -80,7 +68,7 @@ def explained(context: Context, viewer: Viewer, asked: Question) -> Answer:
     path = asked.queue or ""
     world = context.world()
     known = world is not None and any(queue.path == path for queue in world[0].queues)
-    account = queue_account(*world, path) if world is not None and known else None
+    account = queue_account(*with_slice_jobs(context, *world), path) if world is not None and known else None
     since_s = context.now() - _DAYS * DAY_S if asked.since_s is None else asked.since_s
     parent = path.rpartition("/")[0]
     used = gpu_hours(runs(context.store, parent or None, since_s, context.now()), since_s, context.now())
@@ -111,10 +99,10 @@ def queue_values(policy: SitePolicy, path: str, all_loads: Mapping[str, Load]) -
     """
     guaranteed, load = policy.guaranteed(path), all_loads.get(path, Load())
     acl = policy.acls[path]
-    borrowed = max(0, load.used - guaranteed)
+    borrowed = round(max(0, load.used - guaranteed), 2)
     if policy.by_path[path].shares_guarantee:
         above = path.rpartition("/")[0]
-        borrowed = min(load.used, max(0, all_loads.get(above, Load()).used - policy.guaranteed(above)))
+        borrowed = round(min(load.used, max(0, all_loads.get(above, Load()).used - policy.guaranteed(above))), 2)
     like = policy.dynamic.get(path)
     return {
         **asdict(policy.by_path[path]),
@@ -128,39 +116,41 @@ def queue_values(policy: SitePolicy, path: str, all_loads: Mapping[str, Load]) -
         "acl": None
         if acl.open
         else {"users": sorted(acl.users), "groups": sorted(acl.groups), "accounts": sorted(acl.accounts)},
-        "used": load.used,
+        "used": round(load.used, 2),
         "borrowed": borrowed,
         "running_jobs": load.running_jobs,
         "pending_jobs": load.pending_jobs,
-        "pending_gpus": load.pending_gpus,
+        "pending_gpus": round(load.pending_gpus, 2),
     }
 
 
 @dataclass(slots=True)
 class Load:
-    """What goes on in a queue and below it, in jobs and GPUs."""
+    """What goes on in a queue and below it, in jobs and GPUs; slices count as their part of one."""
 
-    used: int = 0
+    used: float = 0
     running_jobs: int = 0
     pending_jobs: int = 0
-    pending_gpus: int = 0
+    pending_gpus: float = 0
 
-    def add(self, row: JobRow) -> None:
-        """Count a job."""
+    def add(self, row: JobRow, part: float) -> None:
+        """Count a job; `part` is what one of slices would have."""
         if row.state == "pending":
             self.pending_jobs += 1
-            self.pending_gpus += row.gpus
+            self.pending_gpus += row.gpus or part
         elif row.state in HOLDING:
             self.running_jobs += 1
             self.used += row.gpus
 
 
-def loads(jobs: Iterable[JobRow]) -> dict[str, Load]:
-    """Load of every queue that has jobs, those above it included."""
+def loads(jobs: Iterable[JobRow], parts: Mapping[JobKey, float], slices: Iterable[SliceRecord]) -> dict[str, Load]:
+    """Load of every queue that has jobs, those above it included. `slices` are those that somebody has or awaits."""
     found: dict[str, Load] = {}
     for row in jobs:
         path = row.queue
         while path:
-            found.setdefault(path, Load()).add(row)
+            found.setdefault(path, Load()).add(row, parts.get(row.job, 0))
             path = path.rpartition("/")[0]
+    for path, part in by_queue(slices).items():
+        found.setdefault(path, Load()).used += part
     return found

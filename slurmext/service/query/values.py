@@ -9,11 +9,11 @@ from slurmext.model.state import ActionRecord, Event, JobRow
 from slurmext.service.query.viewer import Answer
 
 
-def job_values(row: JobRow) -> Answer:
-    """A job as JSON values."""
+def job_values(row: JobRow, part: float | None = None) -> Answer:
+    """A job as JSON values. `part`: GPUs that one of slices counts as."""
     values = asdict(row)
     key = values.pop("job")
-    return {**key, **values}
+    return {**key, **values, "gpus": row.gpus if row.gpus or part is None else part}
 
 
 def event_values(event: Event) -> Answer:

@@ -13,6 +13,7 @@ from slurmext.model.plan import Plan, Reason
 from slurmext.model.policy import Policy
 from slurmext.model.slice_state import HoldState, SliceState
 from slurmext.model.slicing import HoldPlaces, SlicedGpu, SliceJob, SlicePlace, SlicePlan, SliceSnapshot
+from slurmext.model.snapshot import Snapshot
 from slurmext.model.state import ActionKind, JobKey
 from slurmext.policy.explain.slices import SLICE_SENTENCES
 from slurmext.policy.slicing import SlicePlanner
@@ -26,6 +27,7 @@ from slurmext.service.slices.leaving import beneficiaries, leaving
 from slurmext.service.slices.memory import SliceMemory, remembered
 from slurmext.service.slices.outgrown import Outgrown
 from slurmext.service.slices.reservations import Reservations
+from slurmext.service.slices.sentences import sentences
 from slurmext.service.slices.world import slice_snapshot
 
 log = logging.getLogger(__name__)
@@ -108,7 +110,7 @@ class SliceDesk:
         began = self._apply(token, plan, snapshot, view, observation, memory, policy)
         self._holds = plan.hold
         self.last = snapshot, plan
-        return self._result(plan, snapshot, memory, began + len(followed.release))
+        return self._result(plan, snapshot, memory, observation.snapshot, decided, began + len(followed.release))
 
     def _snapshot(
         self, policy: Policy, view: ClusterView, observation: Observation, memory: SliceMemory, decided: Plan
@@ -204,8 +206,11 @@ class SliceDesk:
             except SlurmRefused as refused:
                 log.warning("jobs %s: %s", ",".join(due), refused)
 
-    def _result(self, plan: SlicePlan, snapshot: SliceSnapshot, memory: SliceMemory, began: int) -> SliceResult:
+    def _result(
+        self, plan: SlicePlan, snapshot: SliceSnapshot, memory: SliceMemory, whole: Snapshot, decided: Plan, began: int
+    ) -> SliceResult:
         reasons, messages = dict(plan.reasons), dict[str, str]()
+        said = sentences(whole, decided, {job.id: job for job in snapshot.jobs}, plan)
         shut = ", ".join(f"{node} ({why})" for node, why in sorted(self._books.shut(self._clock.now()).items()))
         for job in snapshot.jobs:
             if job.state is not JobState.PENDING:
@@ -220,8 +225,7 @@ class SliceDesk:
                 reasons[job.id] = Reason.SLICE_MISSED
                 messages[job.id] = f"{SLICE_SENTENCES[Reason.SLICE_MISSED]}: {miss}"
             elif job.id in plan.reasons:
-                words = SLICE_SENTENCES.get(plan.reasons[job.id], "")
-                messages[job.id] = plan.details.get(job.id) or job.blocked or words
+                messages[job.id] = plan.details.get(job.id) or job.blocked or said.get(job.id, "")
                 if shut and plan.reasons[job.id] in _WANTS_A_GPU:
                     messages[job.id] += f"; no GPU of {shut} can be taken now"
         early = sum(record.state is not SliceState.LIVE for record in memory.records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from site_of_slices import POLICY, Site
@@ -192,6 +193,42 @@ def test_a_job_of_an_array_is_known_by_its_key(site: Site) -> None:
     job = site.submit(slice_profile="1g.10gb")
     site.steps(8)
     assert {record.job for record in site.slices()} == {JobKey(job_id=job, submit_s=1000)}
+
+
+def test_a_job_above_its_queues_max_is_told_what_uses_it() -> None:
+    """Slices by their part of a GPU, whole GPUs as such; the list of queues and of jobs count alike."""
+    from slurmext.service.query.desk import Queries
+    from slurmext.service.query.viewer import Viewer
+
+    site = Site(POLICY.replace("research: {guaranteed: 4, max: 8}", "research: {guaranteed: 1, max: 1}"))
+    for _ in range(6):
+        site.submit(slice_profile="1g.10gb")
+    site.steps(10)
+    late = site.submit(slice_profile="2g.20gb")
+    whole = site.slurm.submit("research", gpus=1)
+    site.steps(3)
+    assert (site.row(late).reason, site.row(late).message) == (
+        "QUEUE_MAX",
+        "queue research uses 0.86 of at most 1 GPU, 0.86 of them in slices, and the job needs 0.29",
+    )
+    assert site.row(whole).message == (
+        "queue research uses 0.86 of at most 1 GPU, 0.86 of them in slices, and the job needs 1"
+    )
+    queries = Queries(
+        store=site.store, now=site.slurm.now, world=lambda: _world(site), slices=lambda: site.controller.slices.last
+    )
+    root = Viewer(user="root", sees_all=True)
+    (queue,) = [row for row in queries.answer(root, "queues", {})["queues"] if row["path"] == "research"]
+    assert (queue["used"], queue["pending_gpus"], queue["sliced"]) == (0.86, 1.29, 0.86)
+    account = queries.answer(root, "queue_explain", {"queue": "research"})["account"]
+    assert (account["uses"], account["waiting_jobs"], account["waiting_gpus"]) == (0.86, 2, 2)
+    gpus = [job["gpus"] for job in queries.answer(root, "jobs", {})["jobs"]]
+    assert gpus == [0.14] * 6 + [0.29, 1]
+
+
+def _world(site: Site) -> Any:
+    observation, decided = site.controller.last
+    return observation.snapshot, decided
 
 
 def test_cards_are_told_to_job_submit(site: Site) -> None:
