@@ -134,7 +134,10 @@ def import_model(
         parts += f", {shared} of it {_as_in(answer['shared_with'])}"
     verb = "could be registered" if dry_run else "was registered before" if answer["already"] else "is registered"
     click.echo(f"{answer['reference']} {verb}: {parts}")
-    if not dry_run:
+    room = answer["largest_room"]
+    if room is not None and answer["size"] > room:
+        say(f"no node has room for it in memory (the most: {size(room)}): jobs will read it from {answer['storage']}")
+    elif not dry_run:
         say(f"use it: sbatch --preload={answer['reference']}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from slurmext.errors import SlurmextError
@@ -17,6 +17,10 @@ class ModelDesk(Protocol):
 
     def nodes(self) -> Collection[str]:
         """Nodes whose agents are connected."""
+        ...
+
+    def rooms(self, tier: TierKind) -> Mapping[str, int]:
+        """Bytes that models may take in this tier, by node, where that is known."""
         ...
 
     def wanted(self, key: ModelKey, nodes: Collection[str], tier: TierKind, by: str) -> None:
@@ -42,6 +46,11 @@ class NoDesk:
     def nodes(self) -> Collection[str]:
         """None."""
         return ()
+
+    def rooms(self, tier: TierKind) -> Mapping[str, int]:
+        """Not known."""
+        del tier
+        return {}
 
     def wanted(self, *_asked: object, **_more: object) -> None:
         """Refused."""

@@ -91,6 +91,13 @@ class Placing:
         return entry, nodes, _tier(given)
 
     def _check_room(self, entry: ModelEntry, nodes: Collection[str], tier: TierKind) -> None:
+        rooms = self._desk.rooms(tier)
+        small = [node for node in nodes if entry.size > rooms.get(node, entry.size)]
+        if small:
+            raise SlurmextError(
+                f"{entry.key} has {gib(entry.size)}, {small[0]} has room for {gib(rooms[small[0]])} of models in its"
+                f" {tier} (the site file's staging); the most of any node is {gib(max(rooms.values()))}"
+            )
         if tier is not TierKind.MEMORY:
             return
         there = {

@@ -8,10 +8,12 @@ from slurmext.errors import UsageError
 from slurmext.model.staged_model import ModelEntry
 from slurmext.ports import ModelRegistry
 from slurmext.service.models.caller import Arguments, Caller
+from slurmext.service.models.desk import ModelDesk
 from slurmext.service.models.quotas import Quotas
 from slurmext.service.models.uploads import Uploads
 from slurmext.service.query.viewer import Answer
 from slurmext.staging.errors import NameTaken
+from slurmext.staging.kinds import TierKind
 from slurmext.staging.manifest import Manifest, parse_manifest, shared_chunks
 from slurmext.staging.names import ModelKey, parse_reference
 
@@ -29,8 +31,10 @@ class Registering:
         quotas: Quotas,
         now: Callable[[], float],
         gid_of: Callable[[str], int | None],
+        desk: ModelDesk,
     ) -> None:
         self._registry = registry
+        self._desk = desk
         self._uploads = uploads
         self._quotas = quotas
         self._now = now
@@ -69,6 +73,7 @@ class Registering:
             "reference": str(entry.key), "size": entry.size, "files": entry.files, "chunks": entry.chunks,
             "shared_bytes": shared_bytes, "shared_with": shared_with, "dry_run": dry_run, "storage": entry.storage,
             "already": known is not None and known.fingerprint == fingerprint,
+            "largest_room": max(self._desk.rooms(TierKind.MEMORY).values(), default=None),
         }  # fmt: skip
 
     def share(self, caller: Caller, given: Arguments) -> Answer:

@@ -40,7 +40,7 @@ class ModelRequests:
         self._store = store
         self._now = now
         desk, quotas = desk or NoDesk(), quotas or Quotas()
-        registering = Registering(store.models, Uploads(now), quotas, now, gid_of)
+        registering = Registering(store.models, Uploads(now), quotas, now, gid_of, desk)
         placing = Placing(store.models, desk, quotas)
         self._operations: Mapping[str, Callable[[Caller, Arguments], Answer]] = {
             "models": self._listed,

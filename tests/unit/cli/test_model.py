@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,50 @@ def test_unknown_models_and_revisions_name_the_nearest(run: Any, tmp_path: Path)
         assert done.exit_code == 1 and "the nearest: org/base" in done.output
     assert "revisions: org/base@v1" in run("show", "org/base@v7").output
     assert run("show", "../base").exit_code == 1 and "org/model" in run("show", "../base").output
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda raw: raw[:-1], "was cut off"),
+        (lambda raw: raw[:5], "too few"),
+        (lambda raw: raw[:50], "needs"),
+        (lambda raw: raw + b"x", "belong to no tensor"),
+        (lambda raw: b"\xff" * 8 + raw[8:], "not a safetensors file"),
+        (lambda raw: raw.replace(b'"U8"', b'"X8"', 1), "known are"),
+        (lambda raw: raw.replace(b"{", b"[", 1), "no JSON"),
+    ],
+)
+def test_damaged_weights_are_refused(run: Any, tmp_path: Path, store: MemoryStore, damage: Any, told: str) -> None:
+    """With the file, what is wrong, and what to do; nothing is registered."""
+    file = tensors(tmp_path / "w", 1) / "model.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    done = run("import", tmp_path / "w", "org/base")
+    assert done.exit_code == 1 and str(file) in done.output and told in done.output, done.output
+    assert store.models.models() == []
+
+
+def test_names_and_links_that_lead_elsewhere_are_refused(run: Any, tmp_path: Path, store: MemoryStore) -> None:
+    """References that are no names, links out of the directory, what is no file, what is not there."""
+    path = tensors(tmp_path / "w", 1)
+    for reference, told in (
+        ("../../etc", "e.g. org/model"),
+        ("org/../x", "e.g. org/model"),
+        ("a--b", "e.g. org/model"),
+        ("org/m@../x", "revision '../x'"),
+        ("org/m@", "revision ''"),
+    ):
+        assert told in run("import", path, reference).output
+    (path / "more").symlink_to("/etc/shadow")
+    assert "symbolic link" in run("import", path, "org/m").output
+    (path / "more").unlink()
+    (path / "more").symlink_to("/etc", target_is_directory=True)
+    assert "link to a directory" in run("import", path, "org/m").output
+    (path / "more").unlink()
+    os.mkfifo(path / "more")
+    assert "no ordinary file" in run("import", path, "org/m").output
+    assert "neither a directory nor a file" in run("import", path / "absent", "org/m").output
+    assert store.models.models() == []
 
 
 def test_sharing_and_removing(run: Any, tmp_path: Path, store: MemoryStore) -> None:

@@ -31,6 +31,9 @@ class NotingDesk:
     def nodes(self) -> Collection[str]:
         return ["n1", "n2", "n3", "n4"]
 
+    def rooms(self, tier: TierKind) -> dict[str, int]:
+        return {"n1": 100 * CHUNK_BYTES, "n2": 100 * CHUNK_BYTES, "n4": 4 * CHUNK_BYTES}
+
     def wanted(self, key: ModelKey, nodes: Collection[str], tier: TierKind, by: str) -> None:
         self.asked.append((f"{by} wants in {tier}", key, tuple(nodes)))
 

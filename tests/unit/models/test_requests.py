@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from models.conftest import ANN, BOB, EVE, ROOT, Site, made
-from slurmext.errors import SlurmextError, UsageError
+from slurmext.errors import SlurmextError, StoreUnavailable, UsageError
 from slurmext.model.staged_model import ModelEntry, ModelReplica
 from slurmext.service.models.quotas import QuotaExceeded
 from slurmext.service.models.uploads import NoUpload
@@ -157,6 +157,29 @@ def test_what_users_have_in_a_nodes_memory_is_limited(site_of: Callable[..., Sit
     with pytest.raises(UsageError, match="only root pins"):
         unlimited.ask(ANN, "model_pin", model="ann/a", nodes=["n1"])
     unlimited.ask(ROOT, "model_pin", model="ann/a", nodes=["n1"])
+
+
+def test_a_model_larger_than_a_nodes_room_is_refused_with_the_rooms(site: Site) -> None:
+    """Before anything is moved; registering says what the largest room is."""
+    answer = site.register(ANN, made("ann/m", *range(5)))
+    assert answer["largest_room"] == 100 * CHUNK_BYTES
+    with pytest.raises(SlurmextError, match="2.5 MiB, n4 has room for 2 MiB .* the most of any node is 50 MiB"):
+        site.ask(ANN, "model_stage", model="ann/m", nodes=["n1", "n4"])
+    site.ask(ANN, "model_stage", model="ann/m", nodes=["n1", "n3"])
+    assert [asked[2] for asked in site.desk.asked] == [("n1", "n3")]
+
+
+def test_without_the_database_requests_fail_in_words(site: Site) -> None:
+    """Nothing is half done: afterwards the same request works, with the manifest sent again."""
+    manifest = made("ann/m", 1)
+    fingerprint = site.upload(ANN, manifest)
+    site.store.down = True
+    for op, more in (("models", {}), ("model_register", {"fingerprint": fingerprint, "storage": "/m"})):
+        with pytest.raises(StoreUnavailable):
+            site.ask(ANN, op, **more)
+    site.store.down = False
+    assert site.store.models.models() == []
+    assert not site.register(ANN, manifest)["already"]
 
 
 def test_what_is_held_is_not_evicted(site: Site) -> None:
