@@ -191,7 +191,7 @@ class Checkpointer:
         found = self._hold(self.tiers.places()).restore(template)
         if found is not None:
             self.gate.step = self.saved_step = found[0]
-            self.tiers.restored(self.directory, found[0], alone=self.place.world == 1)
+            self.tiers.restored(self.directory, found[0], leads=self.place.leads)
         return found
 
     def has_saved(self) -> bool:

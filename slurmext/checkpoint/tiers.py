@@ -3,7 +3,7 @@
 After a checkpoint is on disk its files are handed to the agent as open descriptors (`offer`); it copies them, and gives
 another node's agent a copy as well. The next run asks its own node's agent (`places`), which fetches them from the
 other node when this one has none, and gets descriptors back; the engine reads them like any directory. Without an agent
-there are no copies, and nothing else changes. Standard library only.
+there are no copies, and nothing else changes.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from slurmext.checkpoint import agent
+from slurmext.checkpoint.engine.folder import Saved, saved_in
+from slurmext.checkpoint.errors import CheckpointError
 
 MANIFEST = "manifest.json"
 STALL_S = 15.0
 """A copy may have to come over the network first: it is waited for as long as it grows."""
 PAUSE_S = 60.0
 COPY_CHUNK = 16 << 20
+TELL_EVERY_S = 2.0
 
 
 class Tiers:
@@ -98,17 +101,24 @@ class Tiers:
         """Whether there is a copy of a checkpoint."""
         return any(any(place.iterdir()) for place in self.places())
 
-    def restored(self, directory: Path, step: int, *, alone: bool) -> None:
-        """A state of `step` was restored. Was it there as a copy only, then it is brought into `directory` in the
-        background, when this process is the only one and so has all of it. Else the copies are let go of.
+    def restored(self, directory: Path, step: int, *, leads: bool) -> None:
+        """A state of `step` was restored. Was it there as a copy only, then the process that leads brings it into
+        `directory` in the background, if this node has all of it. Else the copies are let go of.
         """
-        found = [] if self._folder is None else sorted(self._folder.glob(f"save-*-step-{step}"))
-        if alone and found and not (directory / found[-1].name).exists():
-            sys.stderr.write(f"slurmext.checkpoint: {found[-1].name} was restored from a copy in memory\n")
-            self.drain = Drain(found[-1], directory)
+        places = [] if self._folder is None else [one for one in saved_in(self._folder) if one.step == step]
+        if leads and places and not (directory / places[0].path.name).exists() and _is_whole(places[0]):
+            name = places[0].path.name
+            sys.stderr.write(f"slurmext.checkpoint: {name} was restored from a copy in memory\n")
+            self.drain = Drain(places[0].path, directory, self._tell)
             self.drain.start(self.close)
         else:
             self.close()
+
+    def _tell(self, name: str, done_bytes: int, size_bytes: int) -> None:
+        """How far a copy is on its way into the directory, for `slurmext ckpt show`."""
+        if self.there:
+            with contextlib.suppress(OSError, ValueError):
+                self._ask({"op": "ckpt_drain", "name": name, "done_bytes": done_bytes, "size_bytes": size_bytes}, [])
 
     def close(self) -> None:
         """Let go of the copies."""
@@ -169,8 +179,9 @@ class Drain:
     `done_bytes` of `size_bytes` are there; the checkpoint gets its name when all of it is on disk.
     """
 
-    def __init__(self, source: Path, directory: Path) -> None:
-        self.source, self.directory = source, directory
+    def __init__(self, source: Path, directory: Path, tell: Callable[[str, int, int], None] | None = None) -> None:
+        self.source, self.directory, self._tell = source, directory, tell
+        self._told_s = time.monotonic()
         self.size_bytes = sum(path.stat().st_size for path in source.iterdir())
         self.done_bytes = 0
         self.error: str | None = None
@@ -209,17 +220,35 @@ class Drain:
             _sync(draft)
             draft.rename(final)
             _sync(self.directory)
+            self._progress(every_s=0)
         except OSError as error:
             self.error = f"{self.directory}: {error.strerror}"
             sys.stderr.write(f"slurmext.checkpoint: {self.source.name} was not copied to {self.error}\n")
             shutil.rmtree(draft, ignore_errors=True)
+
+    def _progress(self, *, every_s: float) -> None:
+        now = time.monotonic()
+        if self._tell is not None and now - self._told_s >= every_s:
+            self._told_s = now
+            self._tell(self.source.name, self.done_bytes, self.size_bytes)
 
     def _copy(self, source: Path, target: Path) -> None:
         with source.open("rb", buffering=0) as read, target.open("xb", buffering=0) as written:
             while chunk := read.read(COPY_CHUNK):
                 written.write(chunk)
                 self.done_bytes += len(chunk)
+                self._progress(every_s=TELL_EVERY_S)
             os.fsync(written.fileno())
+
+
+def _is_whole(saved: Saved) -> bool:
+    """Whether all ranks' files are there: a node has those of its own ranks only."""
+    try:
+        return all(
+            (saved.path / name).stat().st_size == size for part in saved.manifest().parts for name, size in part.packs
+        )
+    except (OSError, CheckpointError):
+        return False
 
 
 def _sync(path: Path) -> None:

@@ -12,7 +12,9 @@ from slurmext.model.upkeep import CheckpointCopy, CheckpointCost
 from slurmext.ports import Store
 
 COPY = "ckpt_copy"
-_TIERS = frozenset({"memory", "peer"})
+_TIERS = frozenset({"memory", "peer", "directory"})
+_NOWHERE = "-"
+"""In place of a node: the checkpoint directory belongs to none."""
 _COST = ("stall_s", "write_s", "cost_s", "every_s", "mtbf_s")
 
 
@@ -26,7 +28,7 @@ def store_copy(store: Store, event: AgentEvent) -> None:
         store.record_copy(
             CheckpointCopy(
                 job_id=event.job_id,
-                node=event.node,
+                node=_NOWHERE if tier == "directory" else event.node,
                 name=name[:255],
                 tier=str(tier),
                 size_bytes=size,

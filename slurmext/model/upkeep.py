@@ -28,7 +28,8 @@ class CheckpointCost:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointCopy:
     """A copy of a checkpoint in a node's memory. `tier` is `memory` on a node of the job and `peer` on another;
-    `done_bytes` less than `size_bytes`: under way.
+    `directory` is what is brought back into the checkpoint directory (node `-`). `done_bytes` less than `size_bytes`:
+    under way.
     """
 
     job_id: str

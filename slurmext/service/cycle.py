@@ -29,6 +29,7 @@ from slurmext.service.observe import Memory, Observation, job_rows, observe
 from slurmext.service.policies import Policies
 from slurmext.service.slices.desk import SliceDesk, SliceResult
 from slurmext.service.slices.memory import SliceMemory
+from slurmext.service.staging.desk import StageDesk
 from slurmext.service.tidying import Tidying
 
 log = logging.getLogger(__name__)
@@ -77,11 +78,13 @@ class Controller:
         groups_of: Callable[[str], Sequence[str]] = lambda _user: (),
         on_look: Callable[[Look], None] | None = None,
         slices: SliceDesk | None = None,
+        staging: StageDesk | None = None,
     ) -> None:
         self._store, self._reader, self._applier, self._clock = store, reader, applier, clock
         self._shadow, self._groups_of = shadow, groups_of
         self._on_look = on_look
         self.slices = slices
+        self.staging = staging
         self._policies = Policies(store, on_policy)
         self._planner = Planner()
         self._seen = frozenset[JobKey]()
@@ -104,6 +107,10 @@ class Controller:
         self.tidying.saw(decided)
         said = messages(observation.snapshot, decided)
         began = 0
+        if self.staging is not None and not self._shadow:
+            # Before the releases: a job that starts at once finds its nodes told what it wants.
+            for job, words in self.staging.run(observation.snapshot, view, decided).items():
+                said = {**said, job: f"{said.get(job, '')}; {words}".removeprefix("; ")} if words else said
         if policy.version and not self._shadow:
             self._remember_use(token, observation.snapshot, policy)
             began = self._applier.start(token, decided, observation, policy)
@@ -177,6 +184,11 @@ class Controller:
         known = self.last[0].known.values() if self.last else ()
         return next((job.record.slurm_id for job in known if job.record.raw_id == raw_id), raw_id)
 
+    def raw_id(self, slurm_id: str) -> str:
+        """What the job that Slurm's commands call so calls itself: SLURM_JOB_ID, another one for array tasks."""
+        known = self.last[0].known.get(slurm_id) if self.last else None
+        return known.record.raw_id if known is not None and known.record.raw_id else slurm_id
+
     def observation(self) -> Observation:
         """The world now, without acting on it."""
         return self._look()[2]
@@ -186,12 +198,13 @@ class Controller:
         self._policies.at(self._clock.now())  # a policy that cannot be read costs no reading of Slurm
         view = self._reader.read()
         policy = self._policies.at(view.read_s)
-        observation = observe(view, policy, self._memory(policy, view.read_s), view.read_s, self._groups_of)
+        observation = observe(view, policy, self._memory(policy, view), view.read_s, self._groups_of)
         if (wish := self.tidying.wish(policy, view.read_s)) is not None:
             observation = replace(observation, snapshot=replace(observation.snapshot, defragment=wish))
         return policy, view, observation
 
-    def _memory(self, policy: Policy, now_s: float) -> Memory:
+    def _memory(self, policy: Policy, view: ClusterView) -> Memory:
+        now_s = view.read_s
         rows = {row.job.job_id: row for row in self._store.jobs(active=True)}
         preempted = self._store.preemption_counts([row.job for row in rows.values()])
         queues = (*policy.queues, *policy.dynamic.values())
@@ -204,6 +217,7 @@ class Controller:
             past_gpus={use.queue: use.gpus for use in self._store.past_use()} if policy.settings.past_factor else {},
             idleness=remembered(self._store, queues, preempted, now_s),
             fences=self._store.fences(),
+            models={} if self.staging is None else self.staging.needs(view),
             slices=SliceMemory() if self.slices is None else self.slices.memory(now_s),
             not_before=_penalties(lately, now_s),
             refused=refusals(lately),

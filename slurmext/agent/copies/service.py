@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 TIDY_S = 60.0
 PROGRESS_S = 5.0
+REST_S = 30.0
 REMEMBERED = 1000
 WAITING = 4
 """Checkpoints of one user that may wait."""
@@ -75,6 +76,7 @@ class Copies:
         self._server.on_put = self._came
         self._lock = threading.Lock()
         self._queues: dict[int, queue.Queue[Given]] = {}
+        self._copying: set[int] = set()
         self._stop = threading.Event()
         self._fetches: dict[tuple[int, int], threading.Thread] = {}
         self._sent: dict[tuple[int, str], str] = {}
@@ -114,10 +116,11 @@ class Copies:
                     for one in given:
                         os.close(one.descriptor)
                     return 0  # earlier ones are still being copied; the next checkpoint comes anyway
-                if not waiting.queue and not any(t.name == f"copies-{uid}" for t in threading.enumerate()):
-                    threading.Thread(target=self._copy_all, args=(uid,), name=f"copies-{uid}", daemon=True).start()
                 for one in given:
                     waiting.put(one)
+                if uid not in self._copying:
+                    self._copying.add(uid)
+                    threading.Thread(target=self._copy_all, args=(uid,), name=f"copies-{uid}", daemon=True).start()
         except BaseException:
             for one in given:
                 os.close(one.descriptor)
@@ -183,9 +186,13 @@ class Copies:
         waiting = self._queues[uid]
         while not self._stop.is_set():
             try:
-                given = waiting.get(timeout=30)
+                given = waiting.get(timeout=REST_S)
             except queue.Empty:
-                return
+                with self._lock:  # nobody hands anything in now
+                    if waiting.empty():
+                        self._copying.discard(uid)
+                        return
+                continue
             try:
                 self._copy(given)
             except (OSError, SlurmextError) as error:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import signal
 import time
-from collections import OrderedDict, deque
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from slurmext.agent.handlers.rate import Rate
 from slurmext.agent.jobs import RunningJob, job_of_process
 from slurmext.agent.node import Node, Refused, job_id_of, seconds, text, whole
 
@@ -65,24 +64,6 @@ def _adopt(node: Node, peer: Peer, job_id: int) -> RunningJob | None:
     return job
 
 
-class _Rate:
-    """At most BURST confirmations of a job in PER_S seconds: each costs the controller a write to its database."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._times: OrderedDict[int, deque[float]] = OrderedDict()
-
-    def admit(self, job_id: int, now_s: float) -> None:
-        with self._lock:
-            times = self._times.setdefault(job_id, deque(maxlen=BURST))
-            self._times.move_to_end(job_id)
-            if len(self._times) > 10_000:  # noqa: PLR2004
-                self._times.popitem(last=False)
-            if len(times) == BURST and now_s - times[0] < PER_S:
-                raise Refused(f"more than {BURST} confirmations of job {job_id} in {PER_S:g} s: save less often")
-            times.append(now_s)
-
-
-_RATE = _Rate()
+_RATE = Rate(most=BURST, per_s=PER_S, what="confirmations")
 
 OPERATIONS = {"ckpt_confirm": confirm, "ckpt_listen": listen}

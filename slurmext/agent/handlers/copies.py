@@ -6,6 +6,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from slurmext.agent.copies.store import NAME
+from slurmext.agent.handlers.rate import Rate
 from slurmext.agent.jobs import RunningJob, job_of_process
 from slurmext.agent.node import Node, Refused, job_id_of, text, whole
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 MOST_FILES = 64
 """Descriptors in one message; the kernel takes 253 (unix(7), SCM_MAX_FD)."""
+DRAINS = Rate(most=60, per_s=60.0, what="reports")
 
 
 def keep(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,6 +51,21 @@ def fetch(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
     return {"files": listed, "more": len(found) - skip - len(part), "_fds": descriptors}
 
 
+def drain(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
+    """A job says how far a copy is on its way back into its checkpoint directory."""
+    _, job_id = _mine(node, peer, request)
+    name = text(request, "name", longest=100)
+    size = whole(request, "size_bytes")
+    done = whole(request, "done_bytes", high=size)
+    if not NAME.fullmatch(name):
+        raise Refused(f"{name[:40]!r} is no checkpoint's name")
+    DRAINS.admit(job_id, time.monotonic())
+    node.events.add(
+        "ckpt_copy", job_id=job_id, uid=peer.uid, name=name, tier="directory", size_bytes=size, done_bytes=done
+    )
+    return {}
+
+
 def _mine(node: Node, peer: Peer, request: Mapping[str, Any]) -> tuple[Copies, int]:
     if node.copies is None:
         raise Refused("this node keeps no copies in memory (agent.copies of the site file)")
@@ -61,4 +79,4 @@ def _mine(node: Node, peer: Peer, request: Mapping[str, Any]) -> tuple[Copies, i
     return node.copies, job_id
 
 
-OPERATIONS = {"ckpt_keep": keep, "ckpt_fetch": fetch}
+OPERATIONS = {"ckpt_keep": keep, "ckpt_fetch": fetch, "ckpt_drain": drain}

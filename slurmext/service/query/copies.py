@@ -11,10 +11,10 @@ from slurmext.service.query.viewer import Answer, Question, Viewer
 
 
 def copies(context: Context, viewer: Viewer, asked: Question) -> Answer:
-    """Where copies of a job's checkpoints are; to agents also how these are reached. The job is SLURM_JOB_ID."""
+    """Where copies of a job's checkpoints are; to agents also how these are reached, who ask by SLURM_JOB_ID."""
     job = asked.job or ""
-    if not viewer.sees_all:
-        known_job(context, viewer, job)
+    if not viewer.sees_all or not job.isdecimal():
+        job = context.raw_id(known_job(context, viewer, job).job.job_id)
     answer: Answer = {"copies": [asdict(copy) for copy in context.store.copies(job_id=job)]}
     if viewer.sees_all and "peers" in context.live:
         answer["peers"] = context.live["peers"]()

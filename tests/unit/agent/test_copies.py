@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -120,3 +122,63 @@ def test_copies_are_for_the_jobs_own_user(new_agent: Any, folder: Path, capsys: 
     tiers = Tiers(environment(agent, 12))
     assert tiers.places() == []
     assert "is not a job of uid" in capsys.readouterr().err
+
+
+def told(folder: Path) -> list[dict[str, Any]]:
+    """What the agent has to say of copies, oldest first."""
+    lines = [path.read_text() for path in sorted((folder / "spool" / "n1" / "events").iterdir()) if path.is_file()]
+    events = [json.loads(line) for text in lines for line in text.splitlines() if line.startswith("{")]
+    return [event for event in events if event["event"] == "ckpt_copy"]
+
+
+def test_several_ranks_of_a_node_come_back_from_memory_and_the_directory_gets_all_of_it(
+    new_agent: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them brings the checkpoint of all to the new disk, and says how far it is."""
+    agent = new_agent()
+    start_job(agent, folder, 12, os.geteuid())
+    for name, value in environment(agent, 12).items():
+        monkeypatch.setenv(name, value)
+    found: dict[int, tuple[int | None, float]] = {}
+
+    def run(rank: int, save: bool) -> None:
+        state = {"w": np.full(1000, float(rank + 1) if save else 0.0)}
+        with Checkpointer(state, tmp_path / "c", rank=rank, world=2, signals=False, every_s=None) as ckpt:
+            found[rank] = ckpt.restore(), float(state["w"][0])
+            if save:
+                ckpt.save(7)
+
+    def both(*, save: bool) -> None:
+        ranks = [threading.Thread(target=run, args=(rank, save)) for rank in (0, 1)]
+        for thread in ranks:
+            thread.start()
+        for thread in ranks:
+            thread.join(60)
+
+    both(save=True)
+    deadline = time.monotonic() + 10
+    while len(agent.copies.store.files(12, os.geteuid())) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (tmp_path / "c").rename(tmp_path / "lost")
+    both(save=False)
+    assert found == {0: (7, 1.0), 1: (7, 2.0)}
+    (path,) = (tmp_path / "c").glob("save-*")
+    assert {file.name for file in path.iterdir()} >= {
+        file.name for file in (tmp_path / "lost" / path.name).iterdir()
+    } - {"verified"}
+    (drained,) = [event for event in told(folder) if event["tier"] == "directory"]
+    assert drained["done_bytes"] == drained["size_bytes"] == sum(file.stat().st_size for file in path.iterdir())
+
+
+def test_what_a_node_has_of_a_few_ranks_only_is_not_brought_anywhere(tmp_path: Path) -> None:
+    """Without the files of all ranks it would be no checkpoint."""
+    with Checkpointer({"w": np.zeros(100)}, tmp_path / "c", signals=False) as ckpt:
+        path = ckpt.save(7)
+    assert path is not None
+    copies = Tiers({})
+    copies._folder = tmp_path / "copies"
+    (copies._folder / path.name).mkdir(parents=True)
+    (copies._folder / path.name / "manifest.json").write_bytes((path / "manifest.json").read_bytes())
+    copies.restored(tmp_path / "other", 7, leads=True)
+    assert copies.drain is None

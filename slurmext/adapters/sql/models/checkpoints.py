@@ -56,7 +56,7 @@ class CheckpointCopy(Base):
     job_id: Mapped[str] = mapped_column(JOB_ID, primary_key=True, doc="The job.")
     node: Mapped[str] = mapped_column(NODE, primary_key=True, doc="The node that has it.")
     name: Mapped[str] = mapped_column(Name(255), primary_key=True, doc="The checkpoint: `save-00000003-step-12`.")
-    tier: Mapped[str] = mapped_column(Name(16), doc="memory (of a node of the job) or peer (of another).")
+    tier: Mapped[str] = mapped_column(Name(16), doc="memory (of a node of the job), peer (of another) or directory.")
     size_bytes: Mapped[int] = mapped_column(BigInteger, doc="How large it is when it is whole.")
     done_bytes: Mapped[int] = mapped_column(BigInteger, doc="How much of it is there.")
     at_s: Mapped[float] = mapped_column(Seconds, doc="When the node's agent said so.")
