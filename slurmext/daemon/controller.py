@@ -18,6 +18,7 @@ from slurmext.adapters.munge import MungeAuth
 from slurmext.adapters.tcp.agent_server import AgentServer
 from slurmext.adapters.tcp.orders import EndJob, TellJob
 from slurmext.adapters.tcp.slice_orders import SliceOrders
+from slurmext.adapters.tcp.stage_orders import StageOrders
 from slurmext.config.site import SiteConfig
 from slurmext.daemon.events import AgentEvents
 from slurmext.daemon.monitor import Monitor
@@ -53,6 +54,8 @@ _LEAVING_GAP_S = 0.3
 _SUBMIT_LOOKS = (0.01, 0.1, 0.5, 1.5)
 """job_submit runs before the job exists: look again after these waits until it is seen (seconds)."""
 _RETENTION_S = 30 * 86400.0
+_STAGE_TICK_S = 1.0
+"""So often it is noticed that an agent with models went away, or that a link is busy."""
 _GROUPS_S = 300
 """So often the members of groups are looked up anew for job_submit."""
 
@@ -76,6 +79,7 @@ class Daemon:
             tell=self._tell,
             slice_agents=SliceOrders(lambda: self._agents),
             on_cards=self._run_dir.write_slices,
+            stage_agents=StageOrders(lambda: self._agents),
         )
         self._holder = f"{socket.gethostname()}:{os.getpid()}"
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -88,7 +92,8 @@ class Daemon:
         self._error: str | None = None
         uids = {0, *uids_of(site.slurm.user)}
         munge = MungeAuth.find(bin_dir=site.slurm.bin_dir, socket=site.munge_socket)
-        self._events = AgentEvents(self._store, slurm_id=self._controller.slurm_id, wake=self._wake.set)
+        self._events = AgentEvents(self._store, slurm_id=self._controller.slurm_id, wake=self._wake.set,
+                                   staging=self._controller.staging)  # fmt: skip
         live = {"status": self._status, "plan": self._plan, "peers": self._peers}
         queries = Queries(
             store=self._store,
@@ -100,7 +105,7 @@ class Daemon:
             tidy=self._controller.tidying.ask,
         )
         quotas = Quotas.of_gib(site.staging.user_registered_gib, site.staging.user_node_gib)
-        models = ModelRequests(store=self._store, quotas=quotas)
+        models = ModelRequests(store=self._store, desk=self._controller.staging, quotas=quotas)
         self._queries = QueryServer(site.run_dir / SOCKET_NAME, queries, models=models, trusted_uids=uids)
         listen = site.daemon.listen
         self._agents = AgentServer(listen, munge, uids, self._events, on_query=self._queries.answer,
@@ -120,6 +125,7 @@ class Daemon:
         self._timers.add_job(self._renew, "interval", seconds=LEASE_S / 3)
         self._timers.add_job(self._beat, "interval", seconds=HEARTBEAT_S)
         self._timers.add_job(self._wake.set, "interval", seconds=self._site.daemon.interval_s)
+        self._timers.add_job(self._tick, "interval", seconds=_STAGE_TICK_S)
         self._timers.add_job(self._prune, "interval", days=1)
         self._timers.add_job(self._refresh_queues, "interval", seconds=_GROUPS_S)
         self._timers.start()
@@ -270,6 +276,10 @@ class Daemon:
         if self._lease is None or not fresh or self._stop.is_set():
             return
         self._run_dir.write_heartbeat(time.time())
+
+    def _tick(self) -> None:
+        if self._lease is not None and self._controller.staging is not None:
+            self._controller.staging.tick()
 
     def _refresh_queues(self) -> None:
         if self._lease is not None:

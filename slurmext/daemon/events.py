@@ -9,8 +9,10 @@ from slurmext.adapters.tcp.wire import AgentEvent
 from slurmext.daemon.checkpoint_events import COPY, checkpoint_of, cost_of, store_copy
 from slurmext.daemon.gpu_events import GPU_ACTIVITY, store_activity
 from slurmext.daemon.slice_events import take_in
+from slurmext.daemon.stage_events import about_models
 from slurmext.model.state import Event
 from slurmext.ports import Store
+from slurmext.service.staging.desk import StageDesk
 
 
 class AgentEvents:
@@ -19,7 +21,9 @@ class AgentEvents:
     `slurm_id` turns a job's number into the id it is known by (array tasks have both).
     """
 
-    def __init__(self, store: Store, *, slurm_id: Callable[[str], str], wake: Callable[[], object]) -> None:
+    def __init__(self, store: Store, *, slurm_id: Callable[[str], str], wake: Callable[[], object],
+                 staging: StageDesk | None = None) -> None:  # fmt: skip
+        self._staging = staging
         self._store = store
         self._slurm_id = slurm_id
         self._wake = wake
@@ -36,6 +40,10 @@ class AgentEvents:
         news = take_in(self._store, event, job_id, time.time())
         if news is not None:
             if news:
+                self._wake()
+            return
+        if self._staging is not None and (known := about_models(self._staging, event)) is not None:
+            if known:
                 self._wake()
             return
         if event.event == COPY:

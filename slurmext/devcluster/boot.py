@@ -149,7 +149,7 @@ def _copy_package(layout: Layout) -> None:
     source = Path(__file__).parents[1]
     target = layout.python / source.name
     target.mkdir()
-    for part in ("__init__.py", "checkpoint", "hooks"):
+    for part in ("__init__.py", "checkpoint", "errors.py", "hooks", "staging"):
         if (source / part).is_dir():
             shutil.copytree(source / part, target / part, ignore=shutil.ignore_patterns("__pycache__"))
         elif (source / part).exists():
@@ -272,4 +272,5 @@ def tear_down(record: Record, *, keep: bool = False) -> None:
         return
     if points := roots.mounts_below(layout.root):  # removing through a mount would delete what is mounted
         raise DevclusterError(f"{points[0]} is still mounted: umount it, then take the cluster down again")
+    shutil.rmtree(layout.memory, ignore_errors=True)
     shutil.rmtree(layout.root)

@@ -248,8 +248,7 @@ class Devcluster:
         left += [f"mount {point}" for point in roots.mounts_below(self.layout.root)]
         if self.record.subnet and netns.bridge_exists(self.record):
             left.append(f"bridge {netns.bridge(self.record)}")
-        if self.layout.root.exists():
-            left.append(str(self.layout.root))
+        left += [str(path) for path in (self.layout.memory, self.layout.root) if path.exists()]
         return left
 
     def __enter__(self) -> Self:

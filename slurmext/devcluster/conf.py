@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import jinja2
 from ruamel.yaml import YAML
 
+from slurmext.devcluster import netns
 from slurmext.testing import mps
 
 if TYPE_CHECKING:
@@ -98,6 +99,14 @@ def _site(spec: ClusterSpec, layout: Layout, network: Network) -> dict[str, obje
             },
         },
         "munge_socket": str(layout.munge_socket),
+        # Mounts made later than the jobs' namespace are not seen there, and this is memory already.
+        "staging": {
+            "memory_dir": f"{layout.memory}/%n",
+            "memory_mount": False,
+            "memory_gib": 2,
+            "listen": "0.0.0.0:6832" if spec.netns else "127.0.0.1:6832",
+            "link_gbps": netns.bits_per_s(spec.rate) / 1e9 if spec.netns else 10,
+        },
     }
     return _merged(site, spec.site)
 

@@ -122,6 +122,11 @@ class Layout:
         return self.root / "run"
 
     @property
+    def memory(self) -> Path:
+        """Models staged into the memory of its nodes, a directory each."""
+        return Path("/dev/shm") / f"slurmext-dev-{self.root.name}"  # noqa: S108 - root makes it
+
+    @property
     def marker(self) -> Path:
         """Mounted on itself in the cluster's mount namespace: whoever sees that mount belongs to the cluster."""
         return self.run / "ns"

@@ -71,7 +71,8 @@ class Job:
     a pending job out of admission. `evicting_for` names the beneficiary while the job's eviction is under way ("" when
     nobody in particular gains). `groups` are the user's Unix groups that some limit names. `idle_since_s` is since when
     all its GPUs have been idle (None: they work, or nobody knows), `keep_until_s` until when its owner asked to be
-    spared for that. Of the jobs that share one of its `caps`, Slurm runs only so many at a time.
+    spared for that. Of the jobs that share one of its `caps`, Slurm runs only so many at a time. It rather runs
+    on nodes of `warm`, which hold its models, than on others that are as good.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -102,6 +103,7 @@ class Job:
     idle_since_s: Seconds | None = None
     keep_until_s: Seconds | None = None
     caps: tuple[Cap, ...] = ()
+    warm: tuple[str, ...] = ()
 
     @property
     def gpus(self) -> int:

@@ -13,6 +13,7 @@ from slurmext.model.snapshot import Fence
 from slurmext.policy.herd import Need, Victims
 from slurmext.policy.placement import place
 from slurmext.policy.round import Promise, Round, Standing
+from slurmext.policy.staging.warmer import warmer
 from slurmext.policy.supply import FreeIndex, NodePart, mask_of
 
 
@@ -71,6 +72,8 @@ class Admission(Round):
             parts = self._as_wanted(job, tasks, mask, wanted, now) or place(now, tasks, size, mask, job.tasks_per_node)
             if parts is None:
                 break
+            if job.warm:
+                parts = warmer(parts, self.nodes.mask_of(job.warm), mask, self.supply, self.nodes)
             by_type = self.nodes.by_type(parts)
             if self.tree.typed:
                 limit = self.ledger.over_limit(self.ledger.held, leaf, job, by_type)

@@ -32,6 +32,10 @@ class NodeTable:
         for gpu_type in sorted(set(self.types)):
             self.of_type[gpu_type] = self.usable & mask_of(i for i, found in enumerate(self.types) if found == gpu_type)
 
+    def mask_of(self, names: Iterable[str]) -> int:
+        """The nodes of these names, as far as they are known."""
+        return mask_of(index for name in names if (index := self.by_name.get(name)) is not None)
+
     def parts(self, placement: Placement) -> list[NodePart]:
         """The placement in order of node, each node once; nodes the snapshot does not list are left out."""
         if len(placement) == 1:

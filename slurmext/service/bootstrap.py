@@ -16,11 +16,13 @@ from slurmext.config.site import SiteConfig
 from slurmext.model.slicing import SlicedGpu
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.invariants.over_time import Look
-from slurmext.ports import SliceAgents, Store
+from slurmext.ports import Clock, SliceAgents, StageAgents, Store
 from slurmext.service.apply import Applier, EndLeft, Tell
 from slurmext.service.cycle import Controller
+from slurmext.service.models import Quotas
 from slurmext.service.slices.desk import SliceDesk
 from slurmext.service.slices.nobody import NoAgents
+from slurmext.service.staging.desk import StageDesk
 
 
 class SystemClock:
@@ -52,6 +54,7 @@ def controller(
     end_left: EndLeft = lambda _nodes, _raw_id, _before_s: None,
     tell: Tell = lambda _nodes, _raw_id, _signal: None,
     slice_agents: SliceAgents | None = None,
+    stage_agents: StageAgents | None = None,
     on_cards: Callable[[Collection[SlicedGpu], int], None] = lambda _cards, _unheard: None,
 ) -> Controller:
     """The cycle over the site's real Slurm."""
@@ -87,7 +90,14 @@ def controller(
         groups_of=UnixGroups(),
         on_look=on_look,
         slices=desk,
+        staging=None if stage_agents is None else _stage_desk(site, store, stage_agents, clock),
     )
+
+
+def _stage_desk(site: SiteConfig, store: Store, agents: StageAgents, clock: Clock) -> StageDesk:
+    staging = site.staging
+    quotas = Quotas.of_gib(staging.user_registered_gib, staging.user_node_gib)
+    return StageDesk(store=store, agents=agents, clock=clock, quotas=quotas, ahead_s=staging.ahead_s)
 
 
 def _uids(user: str) -> set[int]:

@@ -22,6 +22,7 @@ from slurmext.service.reason_history import with_reason
 from slurmext.service.slices.hosts import hosts
 from slurmext.service.slices.memory import SliceMemory, placeholder_jobs, sliced_gpus, usage_jobs
 from slurmext.service.slices.world import slice_job
+from slurmext.service.staging.needs import ModelNeed
 
 _CKPT = re.compile(r"^(?:SIG)?(?P<signal>[A-Z][A-Z0-9+\-]*)@(?P<seconds>\d+)$")
 _AUTO_SIGNAL = "USR1"
@@ -43,6 +44,7 @@ class Memory:
     idleness: Idleness = Idleness()
     past_gpus: Mapping[str, float] = field(default_factory=dict[str, float])
     slices: SliceMemory = field(default_factory=SliceMemory)
+    models: Mapping[str, ModelNeed] = field(default_factory=dict[str, ModelNeed])
     refused: Mapping[str, Refused] = field(default_factory=dict[str, Refused])
 
 
@@ -138,6 +140,8 @@ def observe(
         job = _job(record, key, queue, release, evictions.get(key), memory, now_s)
         named = everybody.named(record.user, limited) if limited else ()
         job = replace(job, groups=named, caps=caps) if named or caps else job
+        if need := memory.models.get(record.slurm_id):
+            job = replace(job, blocked=job.blocked or need.why or None, warm=need.warm)
         if record.annotation is not None and record.annotation.sliced:
             required = hosts(known[record.slurm_id].first_nodes)
             slices.append(slice_job(job, record, memory.slices.by_job.get(key, ()), nodes=required))

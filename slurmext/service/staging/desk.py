@@ -19,6 +19,7 @@ from slurmext.service.models.quotas import Quotas
 from slurmext.service.staging.conducting import Conducting, access_of
 from slurmext.service.staging.hosts import StageHost, StageHosts, host_of
 from slurmext.service.staging.jobs import JobModels, Wanted
+from slurmext.service.staging.needs import ModelNeed
 from slurmext.staging.access import Access
 from slurmext.staging.kinds import StageState, TierKind
 from slurmext.staging.names import ModelKey
@@ -34,14 +35,6 @@ _SAVED_EVERY_S = 5.0
 _ENTRIES_S = 2.0
 _MOST_AHEAD = 32
 """Waiting jobs whose models are brought to nodes before they are planned."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelNeed:
-    """What a waiting job's models mean for it: `why` it cannot start as it asked, and nodes that hold them."""
-
-    why: str = ""
-    warm: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -307,6 +300,10 @@ class StageDesk:
     def nodes(self) -> Collection[str]:
         """Nodes whose agents are connected."""
         return self._agents.connected().keys()
+
+    def rooms(self, tier: TierKind) -> Mapping[str, int]:
+        """Bytes that models may take in this tier, by node."""
+        return {node: host.room[tier][1] for node, host in self._hosts.all().items() if tier in host.room}
 
     def wanted(self, key: ModelKey, nodes: Collection[str], tier: TierKind, by: str) -> None:
         """These nodes shall have the model."""
