@@ -127,10 +127,11 @@ def _when(answer: Answer) -> Iterator[str]:
     for end in outlook["next_ends"]:
         when = f"{clock(end['at_s'])} (in {span(max(0, end['at_s'] - now))})"
         yield f"  job {end['job']} of queue {end['queue']} ({counted(end['gpus'], 'GPU')}) ends by {when}."
-    yield f"  {_estimate(estimate, now, hopeless=outlook['hopeless'])}"
+    yield f"  {estimate_text(estimate, now, hopeless=outlook['hopeless'])}"
 
 
-def _estimate(estimate: Answer | None, now: float, *, hopeless: bool) -> str:
+def estimate_text(estimate: Answer | None, now: float, *, hopeless: bool) -> str:
+    """When it starts, and how sure that is."""
     if hopeless:
         return "Not as it is: see above."
     if estimate is None:
@@ -138,7 +139,7 @@ def _estimate(estimate: Answer | None, now: float, *, hopeless: bool) -> str:
     if estimate["start_s"] is None:
         seen = estimate["seen_s"]
         if estimate["never"]:
-            return "Nobody can say: jobs without a time limit (--time) are in its way, or nothing ever makes room."
+            return f"Nobody can say: {_never(estimate)}."
         return f"Not before {clock(seen)} (in {span(seen - now)}) if running jobs use their whole time limit."
     left = max(0, estimate["start_s"] - now)
     if estimate["how"] == "now":
@@ -151,6 +152,19 @@ def _estimate(estimate: Answer | None, now: float, *, hopeless: bool) -> str:
     if estimate["how"] == "simulated":
         return f"{when} and nobody else comes."
     return f"{when} and what comes free goes to it."
+
+
+def _never(estimate: Answer) -> str:
+    jobs, sliced = estimate.get("unlimited_jobs") or 0, estimate.get("sliced_gpus") or 0
+    parts = [
+        f"{counted(jobs, 'job')} without a time limit (--time) {'is' if jobs == 1 else 'are'} in its way"
+        if jobs
+        else "",
+        f"{counted(sliced, 'GPU')} in slices {'comes' if sliced == 1 else 'come'} free when their jobs end"
+        if sliced
+        else "",
+    ]
+    return " and ".join(filter(None, parts)) or "nothing that is known now makes room for it"
 
 
 def _losses(answer: Answer) -> Iterator[str]:

@@ -98,7 +98,7 @@ def cli() -> None:
     cls=Command,
     examples=[
         ("slurmext slice list", "slices that jobs have or await"),
-        ("slurmext slice list --profiles", "what the GPUs here can be cut into, and how many of each fit now"),
+        ("slurmext slice list --profiles", "what the GPUs here can be cut into; FitNow: on GPUs that are cut already"),
         ("slurmext slice list -P -o JobID,UUID", "for a script"),
     ],
 )

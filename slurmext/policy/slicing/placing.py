@@ -111,4 +111,5 @@ class Placing(Desk):
             return f"{what}; none of its GPUs can be cut into such a slice"
         if request.wish.uses[0] is GpuUse.SHARED:
             return f"{what}, as the policy prefers shares"
-        return f"{what}; no MIG slice of that size is free"
+        cut = "no MIG slice of that size is free on the GPUs in sliced use"
+        return f"{what}; {cut}, and no further GPU is taken while a share will do"

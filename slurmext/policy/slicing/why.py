@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from slurmext.model.amounts import amount, counted
 from slurmext.model.plan import Reason
 from slurmext.model.slicing import GpuUse, SliceJob
 from slurmext.policy.slicing.cards import FULL_PCT, Card, Tenant
@@ -26,11 +27,12 @@ def why_not(desk: Desk, job: SliceJob, requests: list[Request]) -> tuple[Reason,
         return Reason.SLICE_HELD, f"{what} would fit, but for places held for {ahead}"
     if any(_hosts(desk, job, request, holds=True, closed=False, beside=False) for request in requests):
         return Reason.SLICE_NODE, (
-            f"{what} would fit, but not with {job.cpus} CPUs and {job.memory_per_node_mib} MiB of memory on the node"
+            f"{what} would fit, but not with {counted(job.cpus, 'CPU')} and {job.memory_per_node_mib} MiB of memory on"
+            " the node"
         )
     free = _free(desk, requests)
     wanted = desk.shadows[job.id].gpus
-    numbers = f"{what} counts {wanted / GPU_PARTS:.2f} GPUs, {free / GPU_PARTS:.2f} are free in pieces"
+    numbers = f"{what} counts {counted(wanted / GPU_PARTS, 'GPU')}, {amount(free / GPU_PARTS)} are free in pieces"
     if free >= wanted:
         return Reason.SLICE_FRAGMENTED, numbers
     return Reason.SLICE_FULL, numbers

@@ -19,8 +19,11 @@ def cards_now(context: Context) -> tuple[SlicedGpu, ...]:
         return seen[0].gpus
     gpus = context.store.gpus()
     nodes = {gpu.node for gpu in gpus}
+    world = context.world()
+    types = {name: "gpu" for name in nodes}
+    types |= {} if world is None else {node.name: node.gpu_type for node in world[0].nodes}
     return cards_of(
-        gpus, context.store.slices(), context.store.holds(), gpu_types=dict.fromkeys(nodes, "gpu"), connected=nodes,
+        gpus, context.store.slices(), context.store.holds(), gpu_types=types, connected=nodes,
         empty_since={}, freed={},
     )  # fmt: skip
 

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from slurmext.errors import SlurmextError
+from slurmext.model.plan import Plan
+from slurmext.model.snapshot import Snapshot
 from slurmext.model.state import ActionKind, ActionRecord, JobRow, Notice
 from slurmext.policy.explain.job import JobAccount, job_account
+from slurmext.policy.explain.obstacles import obstacles
 from slurmext.service.query.cards import of_job
 from slurmext.service.query.context import Context
 from slurmext.service.query.gpus import told
@@ -102,10 +105,16 @@ def _estimate(context: Context, account: JobAccount, job_id: str) -> Answer | No
     world = context.world()
     seen = None if world is None or account.hopeless else context.forecast(world[0], job_id)
     if seen is not None:
-        return {"start_s": seen.start_s, "how": "simulated", "seen_s": seen.seen_s, "never": seen.never}
+        way = {} if world is None or not seen.never else _in_its_way(*world, job_id)
+        return {"start_s": seen.start_s, "how": "simulated", "seen_s": seen.seen_s, "never": seen.never, **way}
     if account.start_s is None:
         return None
     return {"start_s": account.start_s, "how": account.start_how, "seen_s": None, "never": False}
+
+
+def _in_its_way(snapshot: Snapshot, plan: Plan, job_id: str) -> Answer:
+    job = next((job for job in snapshot.jobs if job.id == job_id), None)
+    return {} if job is None else asdict(obstacles(snapshot, plan, job))
 
 
 def known_job(context: Context, viewer: Viewer, job_id: str) -> JobRow:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
 
-from slurmext.cli.explain import as_text
+from slurmext.cli.explain import as_text, estimate_text
 from slurmext.config.wire import snapshot_to_json
 from slurmext.daemon.query_server import SOCKET_NAME, QueryServer
+from slurmext.model.job import Job, JobState, NodeGpus
+from slurmext.model.node import Node
+from slurmext.model.plan import Plan, Reason
+from slurmext.model.queue import Queue
+from slurmext.model.snapshot import Snapshot
+from slurmext.policy.explain.obstacles import obstacles
 from slurmext.service.forecast import Forecast
 from slurmext.service.query import Viewer
 
@@ -58,12 +65,42 @@ def test_job_explain_tells_who_is_before_who_ends_and_when_it_starts(run: Run) -
         ("57", None, "Within 1 min: as soon as the jobs that leave for it have saved."),
         ("42", None, "at the latest, if running jobs use their whole time limit and what comes free goes to it."),
         ("42", Forecast(start_s=None, seen_s=NOW + 600), "(in 10 min) if running jobs use their whole time limit."),
-        ("42", Forecast(start_s=None, seen_s=NOW, never=True), "Nobody can say: jobs without a time limit"),
+        (
+            "42",
+            Forecast(start_s=None, seen_s=NOW, never=True),
+            "Nobody can say: nothing that is known now makes room for it.",
+        ),
     ],
 )
 def test_an_estimate_says_how_sure_it_is(store: MemoryStore, job: str, seen: Forecast | None, line: str) -> None:
     """A promise, an upper bound, a lower bound, or nothing."""
     assert line in text(store, job, seen)
+
+
+def test_what_never_ends_is_named_truly() -> None:
+    """Jobs without a time limit only where there are some it waits for, and slices, which are no jobs of whole GPUs."""
+    ends = Job(id="1", queue="a", state=JobState.RUNNING, time_limit_s=60, placement=(NodeGpus(node="n1", gpus=1),))
+    runs = Job(id="2", queue="b", state=JobState.RUNNING, placement=(NodeGpus(node="n1", gpus=1),))
+    stands_for = Job(id="slices of bob in a", queue="a", state=JobState.RUNNING)
+    holds = Job(id="slurmext-slices-1", queue="", state=JobState.RUNNING, placement=(NodeGpus(node="n1", gpus=1),))
+    waits = Job(id="3", queue="a", state=JobState.PENDING)
+    world = Snapshot(
+        nodes=(Node(name="n1", gpus=4, gpu_type="h100"),),
+        queues=(Queue(path="a", max=2), Queue(path="b")),
+        jobs=(ends, runs, stands_for, holds, waits),
+        sliced={"a": {"bob": 0.43}},
+    )
+    at_max = obstacles(world, Plan(reasons={"3": Reason.QUEUE_MAX}), waits)
+    assert (at_max.unlimited_jobs, at_max.sliced_gpus) == (0, 0.43)
+    anywhere = obstacles(world, Plan(reasons={"3": Reason.NO_FREE_GPUS}), waits)
+    assert (anywhere.unlimited_jobs, anywhere.sliced_gpus) == (1, 0.43)
+    never = {"start_s": None, "seen_s": NOW, "never": True}
+    said = estimate_text({**never, **asdict(anywhere)}, NOW, hopeless=False)
+    assert said == (
+        "Nobody can say: 1 job without a time limit (--time) is in its way and 0.43 GPUs in slices come free when"
+        " their jobs end."
+    )
+    assert "time limit" not in estimate_text({**never, **asdict(at_max)}, NOW, hopeless=False)
 
 
 @pytest.mark.usefixtures("daemon")
