@@ -70,6 +70,7 @@ class Daemon:
         self._monitor: Monitor | None = None
         if site.daemon.check_invariants:
             self._monitor = Monitor(self._store, site.run_dir / "invariants")
+        slice_orders = SliceOrders(lambda: self._agents)
         self._controller = bootstrap.controller(
             site,
             self._store,
@@ -77,7 +78,7 @@ class Daemon:
             on_look=self._monitor and self._monitor.see,
             end_left=self._end_left,
             tell=self._tell,
-            slice_agents=SliceOrders(lambda: self._agents),
+            slice_agents=slice_orders,
             on_cards=self._run_dir.write_slices,
             stage_agents=StageOrders(lambda: self._agents),
         )
@@ -93,7 +94,7 @@ class Daemon:
         uids = {0, *uids_of(site.slurm.user)}
         munge = MungeAuth.find(bin_dir=site.slurm.bin_dir, socket=site.munge_socket)
         self._events = AgentEvents(self._store, slurm_id=self._controller.slurm_id, wake=self._wake.set,
-                                   staging=self._controller.staging)  # fmt: skip
+                                   withdraw=slice_orders.withdraw, staging=self._controller.staging)  # fmt: skip
         live = {"status": self._status, "plan": self._plan, "peers": self._peers}
         queries = Queries(
             store=self._store,
@@ -103,6 +104,7 @@ class Daemon:
             forecast=forecast_apart,
             changed=self._wake.set,
             tidy=self._controller.tidying.ask,
+            raw_id=self._controller.raw_id,
         )
         quotas = Quotas.of_gib(site.staging.user_registered_gib, site.staging.user_node_gib)
         models = ModelRequests(store=self._store, desk=self._controller.staging, quotas=quotas)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from slurmext.adapters.tcp.wire import AgentEvent
 from slurmext.daemon.checkpoint_events import COPY, checkpoint_of, cost_of, store_copy
 from slurmext.daemon.gpu_events import GPU_ACTIVITY, store_activity
-from slurmext.daemon.slice_events import take_in
+from slurmext.daemon.slice_events import forgotten, take_in
 from slurmext.daemon.stage_events import about_models
 from slurmext.model.state import Event
 from slurmext.ports import Store
@@ -18,13 +18,22 @@ from slurmext.service.staging.desk import StageDesk
 class AgentEvents:
     """Called with every event of an agent; the same one may come again. `wake` has a cycle run.
 
-    `slurm_id` turns a job's number into the id it is known by (array tasks have both).
+    `withdraw` tells an agent (node, reservation) that slices are not wanted any more. `slurm_id` turns a job's number
+    into the id it is known by (array tasks have both).
     """
 
-    def __init__(self, store: Store, *, slurm_id: Callable[[str], str], wake: Callable[[], object],
-                 staging: StageDesk | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        store: Store,
+        *,
+        slurm_id: Callable[[str], str],
+        wake: Callable[[], object],
+        withdraw: Callable[[str, str], object],
+        staging: StageDesk | None = None,
+    ) -> None:
         self._staging = staging
         self._store = store
+        self._withdraw = withdraw
         self._slurm_id = slurm_id
         self._wake = wake
         self.copies_ports: dict[str, int] = {}
@@ -39,6 +48,8 @@ class AgentEvents:
             return
         news = take_in(self._store, event, job_id, time.time())
         if news is not None:
+            for reservation in forgotten(self._store, event):
+                self._withdraw(event.node, reservation)
             if news:
                 self._wake()
             return

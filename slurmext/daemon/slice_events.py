@@ -15,6 +15,7 @@ GPUS = "gpus"
 SAMPLE = "slice_sample"
 OVER = "slice_over"
 _MOST_GPUS = 64
+_MOST_RESERVED = 4096
 _LONGEST = 1000
 
 _WORDS = {
@@ -45,6 +46,14 @@ def take_in(store: Store, event: AgentEvent, job_id: str | None, now_s: float) -
     changed = move(store, event, now_s)
     _in_timeline(store, event, job_id)
     return changed
+
+
+def forgotten(store: Store, event: AgentEvent) -> list[str]:
+    """Reservations that the agent keeps for jobs that will not use them: it was away when it was told."""
+    if event.event != GPUS or not isinstance(names := event.detail.get("reserved"), list):
+        return []
+    kept = {name for name in names[:_MOST_RESERVED] if isinstance(name, str)}
+    return sorted(kept - {record.reservation for record in store.slices() if record.node == event.node}) if kept else []
 
 
 def _reserved(store: Store, event: AgentEvent, now_s: float) -> bool:

@@ -286,10 +286,18 @@ def _uses(snapshot: SliceSnapshot, made: SlicePlan, gpus: Mapping[str, SlicedGpu
                 yield f"{take.gpu} is in {take.use} use already"
         else:
             new[take.node, take.gpu_type] += 1
-    idle = {(node.name, kind): count for node in snapshot.nodes for kind, count in node.idle_gpus.items()}
+    free = Counter({(node.name, kind): count for node in snapshot.nodes for kind, count in node.idle_gpus.items()})
+    kinds = {gpu.node: gpu.gpu_type for gpu in snapshot.gpus}
+    evicted = {evict.job for evict in made.evict}
+    for job in snapshot.whole:
+        for part in job.placement if job.id in evicted else ():
+            free[part.node, kinds[part.node]] += part.gpus
     for key, count in new.items():
-        if count > idle.get(key, 0):
-            yield f"{count} GPUs of {key} are taken, {idle.get(key, 0)} are idle"
+        if count > free[key]:
+            yield f"{count} GPUs of {key} are taken, {free[key]} are idle or given back"
+    shut = {node.name for node in snapshot.nodes if node.shut}
+    if shut & {node for node, _ in new}:
+        yield f"GPUs of {sorted(shut)} are taken, which is not possible now"
     sliced = Counter(gpu.gpu_type for gpu in snapshot.gpus if gpu.use in {GpuUse.MIG, GpuUse.SHARED})
     sliced += Counter(take.gpu_type for take in snapshot.taking if not take.gpu)
     rules = {pool.gpu_type: pool for pool in snapshot.settings.pools}
@@ -301,8 +309,11 @@ def _uses(snapshot: SliceSnapshot, made: SlicePlan, gpus: Mapping[str, SlicedGpu
 
 
 def _disturbed(snapshot: SliceSnapshot, made: SlicePlan, jobs: Mapping[str, SliceJob]) -> Iterator[str]:
+    whole = {job.id: job for job in snapshot.whole}
+    if len({evict.job for evict in made.evict}) < len(made.evict):
+        yield "a job is evicted twice"
     for evict in made.evict:
-        victim = jobs[evict.job]
+        victim = jobs.get(evict.job) or whole[evict.job]
         if victim.state is not JobState.RUNNING or not victim.preemptible or not victim.requeue:
             yield f"{victim.id} is evicted and may not be"
         if victim.evicting_for is not None:

@@ -191,6 +191,7 @@ def _snapshot(case: Mapping[str, Any]) -> SliceSnapshot:
                 for card in gpus(name, gpu_type, int(count), GpuUse(use))
             ]
         idle = {"idle_gpus": {gpu_type: row["idle"]}} if "idle" in row else {}
+        idle["shut"] = row.get("shut", False)
         rest = {"free_cpus": row.get("cpus"), "free_memory_mib": row.get("memory_mib"), "state": row.get("state", "up")}
         nodes.append(TypeAdapter(SliceNode).validate_python({"name": name, **rest, **idle}))
     now_s = case.get("now_s", NOW_S)
@@ -211,6 +212,7 @@ def _snapshot(case: Mapping[str, Any]) -> SliceSnapshot:
         queues=TypeAdapter(tuple[Queue, ...]).validate_python(queues),
         jobs=tuple(jobs),
         whole=TypeAdapter(tuple[Job, ...]).validate_python(case.get("whole", [])),
+        beside=TypeAdapter(dict[str, tuple[int, int]]).validate_python(case.get("beside", {})),
         wanted_gpus=case.get("wanted_gpus", {}),
         owed=tuple(str(job) for job in case.get("owed", ())),
         taking=TypeAdapter(tuple[TakeGpu, ...]).validate_python(case.get("taking", [])),

@@ -88,7 +88,7 @@ def _needs(kinds: list[str]) -> st.SearchStrategy[SliceNeed]:
 def _cards(draw: st.DrawFn, node: str, kinds: list[str]) -> list[SlicedGpu]:
     count = draw(st.integers(1, 3))
     gpu_type = draw(st.sampled_from(kinds))
-    use = st.sampled_from([*[GpuUse.MIG] * 5, GpuUse.SHARED, GpuUse.SHARED, GpuUse.WHOLE, GpuUse.UNKNOWN])
+    use = st.sampled_from([*[GpuUse.MIG] * 5, GpuUse.SHARED, GpuUse.SHARED, *[GpuUse.WHOLE] * 3, GpuUse.UNKNOWN])
     return [
         replace(
             gpu,
@@ -215,6 +215,7 @@ def slice_worlds(draw: st.DrawFn, *, most_waiting: int = 8) -> SliceSnapshot:
             free_cpus=draw(st.sampled_from([None, None, 4, 16])),
             free_memory_mib=draw(st.sampled_from([None, 8192])),
             idle_gpus=_idle(name, cards, draw(st.integers(0, 3))),
+            shut=draw(st.sampled_from([*[False] * 9, True])),
         )
         for name in names
     )
@@ -231,7 +232,7 @@ def slice_worlds(draw: st.DrawFn, *, most_waiting: int = 8) -> SliceSnapshot:
     )
     pools = draw(st.sampled_from([(), (SlicePool(maximum=1),), (SlicePool(minimum=1),), (SlicePool(gpu_type="h100", maximum=2, minimum=1, use=GpuUse.SHARED),)]))  # fmt: skip
     takes = [TakeGpu(node=n.name, gpu_type=kind, use=GpuUse.MIG) for n in nodes for kind in n.idle_gpus][:1]
-    whole = Job(id="w", queue="org/a", state=JobState.RUNNING, user="ann", placement=(NodeGpus(node="n0", gpus=1),))
+    running_whole = draw(_running_whole(cards, nodes))
     wants = Job(
         id="W",
         queue=draw(st.sampled_from(QUEUES)),
@@ -248,11 +249,38 @@ def slice_worlds(draw: st.DrawFn, *, most_waiting: int = 8) -> SliceSnapshot:
         gpus=tuple(shown),
         queues=queues,
         jobs=(*running, *waiting),
-        whole=(whole, wants) if draw(st.booleans()) else (wants,),
+        whole=(*running_whole, wants),
+        beside={job.id: (draw(st.integers(0, 6)), 4096) for job in running_whole},
         owed=owed,
         wanted_gpus=draw(st.sampled_from([{}, {"h100": 1}, {"": 2}])),
         taking=tuple(takes) if draw(st.booleans()) else (),
     )
+
+
+@st.composite
+def _running_whole(draw: st.DrawFn, cards: list[SlicedGpu], nodes: tuple[SliceNode, ...]) -> list[Job]:
+    """Whole-GPU jobs on GPUs that are in whole use and not idle."""
+    found: list[Job] = []
+    for node in nodes:
+        left = sum(card.node == node.name and card.use is GpuUse.WHOLE for card in cards)
+        left -= sum(node.idle_gpus.values())
+        while left > 0 and draw(st.booleans()):
+            gpus = draw(st.integers(1, left))
+            left -= gpus
+            found.append(
+                Job(
+                    id=f"w{len(found)}",
+                    queue=draw(st.sampled_from(QUEUES)),
+                    state=draw(st.sampled_from([*[JobState.RUNNING] * 5, JobState.COMPLETING])),
+                    user=draw(st.sampled_from(USERS)),
+                    placement=(NodeGpus(node=node.name, gpus=gpus),),
+                    started_s=draw(st.sampled_from([0, NOW_S - 50])),
+                    preemptible=draw(st.sampled_from([True, True, True, False])),
+                    requeue=draw(st.sampled_from([True, True, True, False])),
+                    evicting_for=draw(st.sampled_from([*[None] * 9, "p0"])),
+                )
+            )
+    return found
 
 
 @st.composite

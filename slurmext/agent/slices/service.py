@@ -221,7 +221,8 @@ class Slices:
                 log.info("no GPUs are seen for slices: %s", error)
             gpus = []
         if gpus != self._told and (gpus or self._told):
-            self._events.add("gpus", gpus=gpus)
+            unused = [each.reservation for each in self._book.reservations() if each.stage is Stage.RESERVED]
+            self._events.add("gpus", gpus=gpus, reserved=unused)
         self._told = gpus
         if not self._book.made() and all(use.use is GpuUse.WHOLE for use in self._book.uses()):
             self._driver.release()

@@ -7,7 +7,7 @@ between finds it again. A GPU goes back only after its agent has said that nobod
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from slurmext.errors import SlurmRefused
@@ -118,6 +118,7 @@ class Books:
                 self._follow(token, hold, jobs, gpus, memory, now_s)
         self._end_strays(jobs.values(), memory, now_s)
         self._clear_unheld(memory, now_s)
+        self._hold_again(token, view, memory)
 
     def _follow(
         self,
@@ -232,6 +233,29 @@ class Books:
         for gpu in memory.gpus:
             if gpu.uuid not in held and gpu.use in {GpuUse.MIG, GpuUse.SHARED} and gpu.node in memory.connected:
                 self._set_use(gpu.node, gpu.uuid, GpuUse.WHOLE, now_s)
+
+    def _hold_again(self, token: int, view: ClusterView, memory: SliceMemory) -> None:
+        """Somebody ended a placeholder while jobs have slices of its GPU: Slurm must not give that GPU to others.
+
+        Slurm may give another idle one of the node instead: that is held as well, until it is the right one's turn.
+        """
+        used = {record.gpu for record in memory.records}
+        exposed = [gpu for gpu in memory.gpus if gpu.uuid in used and gpu.use in {GpuUse.MIG, GpuUse.SHARED}]
+        if not exposed or not (exposed := self._unheld(exposed)):
+            return
+        types = {node.name: node.gpu_type for node in view.nodes}
+        for gpu in exposed:
+            if gpu.node in types:
+                log.warning("GPU %d of %s has slices and is not held in Slurm's books", gpu.minor, gpu.node)
+                self.take(token, TakeGpu(node=gpu.node, gpu_type=types[gpu.node], use=gpu.use), view, memory)
+
+    def _unheld(self, gpus: Sequence[GpuRecord]) -> list[GpuRecord]:
+        """Those of them that no placeholder has, one for each node where none is about to start."""
+        holds = self._store.holds()
+        held = {hold.gpu for hold in holds if hold.gpu}
+        coming = {hold.node for hold in holds if hold.state in {HoldState.INTENT, HoldState.SUBMITTED}}
+        found = {gpu.node: gpu for gpu in gpus if gpu.uuid not in held and gpu.node not in coming}
+        return list(found.values())
 
     def _cancel(self, job_id: str, now_s: float) -> None:
         if now_s - self._ended.get(job_id, 0) < AGAIN_S:

@@ -16,6 +16,7 @@ from slurmext.ports import Clock, SliceAgents, Store
 from slurmext.service.observe import Known, Observation
 from slurmext.service.slices.cards import milli_of
 from slurmext.service.slices.memory import SliceMemory
+from slurmext.service.slices.presence import Presence
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,10 @@ AWAY_S = 5.0
 """The same for one that is away."""
 BEGUN_S = 20.0
 """A job that has run for so long and whose slices nobody has begun to make never gets any."""
+TELLS_S = 3.0
+"""An agent that came back has told by then what happened meanwhile."""
+SILENT_S = 60.0
+"""Where the agent is away that takes longer: it may have made them and died before it said so. Tasks wait meanwhile."""
 LOST_S = 3600.0
 """So long after the end of its job a reservation on a node whose agent is away is given up."""
 FREED_S = 20.0
@@ -53,6 +58,7 @@ class Reservations:
         self._store, self._agents, self._clock, self._number_of = store, agents, clock, number_of
         self._told = dict[tuple[str, str], float]()
         self._released = dict[str, float]()
+        self._presence = Presence()
 
     # what a plan asks for
 
@@ -96,6 +102,7 @@ class Reservations:
     ) -> Followed:
         """Take every reservation as far as Slurm and agents allow. `releasing` are jobs whose release is open."""
         now_s, found = self._clock.now(), Followed()
+        self._presence.see({record.node for record in memory.records}, memory.connected, now_s)
         by_key = {known.key: known for known in observation.known.values()}
         groups = dict[str, list[SliceRecord]]()
         for record in memory.records:
@@ -132,6 +139,9 @@ class Reservations:
             self._ask_for(live, now_s)  # of the run before this one
         elif any(record.state is SliceState.RESERVED for record in early):
             self._await(token, early, job, memory, now_s)
+        elif away := sorted({record.node for record in early} - memory.connected):
+            if max(self._presence.away_s(node) for node in away) > AWAY_S:
+                self.give_up(token, early, f"the agent of {', '.join(away)} is away", missed=True)
         elif job.held and known.key not in releasing:
             self._release(token, early, known, found, now_s)
 
@@ -150,14 +160,20 @@ class Reservations:
         self, token: int, early: Sequence[SliceRecord], job: JobRecord, memory: SliceMemory, now_s: float
     ) -> None:
         """A job that runs and whose prolog never reached an agent has no slices: its tasks wait in vain."""
-        late = job.state is JobState.RUNNING and now_s - (job.start_s or now_s) > BEGUN_S
-        silent = [record for record in early if record.node in memory.connected] if late else []
+        ran_s = now_s - (job.start_s or now_s) if job.state is JobState.RUNNING else 0.0
+        silent = [record for record in early if ran_s > BEGUN_S and self._is_silent(record.node)]
         if silent:
             ids = [record.id for record in silent]
-            why = f"its prolog did not reach the agent of {silent[0].node}"
+            node = silent[0].node
+            why = f"its prolog did not reach the agent of {node}"
+            why = why if node in memory.connected else f"the agent of {node} is away"
             log.warning("job %s: %s", job.slurm_id, why)
             self._store.advance_slices(ids, SliceState.MISSED, now_s, why=why, within=_EARLY, token=token)
             self._withdraw(silent)
+
+    def _is_silent(self, node: str) -> bool:
+        """Whether what the agent has to say of jobs that run would be known: it is there, or has been away for long."""
+        return self._presence.here_s(node) > TELLS_S or self._presence.away_s(node) > SILENT_S
 
     def _await(
         self, token: int, records: Sequence[SliceRecord], job: JobRecord, memory: SliceMemory, now_s: float
@@ -166,7 +182,7 @@ class Reservations:
         waited_s = now_s - min(record.created_s for record in records)
         silent = sorted({record.node for record in records if record.state is SliceState.RESERVED})
         away = [node for node in silent if node not in memory.connected]
-        if waited_s > ANSWER_S or (away and waited_s > AWAY_S):
+        if waited_s > ANSWER_S or max((self._presence.away_s(node) for node in away), default=0.0) > AWAY_S:
             why = f"the agent of {(away or silent)[0]} {'is away' if away else 'does not answer'}"
             self._store.advance_slices(
                 [record.id for record in records], SliceState.MISSED, now_s, why=why, within=_EARLY, token=token
