@@ -113,6 +113,7 @@ def _directory_of(session: Session, target: str) -> Path:
         return Path(target).resolve()
     found = session.ask("checkpoints", job=target, limit=1)["checkpoints"]
     if not found:
+        session.ask("job_show", job=target)  # one that is not known, or not yours, is told so
         raise UsageError(
             f"job {target} has confirmed no checkpoint; name the directory it saves in (its --ckpt-dir, else"
             f" slurmext-ckpt/{target} where it was submitted)"

@@ -17,6 +17,7 @@ from slurmext.errors import SlurmextError, UsageError
 
 THREADS = 4
 ASIDE = "aside"
+_WHOSE = "; a checkpoint is its owner's: ask as that user, or as root where the file system lets root in"
 
 
 class FilesError(SlurmextError):
@@ -49,9 +50,21 @@ class Found:
 
 
 def found_in(target: Path) -> list[Found]:
-    """The checkpoints of a directory, newest first, or the one that `target` itself is. Raises UsageError."""
-    if not target.is_dir():
-        raise UsageError(f"{target} is no directory; name one with checkpoints, or a checkpoint in one")
+    """The checkpoints of a directory, newest first, or the one that `target` itself is.
+
+    Raises UsageError for what is no directory, FilesError for one that cannot be read.
+    """
+    try:
+        if not target.is_dir():
+            raise UsageError(f"{target} is no directory; name one with checkpoints, or a checkpoint in one")
+        return _found_in(target)
+    except OSError as error:
+        raise FilesError(f"cannot read {error.filename or target}: {error.strerror}{_WHOSE}") from error
+    except CheckpointError as error:
+        raise FilesError(f"{error}{_WHOSE}") from error
+
+
+def _found_in(target: Path) -> list[Found]:
     if folder.NAME.fullmatch(target.name):
         return [_of_saved(saved) for saved in folder.saved_in(target.parent) if saved.path.name == target.name]
     if dumps.NAME.fullmatch(target.name):

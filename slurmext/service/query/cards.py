@@ -20,7 +20,7 @@ def cards_now(context: Context) -> tuple[SlicedGpu, ...]:
     gpus = context.store.gpus()
     nodes = {gpu.node for gpu in gpus}
     world = context.world()
-    types = {name: "gpu" for name in nodes}
+    types = dict.fromkeys(nodes, "gpu")
     types |= {} if world is None else {node.name: node.gpu_type for node in world[0].nodes}
     return cards_of(
         gpus, context.store.slices(), context.store.holds(), gpu_types=types, connected=nodes,

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from slurmext.checkpoint import Checkpointer
+from slurmext.cli.ckpt_files import FilesError, found_in
 from slurmext.model.state import CheckpointRecord, JobKey
 from slurmext.model.upkeep import CheckpointCopy, CheckpointCost, FailureRate, FailureRecord
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from slurmext.testing.memory_store import MemoryStore
 
 Run = Callable[..., Any]
@@ -80,7 +81,26 @@ def test_verify_takes_a_job_and_reads_where_it_saved_last(run: Run, directory: P
     done = run("ckpt", "verify", "57")
     assert done.exit_code == 2
     assert "job 57 has confirmed no checkpoint; name the directory" in done.stderr
-    assert run("ckpt", "verify", "999").exit_code == 2
+    unknown = run("ckpt", "verify", "999")
+    assert (unknown.exit_code, "no job '999'" in unknown.stderr) == (1, True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("place", ["shut", "shut/inner", "shut/inner/save-00000001-step-10"])
+def test_a_directory_one_may_not_read_is_said_in_one_line(place: str) -> None:
+    """Neither a traceback, nor that nothing is there."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own let nobody else through
+        Path(folder).chmod(0o755)
+        (Path(folder) / "shut" / "inner").mkdir(parents=True)
+        (Path(folder) / "shut").chmod(0o700)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(
+                FilesError, match=r"cannot read .*shut.*: Permission denied; a checkpoint is its owner's"
+            ):
+                found_in(Path(folder) / place)
+        finally:
+            os.seteuid(0)
 
 
 def test_prune_keeps_what_is_good(run: Run, directory: Path) -> None:
