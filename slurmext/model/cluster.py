@@ -50,7 +50,8 @@ class JobRecord:
     `reason` is Slurm's own pending reason; `batch` is False
     for srun and salloc, which cannot be requeued; `het` marks a component of a heterogeneous job. `nodes`, `cpus` and
     `memory_mib` are what it asks for or has in all, `all_tasks` its tasks as its user counts them. Of its array no more
-    than `array_limit` tasks run at a time. `terms` are its QOS, reservation and licenses, as Slurm prints them.
+    than `array_limit` tasks run at a time. `terms` are its QOS and licenses as Slurm prints them; `reservation` is the
+    one that it runs in, `exclusive` whether it has its nodes for itself.
     """
 
     slurm_id: str
@@ -85,6 +86,8 @@ class JobRecord:
     required_nodes: str = ""
     array_limit: int | None = None
     terms: str = ""
+    reservation: str = ""
+    exclusive: bool = False
     placement: Placement = ()
     annotation: Annotation | None = None
 
@@ -92,6 +95,11 @@ class JobRecord:
     def held(self) -> bool:
         """Pending with priority zero."""
         return self.state is JobState.PENDING and self.priority == 0
+
+    @property
+    def reserved(self) -> bool:
+        """Whether whole GPUs of a reservation are kept for it: those are not ours to give."""
+        return bool(self.reservation) and not (self.annotation is not None and self.annotation.sliced)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

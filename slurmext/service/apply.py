@@ -277,6 +277,8 @@ class Applier:
             self._advance(token, action, ActionState.ABANDONED, "the job is held")
         elif action.state is ActionState.INTENT:
             self._advance(token, action, ActionState.RELEASED)
+        elif record.reserved:
+            self._advance(token, action, ActionState.DONE, f"Slurm starts it in reservation {record.reservation}")
         else:
             placed = bool(action.detail.get("nodes"))
             left_s = self._left_s.get(action.job.job_id, action.changed_s)

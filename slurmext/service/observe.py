@@ -23,6 +23,7 @@ from slurmext.service.slices.hosts import hosts
 from slurmext.service.slices.memory import SliceMemory, placeholder_jobs, sliced_gpus, usage_jobs
 from slurmext.service.slices.world import slice_job
 from slurmext.service.staging.needs import ModelNeed
+from slurmext.service.whole_nodes import with_whole_nodes
 
 _CKPT = re.compile(r"^(?:SIG)?(?P<signal>[A-Z][A-Z0-9+\-]*)@(?P<seconds>\d+)$")
 _AUTO_SIGNAL = "USR1"
@@ -112,6 +113,7 @@ def observe(
     slices = list[SliceJob]()
     unmanaged = Counter[str]()
     placeholders = dict[str, bool]()
+    view = with_whole_nodes(view)
     limits = caps_now(memory.refused, view, now_s)
     for record in view.jobs:
         if record.slurm_id in memory.slices.placeholders:
@@ -126,7 +128,7 @@ def observe(
         queue = _queue(record, policy, everybody)
         release = releases.get(key)
         pending = record.state is JobState.PENDING and not record.held
-        stray = pending and release is None and key not in evictions
+        stray = pending and release is None and key not in evictions and not record.reserved
         caps = _caps(record, limits)
         known[record.slurm_id] = Known(
             record=record,
@@ -282,7 +284,11 @@ def _job(
     annotation = record.annotation
     assert annotation is not None  # noqa: S101  only managed jobs come here
     state, placement, started = record.state, record.placement, record.start_s
-    if state is JobState.PENDING and release is not None and not record.held:
+    gpus = record.gpus_per_task
+    if state is JobState.PENDING and record.reserved:
+        # It asks for nothing of ours before it runs.
+        gpus, state = 0, JobState.PENDING if record.held else JobState.RUNNING
+    elif state is JobState.PENDING and release is not None and not record.held:
         # Slurm has it and will start it: its GPUs are spoken for.
         state, placement, started = JobState.RUNNING, _placement(_planned(release)), None
     checkpoint = memory.checkpoints.get(record.slurm_id)
@@ -293,7 +299,7 @@ def _job(
         queue=queue or "",
         state=state,
         user=record.user,
-        gpus_per_task=record.gpus_per_task,
+        gpus_per_task=gpus,
         tasks=record.tasks,
         min_tasks=min(annotation.gang_min or record.tasks, record.tasks) if elastic else None,
         tasks_per_node=record.tasks_per_node,

@@ -95,7 +95,9 @@ class FakeCluster:
         for other in self.records.values():
             if other.state in _HOLDING and other.slurm_state not in {"COMPLETED", "CANCELLED"}:
                 for part in other.placement:
-                    free[part.node] -= part.gpus
+                    free[part.node] -= free[part.node] if other.exclusive else part.gpus
+        if record.exclusive:
+            free = {node.name: free[node.name] if free[node.name] == node.gpus else 0 for node in self.nodes}
         wanted = record.required_nodes.split(",") if record.required_nodes else list(free)
         taken = dict.fromkeys(wanted, 0)
         for _ in range(record.tasks):

@@ -159,7 +159,7 @@ def policed() -> Iterator[Site]:
         pytest.skip("needs root: slurmd runs jobs as their users")
     daemon = {"interval_s": 5, "heartbeat_stale_s": STALE_S}
     # A job cancelled in the very moment of its start may miss the TERM: it is killed after KillWait.
-    conf = {"KillWait": "4"}
+    conf = {"KillWait": "4", "Licenses": "solver:1"}
     spec = ClusterSpec(name=f"test-site-{os.getpid()}", users=("alice", "bob"), conf=conf, site={"daemon": daemon})
     with Devcluster.up(spec) as cluster:
         site = Site(cluster)

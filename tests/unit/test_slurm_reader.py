@@ -156,3 +156,26 @@ def test_tasks_that_were_cancelled_together_have_all_ended() -> None:
     slurm = Watched({"JobArrayID": "12_[0-2%1]", "JobID": "12", **HELD, "State": "CANCELLED"})
     view = slurm.reader.read()
     assert ([job.slurm_id for job in view.ended], view.jobs) == (["12_0", "12_1", "12_2"], ())
+
+
+def test_singletons_wait_for_those_before_them_alone() -> None:
+    """Jobs of another user or name are none of theirs."""
+    single = {**HELD, "Dependency": "singleton(unfulfilled)"}
+    found = read(
+        {"JobArrayID": "5", "JobID": "5", "UserName": "ben"},
+        {"JobArrayID": "8", "JobID": "8", **single},
+        {"JobArrayID": "9", "JobID": "9", **single},
+        {"JobArrayID": "10", "JobID": "10", **single, "Name": "other"},
+    )
+    assert {job_id: bool(job.dependency) for job_id, job in found.items() if job.held} == {
+        "8": False, "9": True, "10": False,
+    }  # fmt: skip
+
+
+def test_reservations_and_exclusive_jobs_are_told() -> None:
+    """Neither shares what it gets with others."""
+    found = read(
+        {"JobArrayID": "1", "JobID": "1", "OverSubscribe": "NO", "Reservation": "(null)"},
+        {"JobArrayID": "2", "JobID": "2", "OverSubscribe": "OK", "Reservation": "maint"},
+    )
+    assert [(job.exclusive, job.reserved) for job in found.values()] == [(True, False), (False, True)]

@@ -49,8 +49,9 @@ _FIELDS = (
     "HetJobID",
     "Dependency",
     "QOS",
-    "Reservation",
     "Licenses",
+    "Reservation",
+    "OverSubscribe",
     "admin_comment",
     "Name",
 )
@@ -184,8 +185,14 @@ def _without_fulfilled(active: Sequence[JobRecord], ended: Sequence[JobRecord]) 
     if not any(job.dependency for job in active):
         return list(active)
     ids, states = {job.slurm_id for job in active}, {job.slurm_id: job.slurm_state for job in ended}
+    single = {(job.user, job.name) for job in active if dependency.SINGLETON in job.dependency}
+    behind = (
+        dependency.followers(job for job in active if (job.user, job.name) in single) if single else frozenset[str]()
+    )
     return [
-        replace(job, dependency="") if job.dependency and not dependency.waits(job.dependency, ids, states) else job
+        replace(job, dependency="")
+        if job.dependency and not dependency.waits(job.dependency, ids, states, follows=job.slurm_id in behind)
+        else job
         for job in active
     ]
 
@@ -225,7 +232,9 @@ def _job(row: Mapping[str, str]) -> JobRecord:
         het=fields.text_or_none(row["HetJobID"]) not in {None, "0"},
         dependency=fields.text_or_none(row["Dependency"]) or "",
         required_nodes=fields.text_or_none(row["ReqNodes"]) or "",
-        terms=" ".join(fields.text_or_none(row[name]) or "-" for name in ("QOS", "Reservation", "Licenses")),
+        terms=" ".join(fields.text_or_none(row[name]) or "-" for name in ("QOS", "Licenses")),
+        reservation=fields.text_or_none(row["Reservation"]) or "",
+        exclusive=row["OverSubscribe"] == "NO",
         placement=tuple(NodeGpus(node=node, gpus=0) for node in nodes),
         annotation=annotation.parse(row["admin_comment"]),
     )
