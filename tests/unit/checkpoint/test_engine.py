@@ -7,10 +7,10 @@ import itertools
 import json
 import os
 import random
+import shutil
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,31 +28,9 @@ from slurmext.checkpoint.engine import (
     stream,
 )
 from slurmext.checkpoint.engine.crew import Crew
-from slurmext.checkpoint.engine.engine import WRITERS
 from slurmext.checkpoint.engine.files import NewFile
 
-LARGE = 1 << 18  # float32 elements of an array that has blocks of its own
-
-
-def state_of(step: float) -> dict:
-    return {"w": np.full(1000, step, np.float32), "frozen": np.arange(LARGE, dtype=np.float32), "step": step}
-
-
-def save(place: Path, *steps: int, **options) -> list:
-    with Engine(place, **options) as engine:
-        tickets = []
-        for step in steps:
-            tickets.append(engine.save(step, state_of(step), wait=True))
-            engine.wait()
-        return tickets
-
-
-def flip(path: Path, position: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(position)
-        (byte,) = file.read(1)
-        file.seek(position)
-        file.write(bytes([byte ^ 1 << position % 8]))
+from .states import flip, save, state_of
 
 
 def test_the_snapshot_is_of_the_moment(tmp_path):
@@ -81,6 +59,27 @@ def test_memory_is_bounded_and_saves_come_in_order(tmp_path):
     assert step == 8 and (found["w"] == 8).all()
 
 
+def test_a_state_that_grows(tmp_path):
+    """A snapshot that does not fit into the memory of the ones before gets more."""
+    with Engine(tmp_path) as engine:
+        for step in range(1, 7):
+            state = {"w": np.full(step * 200_000, step)}
+            engine.save(step, state, wait=True)
+            found = engine.restore({"w": np.zeros(step * 200_000, int)})[1]
+            assert (found["w"] == step).all()
+        assert engine.peak_snapshots <= 2
+
+
+def test_closed_and_used_again(tmp_path):
+    """An engine gives memory and directory back when it is closed, and takes them again when it is needed."""
+    engine = Engine(tmp_path)
+    for step in range(1, 5):
+        engine.save(step, state_of(step))
+        engine.close()
+        with Engine(tmp_path) as other:
+            assert other.restore(state_of(0))[0] == step
+
+
 def test_a_program_that_ends_finishes_its_save(tmp_path):
     """Nobody waits for the ticket, the program's last line is `save`: the checkpoint is complete."""
     code = "import sys, numpy as np; from slurmext.checkpoint.engine import Engine; Engine(sys.argv[1]).save(7, {'w': np.ones(4_000_000)})"
@@ -88,94 +87,6 @@ def test_a_program_that_ends_finishes_its_save(tmp_path):
     with Engine(tmp_path) as engine:
         step, found = engine.restore()
     assert step == 7 and found["w"].sum() == 4_000_000
-
-
-def test_what_did_not_change_is_linked(tmp_path):
-    """Unchanged arrays are written twice, for two checkpoints with nothing in common, and linked from then on."""
-    tickets = save(tmp_path, 1, 2, 3, 4)
-    full = tickets[0].nbytes
-    assert [ticket.new_bytes for ticket in tickets[:2]] == [full, full]
-    assert all(ticket.new_bytes <= 8192 for ticket in tickets[2:])
-    files = [{path.stat().st_ino for path in saved.path.glob("*.bin")} for saved in folder.saved_in(tmp_path)]
-    assert len(files) == 2 and not files[0] & files[1]
-    assert save(tmp_path, 5)[0].new_bytes <= 8192  # by another process, too
-
-
-def test_one_copy_if_that_is_wanted(tmp_path):
-    """With copies=1 the second checkpoint already links the first one's."""
-    assert save(tmp_path, 1, 2, copies=1)[1].new_bytes <= 8192
-
-
-def test_linked_bytes_survive_the_checkpoint_they_came_from(tmp_path):
-    """Removing old checkpoints takes nothing from those that link their files."""
-    save(tmp_path, *range(1, 8))
-    with Engine(tmp_path) as engine:
-        step, found = engine.restore()
-    assert step == 7 and (found["frozen"] == np.arange(LARGE)).all() and (found["w"] == 7).all()
-
-
-def test_a_file_kept_for_little_is_written_anew(tmp_path):
-    """When less than half of a file is still in use the rest is written again, so that the disk does not fill up."""
-    arrays_ = {f"a{i}": np.full(LARGE, i, np.float32) for i in range(8)}
-    with Engine(tmp_path) as engine:
-        for step in range(1, 4):
-            engine.save(step, arrays_, wait=True)
-            engine.wait()
-        for name in list(arrays_)[:6]:
-            arrays_[name] += 100
-        ticket = engine.save(4, arrays_, wait=True)
-    assert ticket.new_bytes == ticket.nbytes
-
-
-def test_a_damaged_file_does_not_take_two_checkpoints(tmp_path, capsys):
-    """A flipped bit in an array that never changes: the newest is named, the one before is restored."""
-    save(tmp_path, *range(1, 7))
-    newest = folder.saved_in(tmp_path)[0]
-    largest = max(newest.path.glob("*.bin"), key=lambda path: path.stat().st_size)
-    flip(largest, 500_000)
-    state = state_of(0)
-    with Engine(tmp_path) as engine:
-        assert engine.restore(state)[0] == 5
-    assert (state["w"] == 5).all() and (state["frozen"] == np.arange(LARGE)).all()
-    told = capsys.readouterr().err
-    assert f"{newest.path} is damaged" in told and f"{largest.name} does not match its checksum between bytes" in told
-
-
-def test_damage_is_found_before_older_ones_go(tmp_path, capsys):
-    """A checkpoint that rots before it was verified is not what the older ones are removed for."""
-    save(tmp_path, 1, 2)
-    newest = folder.saved_in(tmp_path)[0]
-    flip(next(newest.path.glob("*.bin")), 10)
-    save(tmp_path, 3)
-    assert [saved.step for saved in folder.saved_in(tmp_path)] == [3, 1]
-    assert f"{newest.path} is damaged" in capsys.readouterr().err
-
-
-def test_a_save_does_not_wait_for_older_ones_to_be_read_back(tmp_path, monkeypatch):
-    """Verifying is given up after the blocks under way when the next save comes, and made good later."""
-    state = {"w": np.zeros(12 * stream.BLOCK // 8)}
-    real, go_on, reads = os.preadv, threading.Event(), []
-
-    def slow(*arguments):
-        reads.append(1)
-        go_on.wait(60)
-        return real(*arguments)
-
-    with Engine(tmp_path, keep=2) as engine:
-        monkeypatch.setattr(os, "preadv", slow)
-        engine.save(1, state, wait=True)  # the first is verified at once
-        state["w"] += 1
-        second = engine.save(2, state)
-        go_on.set()
-        second.result(60)
-        engine.wait()
-        assert len(reads) <= WRITERS
-        assert not any(saved.verified for saved in folder.saved_in(tmp_path))
-        for step in (3, 4):
-            state["w"] += 1
-            engine.save(step, state, wait=True)
-            engine.wait()
-    assert [(saved.step, saved.verified) for saved in folder.saved_in(tmp_path)] == [(4, False), (3, True)]
 
 
 def test_the_only_checkpoint_is_damaged(tmp_path):
@@ -310,6 +221,18 @@ def test_the_fastest_copy_is_read(tmp_path):
         step, found = engine.restore(state_of(0))
         assert step == 2 and (found["w"] == 2).all()
         assert engine.save(3, state_of(3), wait=True).path.parent == far
+
+
+def test_a_checkpoint_that_only_a_copy_is_left_of_counts(tmp_path):
+    """The disk lost the newest one, memory still has it: it is restored, and the next save is newer than that."""
+    near, far = tmp_path / "memory", tmp_path / "disk"
+    save(far, 1, 2)
+    subprocess.run(["cp", "-a", f"{far}/.", str(near)], check=True)
+    shutil.rmtree(folder.saved_in(far)[0].path)
+    with Engine(far, tiers=[near]) as engine:
+        assert engine.restore(state_of(0))[0] == 2
+        engine.save(3, state_of(3), wait=True)
+        assert engine.restore(state_of(0))[0] == 3
 
 
 def test_checkpoints_of_the_former_format_are_read(tmp_path):

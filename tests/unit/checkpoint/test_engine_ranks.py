@@ -206,6 +206,13 @@ def test_what_an_earlier_run_left_is_not_mistaken(tmp_path):
     assert time.monotonic() - started < 10
 
 
+def test_what_ranks_tell_each_other_does_not_pile_up(tmp_path):
+    """Files of an exchange go when everybody has read them."""
+    save(tmp_path, 2, *range(1, 8))
+    (of_this_run,) = [path for path in (tmp_path / session.FOLDER).iterdir() if path.is_dir()]
+    assert len(list(of_this_run.iterdir())) <= 2
+
+
 def test_each_node_has_its_own_files_in_memory(tmp_path):
     """A faster place that holds one rank's files only is used for those; what the others wrote is read from the disk."""
     save(tmp_path / "disk", 2, 1)
