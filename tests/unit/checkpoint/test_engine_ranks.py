@@ -185,13 +185,19 @@ def save_alone(place: Path, rank: int) -> object:
 
 
 def test_a_second_job_s_ranks_are_not_let_in(tmp_path):
-    """A rank of another job on the same directory is told who uses it."""
-    with Engine(tmp_path, rank=0, world=2, key="job 41", patience_s=5) as engine:
-        engine.open()
-        with pytest.raises(CheckpointError, match="in use by job 41, give this job its own"):
-            Engine(tmp_path, rank=1, world=2, key="job 42", patience_s=0.3).open()
-        with pytest.raises(CheckpointError, match="which counts 2 ranks where this one"):
-            Engine(tmp_path, rank=1, world=4, key="job 41", patience_s=0.3).open()
+    """A rank of another job on the same directory is told who uses it, also while rank 0 waits for its own rank 1."""
+
+    def work(rank: int) -> object:
+        with Engine(tmp_path, rank=rank, world=2, key="job 41", patience_s=30) as engine:
+            if rank == 0:
+                return engine.save(1, {"n": 0}, wait=True).step
+            with pytest.raises(CheckpointError, match="in use by job 41, give this job its own"):
+                Engine(tmp_path, rank=1, world=2, key="job 42", patience_s=0.5).open()
+            with pytest.raises(CheckpointError, match="which counts 2 ranks where this one"):
+                Engine(tmp_path, rank=1, world=4, key="job 41", patience_s=0.5).open()
+            return engine.save(1, {"n": 1}, wait=True).step
+
+    assert ranks(2, work) == [1, 1]
 
 
 def test_what_an_earlier_run_left_is_not_mistaken(tmp_path):
