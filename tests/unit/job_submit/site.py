@@ -27,7 +27,10 @@ local function line(kind) return function(f, ...) print(kind .. "\\t" .. string.
 slurm.log_user, slurm.log_error, slurm.log_info = line("user"), line("error"), function() end
 local broken = BROKEN
 local fields = JOB
-local environment = setmetatable({}, { __index = function(_, k) return (ENVIRONMENT)[k] end })
+local environment = setmetatable({}, {
+  __index = function(_, k) return (ENVIRONMENT)[k] end,
+  __newindex = function(_, k, v) print("set\\tenvironment." .. k .. "\\t" .. v) end,
+})
 local job = setmetatable({}, {
   __index = function(_, k)
     if broken.read == k then error("cannot read " .. k) end

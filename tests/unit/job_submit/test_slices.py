@@ -80,6 +80,8 @@ def test_a_size_may_be_a_part_of_a_gpu(controller: Controller, sliced) -> None:
     found = {name: outcome.set.get(name) for name in ("cpus_per_task", "min_cpus", "min_mem_per_node", "time_limit")}
     assert found == {"cpus_per_task": "4", "min_cpus": "4", "min_mem_per_node": "16384", "time_limit": "60"}
     assert "gres" not in outcome.set
+    assert outcome.set["environment.SLURMEXT_GPU_SLICE"] == "1g.10gb"
+    assert not [name for name in sliced({"SLURMEXT_SIZE": "notebook"}, script=None).set if "environment" in name]
     assert " slice=3g.40gb " in sliced({"SLURMEXT_SIZE": "notebook", "SLURMEXT_GPU_SLICE": "3g.40gb"}).comment
     assert " slice=" not in sliced({"SLURMEXT_SIZE": "notebook"}, tres_per_node="gres:gpu:1").comment
 
