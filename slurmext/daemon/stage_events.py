@@ -27,7 +27,7 @@ def about_models(desk: StageDesk, event: AgentEvent) -> bool | None:
             desk.asked(event.node, int(event.job_id), event.uid, references)
         return False
     if event.event == "hello" and isinstance(said := event.detail.get("models"), dict):
-        desk.said(event.node, cast("Mapping[str, object]", said))
+        desk.greeted(event.node, cast("Mapping[str, object]", said))
     elif event.event == "job_end" and event.job_id is not None:
         desk.left(event.node, int(event.job_id))
     return None

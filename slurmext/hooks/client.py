@@ -130,6 +130,32 @@ def note(log: str, text: str) -> None:
             pass
 
 
+def tell_tasks(base: str) -> None:
+    """No agent answered about a job's models: its tasks are told where those are stored, as the agent last knew."""
+    env = os.environ
+    uid = int(env["SLURM_JOB_UID"])
+    try:
+        gids = os.getgrouplist(env["SLURM_JOB_USER"], int(env["SLURM_JOB_GID"]))
+    except (KeyError, ValueError, OSError):
+        gids = []
+    newest = {}
+    with open(base + ".catalogue", encoding="utf-8") as file:  # noqa: PTH123 - pathlib takes as long as all the rest
+        for line in file:
+            name, revision, _, owner, gid, public, storage = line.rstrip("\n").split("\t")
+            if public == "1" or uid in (0, int(owner)) or (gid != "-" and int(gid) in gids):
+                newest[name] = newest[name + "@" + revision] = name + "@" + revision + "=" + storage
+    stored = [newest[word] for word in env["SPANK_SLURMEXT_PRELOAD"].split(",") if word in newest]
+    if not stored:
+        return
+    path = base + ".models/" + str(int(env["SLURM_JOB_ID"]))
+    line = "export SLURMEXT_PRELOAD_FALLBACK=" + ":".join(dict.fromkeys(stored)) + "\n"
+    draft = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o400)
+    os.write(draft, line.encode())
+    os.fchown(draft, uid, -1)
+    os.close(draft)
+    os.rename(path + ".new", path)  # noqa: PTH104
+
+
 def main(argv: list) -> int:
     """Run the hook; the status is 0 or FINDING."""
     op, path, deadline, log = argv[1:5]
@@ -137,7 +163,15 @@ def main(argv: list) -> int:
 
     def give_up(*_: object) -> None:
         note(log, f"{op}: no answer within {deadline} s, going on without the agent")
+        without_models()
         os._exit(0)
+
+    def without_models() -> None:
+        if op == "preload":
+            try:
+                tell_tasks(path[: -len(".root.sock")])
+            except Exception as fault:  # noqa: BLE001
+                note(log, f"{op}: {type(fault).__name__}: {fault}")
 
     signal(SIGALRM, give_up)
     pthread_sigmask(SIG_UNBLOCK, {SIGALRM})  # the mask is inherited from slurmd
@@ -149,6 +183,7 @@ def main(argv: list) -> int:
             return FINDING
     except BaseException as error:  # noqa: BLE001 - a hook never fails a job by its own fault
         note(log, f"{op}: {type(error).__name__}: {error}; going on without the agent")
+        without_models()
     return 0
 
 

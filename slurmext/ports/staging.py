@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, Protocol
 
 from slurmext.staging.kinds import TierKind
 from slurmext.staging.names import ModelKey
 from slurmext.staging.order import StageOrder
-from slurmext.staging.preload import Preload
+from slurmext.staging.preload import Preload, Registered
 
 ModelAct = Literal["cancel", "evict", "pin", "unpin", "recheck"]
 
@@ -30,4 +30,8 @@ class StageAgents(Protocol):
 
     def preload(self, node: str, job_id: int, models: Sequence[Preload]) -> bool:
         """What a job's models are, before it starts or when its prolog asks."""
+        ...
+
+    def catalogue(self, nodes: Collection[str], models: Sequence[Registered]) -> None:
+        """The registry's models, for the time when nobody can be asked."""
         ...

@@ -26,6 +26,18 @@ class Preload:
     why: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """A model of the registry, as nodes know it: what a job can do with it while slurmextd is away."""
+
+    key: ModelKey
+    fingerprint: str
+    uid: int
+    gid: int | None
+    public: bool
+    storage: str
+
+
 def references_in(text: str) -> tuple[str, ...]:
     """The models of `--preload`, each once; what is no name is left out, since not every job comes by sbatch."""
     found: list[str] = []

@@ -12,7 +12,7 @@ from slurmext.staging.kinds import TierKind
 from slurmext.staging.names import ModelKey
 from slurmext.staging.order import BadOrder, StageOrder, order_to_json
 from slurmext.staging.order import parse_order as parse_stage_order
-from slurmext.staging.preload import MOST_MODELS, Preload
+from slurmext.staging.preload import MOST_MODELS, Preload, Registered
 
 _LONGEST = 1000
 
@@ -26,7 +26,6 @@ class StageModel:
     def line(self) -> dict[str, Any]:
         """As it is sent."""
         return {"stage": order_to_json(self.order)}
-
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +61,22 @@ class PreloadJob:
         ]}}  # fmt: skip
 
 
-ModelOrder = StageModel | ActOnModel | PreloadJob
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalogue:
+    """The registry's models, newest last, in as many orders as it takes; with `first` what was told before is void."""
+
+    models: tuple[Registered, ...]
+    first: bool = True
+
+    def line(self) -> dict[str, Any]:
+        """As it is sent."""
+        return {"catalogue": {"first": self.first, "models": [
+            [each.key.name, each.key.revision, each.fingerprint, each.uid, each.gid, each.public, each.storage]
+            for each in self.models
+        ]}}  # fmt: skip
+
+
+ModelOrder = StageModel | ActOnModel | PreloadJob | Catalogue
 
 
 def _stage(asked: Mapping[str, Any]) -> StageModel | None:
@@ -100,8 +114,26 @@ def _preload(asked: Mapping[str, Any]) -> PreloadJob | None:
     return PreloadJob(job_id=job_id, models=models)
 
 
+def _catalogue(asked: Mapping[str, Any]) -> Catalogue | None:
+    listed = asked.get("models")
+    if not isinstance(listed, list):
+        return None
+    try:
+        models = tuple(
+            Registered(
+                key=ModelKey(str(name), str(revision)), fingerprint=str(fingerprint), uid=int(uid),
+                gid=None if gid is None else int(gid), public=public is True, storage=str(storage),
+            )
+            for name, revision, fingerprint, uid, gid, public, storage in listed
+        )  # fmt: skip
+    except (StagingError, ValueError, TypeError):
+        return None
+    return Catalogue(models=models, first=asked.get("first") is True)
+
+
 MODEL_PARSERS: Mapping[str, Callable[[Mapping[str, Any]], ModelOrder | None]] = {
     "stage": _stage,
     "model": _act,
     "preload": _preload,
+    "catalogue": _catalogue,
 }

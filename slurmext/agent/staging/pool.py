@@ -40,6 +40,14 @@ def memory_bytes(site: StagingSite) -> int:
     return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * site.memory_percent / 100)
 
 
+def capacities(site: StagingSite) -> dict[str, tuple[int, int]]:
+    """Bytes taken and bytes there are, by tier, of a node that has no models yet."""
+    rooms = {TierKind.MEMORY.value: (0, memory_bytes(site))}
+    if site.disk_dir is not None:
+        rooms[TierKind.DISK.value] = 0, int(site.disk_gib * _GIB)
+    return rooms
+
+
 def open_tiers(site: StagingSite, node: str) -> Mapping[TierKind, Tier]:
     """The tiers, with what an agent before this one left in them. Raises SlurmextError, OSError."""
     tiers = dict[TierKind, Tier]()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from slurmext.agent.spool import EventSpool
+    from slurmext.agent.staging.catalogue import KnownModels
     from slurmext.agent.staging.engine import StagingEngine
     from slurmext.agent.staging.jobfiles import JobFiles
     from slurmext.staging.store.staged import StagedModel
@@ -57,7 +58,9 @@ class Preloads:
         files: JobFiles,
         events: EventSpool,
         connected: Callable[[], bool],
+        catalogue: KnownModels,
     ) -> None:
+        self._catalogue = catalogue
         self._node, self._engine, self._files, self._events = node, engine, files, events
         self._connected = connected
         self._news = threading.Condition()
@@ -78,11 +81,11 @@ class Preloads:
         references = references_in(text)
         with self._news:
             self._ended.discard(job_id)
-        models = self._known(job_id, references)
+        models = self._known(job_id, uid, references)
         self._tell_tasks(job_id, uid, [Outcome(model=model, why="its agent stopped") for model in models])
         if not self._all_here(job_id, models):
             self._events.add("preload_wanted", job_id=job_id, uid=uid, models=list(references))
-            models = self._answered(job_id, references, min(deadline_s, time.monotonic() + ANSWER_S))
+            models = self._answered(job_id, uid, references, min(deadline_s, time.monotonic() + ANSWER_S))
             self._tell_tasks(job_id, uid, [Outcome(model=model, why="its agent stopped") for model in models])
         found = [self._await(job_id, model, deadline_s) for model in models]
         with self._news:
@@ -109,16 +112,18 @@ class Preloads:
             if holder in one.pins:
                 engine.unpin(one.key, holder, one.tier)
 
-    def _known(self, job_id: int, references: Sequence[str]) -> tuple[Preload, ...]:
+    def _known(self, job_id: int, uid: int, references: Sequence[str]) -> tuple[Preload, ...]:
         """What slurmextd said of the job so far; what it did not, is looked for among what is here."""
         with self._news:
             order = self._told.get(job_id)
         said = {} if order is None else {each.reference: each for each in order.models}
-        known = (said.get(reference) or self._guess(reference) for reference in references)
+        known = (said.get(reference) or self._guess(uid, reference) for reference in references)
         return tuple(replace(each, why="") if each.key else each for each in known)
 
-    def _guess(self, reference: str) -> Preload:
-        """The model as far as this node knows it; nobody else does while slurmextd is away."""
+    def _guess(self, uid: int, reference: str) -> Preload:
+        """The model as slurmextd last said, or as far as it is here: it may be away now."""
+        if (known := self._catalogue.find(reference, uid)) is not None:
+            return Preload(reference=reference, key=known.key, fingerprint=known.fingerprint, storage=known.storage)
         name, revision = parse_reference(reference)
         here = [
             one
@@ -129,14 +134,14 @@ class Preloads:
             return Preload(reference=reference, key=here[0].key, fingerprint=here[0].fingerprint)
         return Preload(reference=reference, why="slurmextd did not say what it is")
 
-    def _answered(self, job_id: int, references: Sequence[str], until_s: float) -> tuple[Preload, ...]:
+    def _answered(self, job_id: int, uid: int, references: Sequence[str], until_s: float) -> tuple[Preload, ...]:
         with self._news:
             while job_id not in self._told and job_id not in self._ended and self._connected():
                 left_s = until_s - time.monotonic()
                 if left_s <= 0:
                     break
                 self._news.wait(min(left_s, _LOOK_S))
-        return self._known(job_id, references)
+        return self._known(job_id, uid, references)
 
     def _all_here(self, job_id: int, models: Sequence[Preload]) -> bool:
         """Whether nothing has to be brought; what is here is pinned at once."""

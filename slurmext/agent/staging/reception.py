@@ -131,7 +131,8 @@ class Reception:
         finally:
             self.stop()
             if self.staged.complete:
-                log.info("%s is complete", self.staged.key)
+                told = ", ".join(f"{size} bytes from {name}" for name, size in sorted(self.received.items()))
+                log.info("%s is complete: %s", self.staged.key, told or "nothing was missing")
             self._on_end()
 
     def _revive(self) -> None:

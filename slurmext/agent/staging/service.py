@@ -12,12 +12,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from slurmext.adapters.tcp.model_orders import ActOnModel, ModelOrder, PreloadJob, StageModel
+from slurmext.adapters.tcp.model_orders import ActOnModel, Catalogue, ModelOrder, PreloadJob, StageModel
 from slurmext.adapters.transport.handshake import Identity
+from slurmext.agent.staging.catalogue import KnownModels
 from slurmext.agent.staging.engine import StagingEngine
 from slurmext.agent.staging.jobfiles import JobFiles
 from slurmext.agent.staging.links import Links
-from slurmext.agent.staging.pool import is_used, memory_bytes, open_tiers, open_transport
+from slurmext.agent.staging.pool import capacities, is_used, memory_bytes, open_tiers, open_transport
 from slurmext.agent.staging.preloads import Outcome, Preloads, holder_of
 from slurmext.errors import SlurmextError
 from slurmext.staging.errors import StagingError
@@ -83,7 +84,15 @@ class Models:
         self._told_bps = 0.0, 0.0
         self._files = JobFiles(run_dir / f"agent-{node}.models")
         self._links = Links()
-        self._preloads = Preloads(node=node, engine=self.engine, files=self._files, events=events, connected=connected)
+        self._catalogue = KnownModels(run_dir / f"agent-{node}.catalogue")
+        self._preloads = Preloads(
+            node=node,
+            engine=self.engine,
+            files=self._files,
+            events=events,
+            connected=connected,
+            catalogue=self._catalogue,
+        )
         self._threads = [threading.Thread(target=target, name=name, daemon=True)
                          for name, target in (("models", self._tend), ("model-orders", self._obey_all))]  # fmt: skip
 
@@ -158,6 +167,8 @@ class Models:
         """Carry it out soon, in the order in which they came. What a job asked for is known at once."""
         if isinstance(order, PreloadJob):
             self._preloads.told(order)
+        elif isinstance(order, Catalogue):
+            self._catalogue.told(order.models, first=order.first)
         else:
             self._orders.put(order)
 
@@ -278,6 +289,7 @@ class Models:
             "link_bps": site.link_gbps * 1e9,
             "tx_cap_bps": None if site.tx_cap_gbps is None else site.tx_cap_gbps * 1e9,
             "storage_bps": site.storage_gbps * 1e9,
+            "room": capacities(site),
         }
 
 

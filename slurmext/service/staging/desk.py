@@ -24,7 +24,7 @@ from slurmext.staging.access import Access
 from slurmext.staging.kinds import StageState, TierKind
 from slurmext.staging.names import ModelKey
 from slurmext.staging.order import Source, StageOrder
-from slurmext.staging.preload import references_in
+from slurmext.staging.preload import Registered, references_in
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ class StageDesk:
         self._entries: dict[ModelKey, ModelEntry] = {}
         self._access: dict[ModelKey, Access] = {}
         self._likely: dict[str, tuple[str, ...]] = {}
+        self._told: dict[str, tuple[Registered, ...]] = {}
 
     # cycles
 
@@ -184,6 +185,21 @@ class StageDesk:
                     elif not pinned and ADMIN in progress.pins:
                         self._agents.act(node, "unpin", key, tier, ADMIN)
         self._keep_access(entries)
+        self._keep_catalogue(entries)
+
+    def _keep_catalogue(self, entries: Mapping[ModelKey, ModelEntry]) -> None:
+        """What there is, for nodes to know while nobody can be asked."""
+        known = tuple(
+            Registered(
+                key=entry.key, fingerprint=entry.fingerprint, uid=entry.uid, gid=entry.gid, public=entry.public,
+                storage=entry.storage,
+            )
+            for entry in entries.values()
+        )  # fmt: skip
+        nodes = [node for node in self._hosts.all() if self._told.get(node, ()) != known]
+        if nodes:
+            self._agents.catalogue(nodes, known)
+            self._told.update(dict.fromkeys(nodes, known))
 
     def _keep_access(self, entries: Mapping[ModelKey, ModelEntry]) -> None:
         """Who may read a model changed: nodes that hold it are told."""
@@ -222,6 +238,11 @@ class StageDesk:
         return host is not None and (entry.key, TierKind.MEMORY) in host.models
 
     # agents
+
+    def greeted(self, node: str, detail: Mapping[str, object]) -> None:
+        """An agent connected."""
+        self._told.pop(node, None)
+        self.said(node, detail)
 
     def said(self, node: str, detail: Mapping[str, object]) -> bool:
         """An agent tells of its node. True when the next cycle should see it. Raises StoreUnavailable."""
@@ -290,6 +311,7 @@ class StageDesk:
         """From a timer: notice agents that went away, links that got busy."""
         for node in self._conducting.tick():
             self._saved.pop(node, None)
+            self._told.pop(node, None)
             try:
                 self._store.models.node_gone(node)
             except SlurmextError as error:
