@@ -90,11 +90,12 @@ def on_nodes(
     else:
         result = {}
     multicast.seed(nodes, manifest, small)
-    print(f"\n{manifest.size >> 20} MiB over links of {options.rate}: seconds, and ÷ (size/bandwidth)")
-    ratios = multicast.ideal_ratios(nodes, manifest, options.rate, rounds)
-    floor_s = manifest.size * 8 / multicast.netns.bits_per_s(options.rate)
-    ours_s = ratios[4] * floor_s
-    result["ideal_ratio"] = ratios
+    ours_s = 0.0
+    if any(map(wanted, ("ideal", "peers", "death"))):
+        print(f"\n{manifest.size >> 20} MiB over links of {options.rate}: seconds, and ÷ (size/bandwidth)")
+        ratios = multicast.ideal_ratios(nodes, manifest, options.rate, rounds if wanted("ideal") else 1)
+        ours_s = ratios[4] * manifest.size * 8 / multicast.netns.bits_per_s(options.rate)
+        result["ideal_ratio"] = ratios
     if wanted("peers"):
         print("\n4 nodes, others on the same links (s, and ÷ ours)")
         for name, peer in (("sbcast", multicast.sbcast), ("star", multicast.star), ("tree", multicast.tree),

@@ -25,7 +25,9 @@ KEEP: Final = b"KEEP"
 TEXT: Final = b"TEXT"
 """0 or 1 for a refusal; bytes of JSON or of a manifest that follow."""
 MOST_RUN: Final = 8
-MOST_AWAITED: Final = 64 * 1024
+import os
+
+MOST_AWAITED: Final = int(os.environ.get("XA", "64")) * 1024
 MOST_TEXT: Final = 1 << 28
 MOST_RANGES: Final = 4096
 SILENCE_S: Final = 3.0
@@ -81,26 +83,42 @@ def set_timeouts(connection: socket.socket, *, receive_s: float, send_s: float) 
         connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(limit_s), int(limit_s % 1 * 1e6)))
 
 
+class Filling:
+    """Receives exactly as much as fits, woken once for a piece: for every packet would be most of the work."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._awaited = 0
+        self._watch = select.poll()
+        self._watch.register(connection, select.POLLIN)
+
+    def fill(self, place: memoryview, *, silence_s: float = SILENCE_S) -> None:
+        """Have it full. Raises LinkLost, also when nothing at all comes for `silence_s`."""
+        done, size, awaited = 0, len(place), False
+        try:
+            while done < size:
+                try:
+                    count = self._connection.recv_into(place[done:], size - done, socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    if awaited:
+                        raise LinkLost(f"it was silent for {silence_s:g} s") from None
+                    self._await(min(size - done, MOST_AWAITED), silence_s)
+                    awaited = True
+                    continue
+                if not count:
+                    raise LinkLost("it closed the connection")
+                done += count
+                awaited = False
+        except OSError as error:
+            raise LinkLost(str(error)) from error
+
+    def _await(self, count: int, silence_s: float) -> None:
+        if count != self._awaited:
+            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            self._awaited = count
+        self._watch.poll(silence_s * 1000)
+
+
 def fill_exactly(connection: socket.socket, place: memoryview, *, silence_s: float = SILENCE_S) -> None:
     """Receive exactly as much as fits. Raises LinkLost, also when nothing at all comes for `silence_s`."""
-    done, size, awaited = 0, len(place), False
-    try:
-        while done < size:
-            try:
-                count = connection.recv_into(place[done:], size - done, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                if awaited:
-                    raise LinkLost(f"it was silent for {silence_s:g} s") from None
-                # Woken once for a piece, not for every packet: with several flows on a node that is most of the work.
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(size - done, MOST_AWAITED))
-                watch = select.poll()
-                watch.register(connection, select.POLLIN)
-                watch.poll(silence_s * 1000)
-                awaited = True
-                continue
-            if not count:
-                raise LinkLost("it closed the connection")
-            done += count
-            awaited = False
-    except OSError as error:
-        raise LinkLost(str(error)) from error
+    Filling(connection).fill(place, silence_s=silence_s)

@@ -22,6 +22,7 @@ from slurmext.adapters.transport.framing import (
     SILENCE_S,
     STUCK_S,
     TEXT,
+    Filling,
     checked_run,
     fill_exactly,
     parse_request,
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 _MAX_PACING_RATE: Final = 47  # SO_MAX_PACING_RATE, socket(7); TCP paces itself, whatever the queueing discipline
 _TCP_NOTSENT_LOWAT: Final = 25  # tcp(7)
-_MOST_UNSENT: Final = 1 << 20
+_MOST_UNSENT: Final = 4 << 20
 _MOST_STRANGERS: Final = 64
 _MOST_MANIFEST: Final = MOST_TEXT
 
@@ -48,6 +49,7 @@ class SocketInlet:
 
     def __init__(self, connection: socket.socket, lines: Lines, peer: Peer, staged: StagedModel) -> None:
         self._connection = connection
+        self._filling = Filling(connection)
         self._lines = lines
         self._peer = peer
         self._manifest = staged.manifest
@@ -75,12 +77,12 @@ class SocketInlet:
 
     def frame(self) -> tuple[bytes, int, int, int]:
         """The next frame's head. Raises LinkLost."""
-        fill_exactly(self._connection, self._head)
+        self._filling.fill(self._head)
         return HEAD.unpack(self._head)
 
     def fill(self, index: int, place: memoryview | None) -> None:
         length = self._manifest.lengths[index]
-        fill_exactly(self._connection, self._scrap[:length] if place is None else place)
+        self._filling.fill(self._scrap[:length] if place is None else place)
 
     def stop(self) -> None:
         with contextlib.suppress(OSError):
