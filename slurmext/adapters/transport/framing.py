@@ -25,9 +25,7 @@ KEEP: Final = b"KEEP"
 TEXT: Final = b"TEXT"
 """0 or 1 for a refusal; bytes of JSON or of a manifest that follow."""
 MOST_RUN: Final = 8
-import os
-
-MOST_AWAITED: Final = int(os.environ.get("XA", "64")) * 1024
+MOST_AWAITED: Final = 256 * 1024
 MOST_TEXT: Final = 1 << 28
 MOST_RANGES: Final = 4096
 SILENCE_S: Final = 3.0
