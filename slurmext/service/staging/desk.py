@@ -175,8 +175,10 @@ class StageDesk:
             for (key, tier), progress in host.models.items():
                 entry = entries.get(key)
                 if entry is None or (progress.fingerprint and progress.fingerprint != entry.fingerprint):
-                    if not progress.pins and progress.state is not StageState.FAILED:
+                    if not {*progress.pins} - {ADMIN} and progress.state is not StageState.FAILED:
                         log.info("%s on %s is not registered: removed there", key, node)
+                        if progress.pins:  # a pin of what was removed holds nothing
+                            self._agents.act(node, "unpin", key, tier, ADMIN)
                         self._agents.act(node, "evict", key, tier)
                 elif tier is TierKind.MEMORY:
                     pinned = node in entry.pinned_nodes
