@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from tests.integration.conftest import Site
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+FORKED = Path(__file__).with_name("forked_ranks.py")
 PACKAGES = sysconfig.get_path("purelib")
 
 
@@ -39,20 +40,13 @@ def environment(site: Site) -> dict[str, str]:
     return {"PYTHONPATH": f"{site.cluster.layout.python}:{PACKAGES}", **dict.fromkeys(names, "1")}
 
 
-def undisturbed(program: Path, arguments: Iterable[str], *, world: int, port: int) -> list[subprocess.Popen[str]]:
-    """The same training outside Slurm, its ranks started: `results` of what they print is what there must be."""
+def undisturbed(arguments: Sequence[str], *, world: int) -> dict[str, str]:
+    """`results` of the same training outside Slurm, by ranks that nobody disturbs."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
-    common = {**clean, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-              "OMP_NUM_THREADS": "1", "PYTHONPATH": str(program.parents[1])}  # fmt: skip
-    return [
-        subprocess.Popen(
-            [sys.executable, str(program), *arguments],
-            env={**common, "RANK": str(rank)},
-            text=True,
-            stdout=subprocess.PIPE,
-        )
-        for rank in range(world)
-    ]
+    env = {**clean, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 10000),
+           "PYTHONPATH": str(EXAMPLES.parent)}  # fmt: skip
+    argv = [sys.executable, str(FORKED), str(world), str(EXAMPLES / "train_torch.py"), *arguments]
+    return results(subprocess.run(argv, env=env, text=True, stdout=subprocess.PIPE, timeout=300, check=True).stdout)
 
 
 def results(text: str) -> dict[str, str]:

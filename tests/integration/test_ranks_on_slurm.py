@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from typing import TYPE_CHECKING
@@ -21,12 +20,20 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cluster
 
 TRAIN = ("--sentences=256", "--workers=1", "--load-time=0.002")
+FAST_PACE = ("--step-time=0.05", "--eval-time=0.5", "--every=3")
 PACE = ("--step-time=0.1", "--eval-time=1.5", "--compile-time=1.5", "--every=3")
 
 
 def install(site: Site, user: str) -> Path:
     program = site.cluster.home(user) / "train_torch.py"
     program.write_text((programs.EXAMPLES / "train_torch.py").read_text())
+    return program
+
+
+def forked(site: Site, user: str) -> Path:
+    """What starts ranks by forking, as torchrun does from the batch script itself."""
+    program = site.cluster.home(user) / programs.FORKED.name
+    program.write_text(programs.FORKED.read_text())
     return program
 
 
@@ -53,25 +60,22 @@ def line(site: Site, job: str, what: str, count: int) -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("epochs", "moments"),
+    ("launcher", "epochs", "moments"),
     [
-        (3, ("loads", "evaluates")),
-        pytest.param(8, ("compiles", "evaluates", "any", "loads", "any"), marks=pytest.mark.slow),
+        ("forked", 3, ("loads", "evaluates")),
+        pytest.param("srun", 8, ("compiles", "evaluates", "any", "loads", "any"), marks=pytest.mark.slow),
     ],
 )
-def test_four_ranks_reclaimed_at_any_moment(site: Site, epochs: int, moments: tuple[str, ...]) -> None:
+def test_four_ranks_reclaimed_at_any_moment(site: Site, launcher: str, epochs: int, moments: tuple[str, ...]) -> None:
     """Weights and order of data are those of an undisturbed run to the last bit, whatever each rank was doing."""
     python, program = programs.python_with("torch"), install(site, "alice")
     compiles = ("--compile=eager",) if "compiles" in moments else ()
     arguments = (*TRAIN, *compiles, f"--epochs={epochs}")
-    scratch = site.cluster.home("alice") / "undisturbed"
-    port = 20000 + os.getpid() % 10000
-    reference = programs.undisturbed(
-        programs.EXAMPLES / "train_torch.py", [*arguments, f"--dir={scratch}"], world=4, port=port
-    )
-    wanted = programs.results("".join(process.communicate(timeout=200)[0] for process in reference))
+    wanted = programs.undisturbed([*arguments, f"--dir={site.cluster.home('alice')}/undisturbed"], world=4)
     assert len(wanted) == 4
-    job = borrow(site, script=f"srun {python} {program} {' '.join((*arguments, *PACE))}", options=("-n4",))
+    command = f"{program} {' '.join((*arguments, *(PACE if launcher == 'srun' else FAST_PACE)))}"
+    started = f"srun {python}" if launcher == "srun" else f"{python} {forked(site, 'alice')} 4"
+    job = borrow(site, script=f"{started} {command}", options=("-n4",))
     chance = random.Random(7)
     for runs, moment in enumerate(moments, 1):
         line(site, job, "started" if runs == 1 else "resumed at", max(1, runs - 1))
