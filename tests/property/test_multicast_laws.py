@@ -275,6 +275,19 @@ def test_a_link_that_became_slow_goes_to_the_end():
     assert sources(conductor)["n002"] in {"n003", "n004"}
 
 
+def test_a_slow_link_is_noticed_within_three_reports():
+    """Two slow ones in a row may be chance, at four a second."""
+    conductor = conducting()
+    conductor.changes(0)
+    for at in range(8):
+        conductor.report(Report(node="n002", held=0.4, rate_bps=0.95 * G), at / 4)
+    conductor.report(Report(node="n002", held=0.4, rate_bps=0.1 * G), 2)
+    conductor.report(Report(node="n002", held=0.4, rate_bps=0.1 * G), 2.25)
+    assert conductor.changes(2.3) == ()
+    conductor.report(Report(node="n002", held=0.4, rate_bps=0.1 * G), 2.5)
+    assert {one.node for one in conductor.changes(2.5)} >= {"n002", "n003"}
+
+
 def test_a_source_whose_way_out_was_slow_is_found_out():
     """The one that seemed slow is fast from another source: then it was the source's fault."""
     conductor = conducting()

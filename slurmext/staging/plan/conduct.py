@@ -15,8 +15,10 @@ from slurmext.staging.plan.multicast import plan_multicast
 
 SLOW: Final = 0.5
 """A link that gives less than this part of what was planned is slow."""
+SLOW_S: Final = 0.5
+"""How long it must have been slow."""
 SETTLE_S: Final = 1.0
-"""How long it must have been slow, and how long a change is left alone before the next."""
+"""How long a change is left alone before the next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +164,7 @@ class Conductor:
         if not slow or now_s - self._changed_s.get(node, now_s) < SETTLE_S:
             self._slow_since.pop(node, None)
             return
-        if now_s - self._slow_since.setdefault(node, now_s) < SETTLE_S:
+        if now_s - self._slow_since.setdefault(node, now_s) < SLOW_S:
             return
         rate = max(report.rate_bps, 1.0)
         self._suspects[node] = planned.feeds[0].source, rate
