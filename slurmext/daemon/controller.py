@@ -107,7 +107,7 @@ class Daemon:
             raw_id=self._controller.raw_id,
         )
         quotas = Quotas.of_gib(site.staging.user_registered_gib, site.staging.user_node_gib)
-        models = ModelRequests(store=self._store, desk=self._controller.staging, quotas=quotas)
+        models = ModelRequests(store=self._store, desk=self._controller.staging, quotas=quotas, changed=self._wake.set)
         self._queries = QueryServer(site.run_dir / SOCKET_NAME, queries, models=models, trusted_uids=uids)
         listen = site.daemon.listen
         self._agents = AgentServer(listen, munge, uids, self._events, on_query=self._queries.answer,

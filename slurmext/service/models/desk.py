@@ -36,7 +36,7 @@ class ModelDesk(Protocol):
         ...
 
     def changed(self) -> None:
-        """Pins or permissions changed: look again soon."""
+        """The registry changed: what was known of it is out of date."""
         ...
 
 

@@ -54,7 +54,6 @@ class Placing:
         nodes = given.texts("nodes") or entry.pinned_nodes
         if not given.flag("dry_run"):
             self._registry.unpin(entry.key, nodes)
-            self._desk.changed()
         return self._told(entry, nodes, given, TierKind.MEMORY)
 
     def evict(self, caller: Caller, given: Arguments) -> Answer:

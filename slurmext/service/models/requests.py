@@ -27,7 +27,9 @@ PART_BYTES = 4 << 20
 
 
 class ModelRequests:
-    """Answers over the registry; `desk` moves models, `now` is Unix seconds."""
+    """Answers over the registry; `desk` moves models, `now` is Unix seconds. `changed` is called when the next cycle
+    should look at models.
+    """
 
     def __init__(
         self,
@@ -36,10 +38,12 @@ class ModelRequests:
         desk: ModelDesk | None = None,
         quotas: Quotas | None = None,
         now: Callable[[], float] = time.time,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
-        self._now = now
-        desk, quotas = desk or NoDesk(), quotas or Quotas()
+        self._now, self._changed = now, changed
+        self._desk = desk = desk or NoDesk()
+        quotas = quotas or Quotas()
         registering = Registering(store.models, Uploads(now), quotas, now, gid_of, desk)
         placing = Placing(store.models, desk, quotas)
         self._operations: Mapping[str, Callable[[Caller, Arguments], Answer]] = {
@@ -111,11 +115,13 @@ class ModelRequests:
     def _noted(
         self, what: str, operation: Callable[[Caller, Arguments], Answer]
     ) -> Callable[[Caller, Arguments], Answer]:
-        """Note what changed, for root's `slurmext history`."""
+        """Have the desk look again at once, and note what changed, for root's `slurmext history`."""
 
         def noted(caller: Caller, given: Arguments) -> Answer:
             answer = operation(caller, given)
             if not answer.get("dry_run"):
+                self._desk.changed()
+                self._changed()
                 message = f"{caller.user} {what} {answer.get('reference')}"
                 happened = Event(at_s=self._now(), source="daemon", kind=f"model.{what}", message=message)
                 self._store.record_event(happened)

@@ -149,7 +149,7 @@ def test_what_users_have_in_a_nodes_memory_is_limited(site_of: Callable[..., Sit
             site.ask(ANN, op, model="ann/b", nodes=["n1"])
         site.ask(ANN, op, model="ann/a", nodes=["n1", "n2"])
     site.ask(ANN, "model_stage", model="ann/b", nodes=["n1"], tier="disk")
-    assert [asked[2] for asked in site.desk.asked] == [("n1", "n2"), ("n1", "n2"), ("n1",)]
+    assert [asked[2] for asked in site.desk.asked if "wants" in asked[0]] == [("n1", "n2"), ("n1", "n2"), ("n1",)]
     assert site.store.models.resolve("ann/a", 0).pinned_nodes == ("n1", "n2")
     assert second.pinned_nodes == ()
     unlimited = site_of()
@@ -166,7 +166,7 @@ def test_a_model_larger_than_a_nodes_room_is_refused_with_the_rooms(site: Site) 
     with pytest.raises(SlurmextError, match="2.5 MiB, n4 has room for 2 MiB .* the most of any node is 50 MiB"):
         site.ask(ANN, "model_stage", model="ann/m", nodes=["n1", "n4"])
     site.ask(ANN, "model_stage", model="ann/m", nodes=["n1", "n3"])
-    assert [asked[2] for asked in site.desk.asked] == [("n1", "n3")]
+    assert [asked[2] for asked in site.desk.asked if "wants" in asked[0]] == [("n1", "n3")]
 
 
 def test_without_the_database_requests_fail_in_words(site: Site) -> None:
@@ -190,7 +190,7 @@ def test_what_is_held_is_not_evicted(site: Site) -> None:
     site.store.models.put_replicas("n2", [copy_of(entry, "n2")])
     answer = site.ask(ANN, "model_evict", model="ann/m")
     assert (answer["nodes"], answer["kept"]) == (["n2"], {"n1": ["job-7"]})
-    assert site.desk.asked == [("evict from memory", entry.key, ("n2",))]
+    assert ("evict from memory", entry.key, ("n2",)) in site.desk.asked
     with pytest.raises(SlurmextError, match="not in the memory of n3"):
         site.ask(ANN, "model_evict", model="ann/m", nodes=["n2", "n3"])
     assert site.ask(ANN, "model_verify", model="ann/m")["nodes"] == ["n1", "n2"]
@@ -236,11 +236,12 @@ def test_unpinning_takes_pins_back(site: Site) -> None:
     site.ask(ROOT, "model_pin", model="site/m", nodes=["n1", "n2", "n3"])
     site.ask(ROOT, "model_unpin", model="site/m", nodes=["n2"])
     assert site.store.models.models()[0].pinned_nodes == ("n1", "n3")
+    before = [asked[0] for asked in site.desk.asked].count("changed")
     site.ask(ROOT, "model_unpin", model="site/m", dry_run=True)
     assert site.store.models.models()[0].pinned_nodes == ("n1", "n3")
     site.ask(ROOT, "model_unpin", model="site/m")
     assert site.store.models.models()[0].pinned_nodes == ()
-    assert [asked[0] for asked in site.desk.asked].count("changed") == 2
+    assert [asked[0] for asked in site.desk.asked].count("changed") == before + 1
 
 
 def test_changes_are_in_the_history(site: Site) -> None:
