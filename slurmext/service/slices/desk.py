@@ -23,6 +23,7 @@ from slurmext.service.budget import requeues_left
 from slurmext.service.observe import Observation
 from slurmext.service.slices.books import Books
 from slurmext.service.slices.cards import place_of
+from slurmext.service.slices.demand import Demand
 from slurmext.service.slices.leaving import beneficiaries, leaving
 from slurmext.service.slices.memory import SliceMemory, remembered
 from slurmext.service.slices.outgrown import Outgrown
@@ -74,6 +75,7 @@ class SliceDesk:
         self._reservations = Reservations(store, agents, clock, number_of=self._number_of)
         self._outgrown = Outgrown(store, actuator, clock)
         self._planner = SlicePlanner()
+        self._demand = Demand()
         self._empty_since = dict[str, float]()
         self._holds: tuple[HoldPlaces, ...] = ()
         self._on_cards = on_cards
@@ -125,7 +127,7 @@ class SliceDesk:
         snapshot = slice_snapshot(
             view, observation.snapshot, jobs, decided, memory, policy.slices,
             empty_since=self._empty_since, holds=self._holds,
-            shut=self._books.shut(now_s),
+            shut=self._books.shut(now_s), mix=self._demand.see(jobs, now_s),
         )  # fmt: skip
         self._tell_cards(snapshot, view)
         return snapshot

@@ -13,6 +13,7 @@ from slurmext.model.slice_state import GpuHold, HoldState, SliceRecord, SliceSta
 from slurmext.model.slicing import (
     GpuUse,
     HoldPlaces,
+    SliceDemand,
     SlicedGpu,
     SliceJob,
     SliceNeed,
@@ -93,6 +94,7 @@ def slice_snapshot(
     empty_since: Mapping[str, float],
     holds: Sequence[HoldPlaces] = (),
     shut: Collection[str] = (),
+    mix: Sequence[SliceDemand] = (),
 ) -> SliceSnapshot:
     """Everything the planner may look at. `plan` is what was decided for whole-GPU jobs a moment ago; of nodes that are
     `shut` no idle GPU can be taken.
@@ -116,6 +118,7 @@ def slice_snapshot(
         owed=tuple(job for job, reason in sorted(plan.reasons.items()) if reason in _NOTHING_DONE),
         taking=_taking(memory, cards),
         holds=tuple(holds),
+        mix=tuple(mix),
     )
 
 
