@@ -89,7 +89,7 @@ def up(name: str, directory: Path | None, release: str, **options: object) -> No
     click.echo(f"{cluster.dir}: use it with `slurmext devcluster shell{chosen}`, end it with `… down{chosen}`")
 
 
-@cli.command()
+@cli.command(cls=Command, examples=[("slurmext devcluster status", "each process, its state and its log")])
 @_which
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def status(name: str | None, directory: Path | None, as_json: bool) -> None:
@@ -115,7 +115,7 @@ def status(name: str | None, directory: Path | None, as_json: bool) -> None:
     raise SystemExit(1 if down else 0)
 
 
-@cli.command("list")
+@cli.command("list", cls=Command, examples=[("slurmext devcluster list", "what runs, and where")])
 def list_() -> None:
     """List the clusters in the usual directory."""
     from slurmext.devcluster import Devcluster
@@ -127,7 +127,9 @@ def list_() -> None:
         click.echo(f"{cluster.spec.name:<12} {major}.{minor:02d}  {running}/{len(pids)} processes  {cluster.dir}")
 
 
-@cli.command()
+@cli.command(
+    cls=Command, examples=[('eval "$(slurmext devcluster env)"', "this shell's sbatch, squeue … are the cluster's")]
+)
 @_which
 def env(name: str | None, directory: Path | None) -> None:
     """Print what a shell needs to use the cluster: `eval "$(slurmext devcluster env)"`."""
@@ -137,7 +139,13 @@ def env(name: str | None, directory: Path | None) -> None:
         click.echo(f'export {key}="{value}"' if key == "PATH" else f"export {key}={shlex.quote(value)}")
 
 
-@cli.command()
+@cli.command(
+    cls=Command,
+    examples=[
+        ("slurmext devcluster shell --user alice", "a shell as alice, in her directory of the cluster"),
+        ("slurmext devcluster shell -- sinfo", "one command"),
+    ],
+)
 @_which
 @click.option("--user", help="As this user, in their directory of the cluster.")
 @click.argument("command", nargs=-1)
@@ -159,7 +167,7 @@ def shell(name: str | None, directory: Path | None, user: str | None, command: t
         raise click.UsageError(f"{argv[0]!r} is no command") from error
 
 
-@cli.command()
+@cli.command(cls=Command, examples=[("slurmext devcluster restart slurmextd", "stop it where it runs, start it anew")])
 @_which
 @click.argument("component")
 def restart(name: str | None, directory: Path | None, component: str) -> None:
@@ -170,7 +178,7 @@ def restart(name: str | None, directory: Path | None, component: str) -> None:
     _attach(name, directory).restart(component)
 
 
-@cli.command()
+@cli.command(cls=Command, examples=[("slurmext devcluster stop agent@n1", "as if n1's agent had died")])
 @_which
 @click.argument("component")
 def stop(name: str | None, directory: Path | None, component: str) -> None:
@@ -226,7 +234,13 @@ def gpus(
         simulated.set_mig(mig == "on", *indices)
 
 
-@cli.command()
+@cli.command(
+    cls=Command,
+    examples=[
+        ("slurmext devcluster down", "stop the cluster of this shell, else dev"),
+        ("slurmext devcluster down --all --keep", "every one, its logs stay"),
+    ],
+)
 @_which
 @click.option("--keep", is_flag=True, help="Keep the directory, to read its logs.")
 @click.option("--all", "everyone", is_flag=True, help="Every cluster in the usual directory.")
@@ -239,7 +253,7 @@ def down(name: str | None, directory: Path | None, keep: bool, everyone: bool) -
         click.echo(f"{cluster.spec.name} is down" + (f", its files are in {cluster.dir}" if keep else ""))
 
 
-@cli.command()
+@cli.command(cls=Command, examples=[("slurmext devcluster fetch trixie forky", "Slurm 24.11 and 26.05")])
 @click.argument("release", type=click.Choice(["trixie", "forky"]), nargs=-1, required=True)
 def fetch(release: tuple[str, ...]) -> None:
     """Fetch other releases now rather than at their first `up`."""

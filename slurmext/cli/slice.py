@@ -25,7 +25,7 @@ def _percent(value: object) -> str:
 
 
 def _milli(value: object) -> str:
-    return "" if not isinstance(value, int) else f"{value / 1000:.3f}"
+    return "" if not isinstance(value, int) else f"{value / 1000:.2f}"
 
 
 _SLICE = (
@@ -80,8 +80,8 @@ ADVICE_COLUMNS = (
     Column(key="memory_mib", title="Memory", show=_mib, right=True),
     Column(key="memory_peak_mib", title="PeakMemory", show=_mib, right=True),
     Column(key="sm_mean_pct", title="SMMean", show=_percent, right=True),
-    Column(key="sm_peak_pct", title="SMPeak", show=_percent, right=True),
-    Column(key="oom", title="OutOfMemory", show=plain),
+    Column(key="sm_peak_pct", title="SMPeak", show=_percent, right=True, shown=False),
+    Column(key="oom", title="OutOfMemory", show=plain, shown=False),
     Column(key="options", title="AskFor", show=lambda value: str(value) or "the same"),
     Column(key="why", title="Because"),
     Column(key="samples", title="Samples", right=True, shown=False),

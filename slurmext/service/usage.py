@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from slurmext.model.slicing import WHOLE_MILLI
 from slurmext.model.state import ActionKind, ActionState, JobKey
 from slurmext.ports import Store
 
@@ -17,10 +18,10 @@ _MOST = 200_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """`gpus` of a queue in use from `start_s` to `end_s` (Unix seconds)."""
+    """`gpus` of a queue in use from `start_s` to `end_s` (Unix seconds); a slice is its part of one."""
 
     queue: str
-    gpus: int
+    gpus: float
     start_s: float
     end_s: float
 
@@ -41,6 +42,14 @@ def runs(store: Store, path: str | None, since_s: float, now_s: float) -> Iterat
     for line in evicted:
         starts = [at_s for at_s in began.get(line.victim, ()) if at_s <= line.ended_s]
         yield Run(queue=line.from_queue, gpus=line.gpus, start_s=max(starts, default=since_s), end_s=line.ended_s)
+
+
+def slice_runs(store: Store, path: str | None, since_s: float, now_s: float) -> Iterator[Run]:
+    """The same of slices, each while its job had it."""
+    for record in store.slices(active=False, since_s=since_s, limit=_MOST):
+        if record.live_s is not None and (path is None or f"{record.queue}/".startswith(f"{path}/")):
+            ended_s = now_s if record.ended_s is None else record.ended_s
+            yield Run(queue=record.queue, gpus=record.milli / WHOLE_MILLI, start_s=record.live_s, end_s=ended_s)
 
 
 def _starts(store: Store, keys: set[JobKey], since_s: float) -> dict[JobKey, list[float]]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from slurmext.cli.reasons import LEAVING, PENDING
@@ -48,6 +49,14 @@ def test_every_command_and_option_stands_on_the_page() -> None:
                 assert not name.startswith("-") or name in page, (path, name)
 
 
+def test_every_command_shows_an_example() -> None:
+    """In its --help and on the page: how it is typed, and what that does."""
+    for path, command in cli_page.commands():
+        if not isinstance(command, click.Group):
+            assert getattr(command, "examples", ()), path
+            assert all(line and meaning for line, meaning in command.examples), path
+
+
 def test_every_key_of_policy_and_site_file_has_a_meaning() -> None:
     """No row of the tables is without words."""
     for page in (config_pages.policy_page(), config_pages.site_page()):
@@ -57,7 +66,9 @@ def test_every_key_of_policy_and_site_file_has_a_meaning() -> None:
             assert len(row.rstrip("| ").rsplit("|", 1)[1].strip()) > 5, row
 
 
-@pytest.mark.parametrize("page", [page for page in wanted() if page.parent.name == "reference"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in wanted() if page.parent.name == "reference"], ids=lambda page: page.name
+)
 def test_no_page_shows_what_only_python_understands(page: Path) -> None:
     """A type has words of its own."""
     assert not re.search(r"<(class|function|enum|module) ", wanted()[page])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from slurmext.model.slice_state import SliceRecord, SliceState
 from slurmext.model.state import ActionKind, ActionState, Intent, JobKey, JobRow, PreemptionRecord
-from slurmext.service.usage import DAY_S, Run, gpu_hours, runs
+from slurmext.service.usage import DAY_S, Run, gpu_hours, runs, slice_runs
 from slurmext.testing.memory_store import MemoryStore
 
 NOW = 1_800_000_000.0
@@ -23,6 +26,21 @@ def test_hours_are_told_per_day_and_added_up_the_tree() -> None:
         "a/x": [24, 24],
         "a/y": [6, 0],
     }
+
+
+def test_slices_are_counted_by_their_part_of_a_gpu_while_their_jobs_had_them() -> None:
+    """Reserved ones that no job ran on are not."""
+    store = MemoryStore()
+    lease = store.acquire_lease("controller", "me", 1e6, NOW - 90_000)
+    assert lease is not None
+    wish = SliceRecord(reservation="r", job=KEY, user="ann", queue="a/x", node="n1", gpu="G0", profile="1g.10gb", start=0,
+                       milli=500, created_s=NOW - 9000, changed_s=NOW - 9000)  # fmt: skip
+    lived, _ = store.add_slices(lease.token, [wish, replace(wish, start=1)])
+    store.advance_slices([lived.id], SliceState.LIVE, NOW - 7200)
+    store.advance_slices([lived.id], SliceState.FREED, NOW - 3600)
+    span = NOW - DAY_S, NOW
+    assert gpu_hours(slice_runs(store, "a", *span), *span) == {"a": [0.5], "a/x": [0.5]}
+    assert not list(slice_runs(store, "b", *span))
 
 
 def test_an_evicted_job_is_counted_from_its_release_to_its_eviction_and_again_since() -> None:

@@ -16,7 +16,7 @@ from slurmext.service.query.context import Context
 from slurmext.service.query.gpus import told
 from slurmext.service.query.parts import parts_of
 from slurmext.service.query.values import action_values, event_values, job_values
-from slurmext.service.query.viewer import Answer, Question, Viewer
+from slurmext.service.query.viewer import Answer, Question, Viewer, whose
 from slurmext.service.reason_history import reasons_in
 
 _SHOWN = 5
@@ -24,11 +24,9 @@ _SHOWN = 5
 
 def listed(context: Context, viewer: Viewer, asked: Question) -> Answer:
     """Jobs that pass every filter: all for whoever sees all, else the viewer's own."""
-    if not viewer.sees_all and asked.user not in {None, viewer.user}:
-        return {"jobs": []}
     rows = context.store.jobs(
         active=not asked.ended,
-        user=asked.user if viewer.sees_all else viewer.user,
+        user=whose(viewer, asked),
         queue=asked.queue,
         state=asked.state,
         ended_since_s=asked.since_s,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 
 from slurmext.config.policy import SitePolicy
 from slurmext.errors import UsageError
@@ -16,7 +17,7 @@ from slurmext.service.query.parts import parts_of, with_slice_jobs
 from slurmext.service.query.values import is_within
 from slurmext.service.query.viewer import Answer, Question, Viewer
 from slurmext.service.slices.counted import by_queue
-from slurmext.service.usage import DAY_S, gpu_hours, runs
+from slurmext.service.usage import DAY_S, gpu_hours, runs, slice_runs
 
 HOLDING = frozenset({"running", "completing", "suspended"})
 """States of a job that has GPUs."""
@@ -71,7 +72,8 @@ def explained(context: Context, viewer: Viewer, asked: Question) -> Answer:
     account = queue_account(*with_slice_jobs(context, *world), path) if world is not None and known else None
     since_s = context.now() - _DAYS * DAY_S if asked.since_s is None else asked.since_s
     parent = path.rpartition("/")[0]
-    used = gpu_hours(runs(context.store, parent or None, since_s, context.now()), since_s, context.now())
+    span = context.store, parent or None, since_s, context.now()
+    used = gpu_hours(chain(runs(*span), slice_runs(*span)), since_s, context.now())
     return {
         "now_s": context.now(),
         "queues": answer["queues"],

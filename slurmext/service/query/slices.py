@@ -16,7 +16,7 @@ from slurmext.policy.slicing.kinds import kind_of
 from slurmext.service.query.cards import cards_now, slice_values
 from slurmext.service.query.context import Context
 from slurmext.service.query.jobs import known_job
-from slurmext.service.query.viewer import Answer, Question, Viewer
+from slurmext.service.query.viewer import Answer, Question, Viewer, whose
 from slurmext.service.slices.advice import Advice, advise
 
 _TAKEN = "taken"
@@ -26,7 +26,7 @@ _MOST_ADVICE = 50
 def listed(context: Context, viewer: Viewer, asked: Question) -> Answer:
     """Slices that somebody has or awaits: all for whoever sees all, else the viewer's own."""
     minors = {card.uuid: card.minor for card in cards_now(context)}
-    user = asked.user if viewer.sees_all else viewer.user
+    user = whose(viewer, asked)
     records = context.store.slices(user=user, limit=asked.limit)
     return {"slices": [slice_values(record, minors) for record in records]}
 
@@ -139,7 +139,7 @@ def _parts(card: SlicedGpu, owners: Mapping[str, str], viewer: Viewer) -> list[A
 def history(context: Context, viewer: Viewer, asked: Question) -> Answer:
     """Slices that were, oldest first, those that still are included."""
     minors = {card.uuid: card.minor for card in cards_now(context)}
-    user = asked.user if viewer.sees_all else viewer.user
+    user = whose(viewer, asked)
     jobs = None if asked.job is None else [known_job(context, viewer, asked.job).job.job_id]
     records = context.store.slices(active=False, user=user, job_ids=jobs, since_s=asked.since_s, limit=asked.limit)
     return {"slices": [slice_values(record, minors) for record in records]}
@@ -156,7 +156,7 @@ def advised(context: Context, viewer: Viewer, asked: Question) -> Answer:
                 " (agents measure running jobs with --gpu-slice, --gpu-mem or --gpu-share)"
             )
         return {"advice": [asdict(advice) for advice in found]}
-    user = asked.user if viewer.sees_all else viewer.user
+    user = whose(viewer, asked)
     records = context.store.slices(active=False, user=user, since_s=asked.since_s, limit=asked.limit)
     jobs = list(dict.fromkeys(record.job.job_id for record in reversed(records)))[:_MOST_ADVICE]
     return {"advice": [asdict(advice) for advice in _advice(context, jobs[::-1])]}

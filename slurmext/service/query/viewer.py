@@ -62,6 +62,15 @@ class Question:
         )
 
 
+def whose(viewer: Viewer, asked: Question) -> str | None:
+    """The user whose things are asked for, None: everybody's. Raises UsageError where the viewer may not see them."""
+    if viewer.sees_all:
+        return asked.user
+    if asked.user not in {None, viewer.user}:
+        raise UsageError(f"only root and SlurmUser see what is {asked.user}'s; without --user you see your own")
+    return viewer.user
+
+
 def require_all(viewer: Viewer) -> None:
     """Raises UsageError for one who does not see everything."""
     if not viewer.sees_all:

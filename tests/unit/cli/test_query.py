@@ -64,10 +64,14 @@ def job_ids(queries: Queries, viewer: Viewer, **arguments: object) -> list[str]:
 
 
 def test_a_user_sees_only_his_own_jobs(queries: Queries) -> None:
-    """Root all, others theirs, whatever they ask for."""
+    """Root all, others theirs; who asks for another's is told that he may not, not that there are none."""
     assert job_ids(queries, ROOT) == ["40", "41", "42", "57", "60_1", "60_2"]
     assert job_ids(queries, BOB) == ["40", "41"]
-    assert job_ids(queries, BOB, user="carol") == []
+    assert job_ids(queries, BOB, user="bob") == ["40", "41"]
+    with pytest.raises(
+        UsageError, match="only root and SlurmUser see what is carol's; without --user you see your own"
+    ):
+        job_ids(queries, BOB, user="carol")
     assert job_ids(queries, Viewer(user="eve"), ended=True) == []
 
 

@@ -106,13 +106,17 @@ def test_others_are_only_taken_to_ordinary_users(run: Any) -> None:
     assert all(part.get("memory_mib") is None for part in parts)
     assert "[taken 25%     ]" in run("map", uid=65534).output
     assert json.loads(run("list", "--json", uid=65534).output) == []
+    for command in ("list", "history", "advise"):
+        refused = run(command, "--user", "bob", uid=65534)
+        assert refused.exit_code == 2
+        assert "only root and SlurmUser see what is bob's; without --user you see your own" in refused.stderr
 
 
 def test_slices_profiles_history_and_advice_are_listed(run: Any) -> None:
     """For people and for scripts."""
     assert run("list", "-nP", "-o", "JobID,Slice,GPU,GPUs,State").output.splitlines() == [
-        "12|2g.20gb|0|0.286|live",
-        "13|25%|1|0.250|live",
+        "12|2g.20gb|0|0.29|live",
+        "13|25%|1|0.25|live",
     ]
     assert max(map(len, run("history").output.splitlines())) <= 100
     profiles = json.loads(run("list", "--profiles", "--json").output)
