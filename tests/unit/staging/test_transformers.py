@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from slurmext.staging import Shard, load, stream
 from slurmext.staging.errors import NotStaged
 from slurmext.staging.frameworks.transformers import from_pretrained
+from slurmext.staging.places import ROOTS
 from slurmext.staging.shards import rules_of
 
 from .conftest import stage
@@ -71,3 +78,27 @@ def test_ranks_take_their_part_by_the_models_own_plan(saved):
             assert torch.equal(parts[1][name], whole)
         else:
             assert torch.equal(torch.cat([part[name] for part in parts], dimension), whole)
+
+
+@pytest.mark.slow
+def test_the_examples_run(saved, memory, tmp_path):
+    """Text from a staged model, and its weights as a rank's stream."""
+    model, directory = saved
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "Once": 1, "upon": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    whole = shutil.copytree(directory, tmp_path / "whole")
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(whole)
+    stage(memory / "t", whole, "org/llama")
+    examples = Path(__file__).parents[3] / "examples"
+
+    def run(name: str, *words: str, **more: str) -> str:
+        environment = {**os.environ, ROOTS: str(memory / "t"), **more}
+        command = [sys.executable, str(examples / name), "org/llama", *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+
+    assert "Once upon" in run("generate_transformers.py", "--tokens", "3")
+    lines = run("stream_weights.py", SLURM_LOCALID="1", RANKS="2").splitlines()
+    assert len(lines) == len(model.state_dict())
+    assert lines[0].endswith("model.embed_tokens.weight [128, 32]")
+    assert any(line.endswith("model.layers.11.self_attn.o_proj.weight [32, 16]") for line in lines)
