@@ -8,6 +8,7 @@ import click
 
 from slurmext.cli.formats import clock, span
 from slurmext.errors import SlurmextError
+from slurmext.model.amounts import counted
 
 if TYPE_CHECKING:
     from slurmext.cli.session import Session
@@ -41,9 +42,9 @@ def show_consequences(session: Session, before: SitePolicy | None, after: SitePo
     for line in found[:_NAMED]:
         job = line.job
         wait = span(max(0, line.at_s - now_s))
+        gpus = counted(job.placed_gpus, "GPU")
         click.echo(
-            f"  {clock(line.at_s)} (in {wait})  job {job.id} of {job.user}, {job.placed_gpus} GPUs of {job.queue}:"
-            f" {line.reason.value}"
+            f"  {clock(line.at_s)} (in {wait})  job {job.id} of {job.user}, {gpus} of {job.queue}: {line.reason.value}"
         )
     if len(found) > _NAMED:
         click.echo(f"  and {len(found) - _NAMED} more")

@@ -14,6 +14,7 @@ from slurmext.cli.formats import moment, parse_since, plain, span
 from slurmext.cli.render import Column, Output, confirm, immediate_option, json_option, output_options, pairs
 from slurmext.cli.session import Session
 from slurmext.errors import SlurmextError, UsageError
+from slurmext.model.amounts import amount, counted
 
 
 def _limit(value: object) -> str:
@@ -146,7 +147,9 @@ def _calendar(row: dict[str, Any]) -> list[tuple[str, str]]:
         before = change
     over = row["used"] - row["max"] if row["max"] is not None else 0
     if row["cut_s"] is not None and over > 0:
-        lines.append(("Cut", f"{over} GPUs above max, which was made smaller: they leave at {moment(row['cut_s'])}"))
+        leaves = "it leaves" if over == 1 else "they leave"
+        at = moment(row["cut_s"])
+        lines.append(("Cut", f"{counted(over, 'GPU')} above max, which was made smaller: {leaves} at {at}"))
     if row["changes"]:
         does = "started, and told" if row["pre_drain"] == "tell" else "not started"
         lines.append(("PreDrain", f"borrowers that cannot end before such a change are {does}"))
@@ -183,7 +186,7 @@ def _branches(rows: list[dict[str, Any]], index: int) -> str:
 def _use(row: dict[str, Any]) -> str:
     asking = f", {waiting(row)}" if row["pending_jobs"] else ""
     most = "no max" if row["max"] is None else f"max {row['max']}"
-    return f"uses {row['used']} of {row['guaranteed']} guaranteed, {most}{asking}"
+    return f"uses {amount(row['used'])} of {row['guaranteed']} guaranteed, {most}{asking}"
 
 
 @cli.command(

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from slurmext.model.amounts import counted
 from slurmext.model.job import Job, JobState
 from slurmext.model.plan import Note, Plan, Reason
 from slurmext.model.snapshot import Snapshot
@@ -53,7 +54,8 @@ def explain(snapshot: Snapshot, plan: Plan, job_id: str) -> str:
             if note.job == job_id
         ]
         return (
-            f"Job {job_id} is {job.state} in queue {job.queue} with {job.placed_gpus} GPUs and stays so{''.join(told)}."
+            f"Job {job_id} is {job.state} in queue {job.queue} with {counted(job.placed_gpus, 'GPU')} and stays so"
+            f"{''.join(told)}."
         )
     account = account_of(books_of(snapshot, plan), job, plan.reasons[job_id])
     first = f"Job {job_id} waits ({account.reason}): {account.sentence}"
@@ -137,10 +139,12 @@ def _ahead(snapshot: Snapshot, job: Job) -> list[Job]:
 
 def _what_next(account: JobAccount, now_s: float) -> Iterator[str]:
     if account.ahead_jobs:
-        jobs = "job" if account.ahead_jobs == 1 else "jobs"
-        yield f"Before it in its queue: {account.ahead_jobs} {jobs} asking for {account.ahead_gpus} GPUs."
+        jobs = counted(account.ahead_jobs, "job")
+        yield f"Before it in its queue: {jobs} asking for {counted(account.ahead_gpus, 'GPU')}."
     if account.next_ends:
-        ends = (f"{end.job} ({end.gpus} GPUs) in {max(0, end.at_s - now_s):.0f} s" for end in account.next_ends)
+        ends = (
+            f"{end.job} ({counted(end.gpus, 'GPU')}) in {max(0, end.at_s - now_s):.0f} s" for end in account.next_ends
+        )
         yield f"Next to end by their time limits: {', '.join(ends)}."
     if account.start_s is None:
         return
