@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from slurmext.ports import Store
     from slurmext.service.models import ModelRequests
 
+_SHORT_S = 10.0
+_LONG_S = 120.0
+"""A model of terabytes has millions of chunks to be compared with those of others."""
+
 
 class Session:
     """One run of the command. Tests hand in `site`, `store` and what there is to `look` at; otherwise they are found
@@ -55,13 +59,14 @@ class Session:
         from slurmext.adapters.query_client import DaemonUnavailableError, QueryClient
 
         socket = self.site.run_dir / "daemon.sock"
+        wait_s = _LONG_S if op == "model_register" else _SHORT_S
         try:
-            return QueryClient(socket).ask(op, **arguments)
+            return QueryClient(socket, timeout_s=wait_s).ask(op, **arguments)
         except DaemonUnavailableError as error:
             problem = error
         if self._store is None and not socket.exists():  # a login host; where the daemon is, its socket is
             try:
-                return self._remote().ask(op, **arguments)
+                return self._remote(wait_s).ask(op, **arguments)
             except DaemonUnavailableError as error:
                 problem = error
         if self.uid != 0 and self._store is None:
@@ -77,7 +82,7 @@ class Session:
         queries = Queries(store=self.store, now=self.now)
         return queries.answer(Viewer(user=user_name(self.uid), sees_all=self.uid == 0), op, given)
 
-    def _remote(self) -> TcpQueryClient:
+    def _remote(self, wait_s: float) -> TcpQueryClient:
         from slurmext.adapters.munge import MungeAuth, MungeError
         from slurmext.adapters.query_client import DaemonUnavailableError
         from slurmext.adapters.tcp.queries import TcpQueryClient
@@ -90,7 +95,7 @@ class Session:
         trusted = {0}
         with contextlib.suppress(KeyError):
             trusted.add(pwd.getpwnam(site.slurm.user).pw_uid)
-        return TcpQueryClient(site.daemon.address, munge, trusted)
+        return TcpQueryClient(site.daemon.address, munge, trusted, timeout_s=wait_s)
 
     @cached_property
     def store(self) -> Store:

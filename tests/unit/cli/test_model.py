@@ -232,3 +232,38 @@ def test_models_of_the_hub_are_found_in_its_cache(
     assert run("verify", "my/small").exit_code == 0
     assert "--download" in run("import", "hub:org/other", "my/other").output
     assert "ORG/NAME" in run("import", "hub:other", "my/other").output
+
+
+def test_fetching_from_the_hub_goes_into_its_cache(tmp_path: Path) -> None:
+    """With the hub's own library; what it says when that fails is passed on."""
+    from slurmext.staging.errors import StagingError
+    from slurmext.staging.hub import fetch
+
+    def download(*, repo_id: str, revision: str | None, cache_dir: str) -> None:
+        assert (repo_id, revision, cache_dir) == ("org/small", "main", str(tmp_path))
+        hub_cache(tmp_path)
+
+    assert (fetch("org/small", "main", cache=tmp_path, download=download) / "snapshots" / "abc123").is_dir()
+
+    def offline(**_: object) -> None:
+        raise ConnectionError("no route\nto host")
+
+    with pytest.raises(StagingError, match="hub:org/small could not be fetched: no route to host"):
+        fetch("org/small", cache=tmp_path, download=offline)
+
+
+def test_models_are_completed(run: Any, tmp_path: Path, store: MemoryStore) -> None:
+    """With those that may be read."""
+    from click import Context
+
+    from slurmext.cli.model_options import complete_model
+
+    run("import", tensors(tmp_path / "w", 1), "org/base@v1")
+    site = SiteConfig(version=1, cluster="t", run_dir=tmp_path / "run")
+
+    def completed(uid: int, text: str) -> list[str]:
+        context = Context(cli, obj=Session(site=site, store=store, uid=uid, now=lambda: 5000.0))
+        return [item.value for item in complete_model(context, cli.params[0], text)]
+
+    assert completed(0, "org/") == ["org/base@v1"] and completed(0, "x") == []
+    assert completed(65534, "") == []
