@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from slurmext.model.job import Job, JobState
 from slurmext.model.plan import Reason
@@ -36,9 +37,27 @@ class _Vacancy:
 class Vacating(Owing):
     """Take GPUs back from whole-GPU jobs that borrow."""
 
+    @cached_property
+    def _going(self) -> dict[str, frozenset[str]]:
+        """Whole-GPU jobs on their way out for jobs of slices, by those."""
+        found: dict[str, set[str]] = {}
+        for other in self.whole.values():
+            if other.evicting_for in self.jobs:
+                found.setdefault(other.evicting_for or "", set()).add(other.id)
+        return {beneficiary: frozenset(going) for beneficiary, going in found.items()}
+
+    @cached_property
+    def _whole_on(self) -> dict[str, list[tuple[str, int]]]:
+        """Whole-GPU jobs by node, with how many of its GPUs they have."""
+        found: dict[str, list[tuple[str, int]]] = {}
+        for other in self.whole.values():
+            for part in other.placement:
+                found.setdefault(part.node, []).append((other.id, part.gpus // GPU_PARTS))
+        return found
+
     def awaits(self, leaf: int, shadow: Job, job: SliceJob, requests: Sequence[Request]) -> bool:
         """Keep for the job the GPUs that are on their way to it; True when there are any."""
-        going = frozenset(other.id for other in self.whole.values() if other.evicting_for == job.id)
+        going = self._going.get(job.id, frozenset())
         taken = {take.node for take in self.snapshot.taking if take.job == job.id and not take.gpu}
         if not (going or taken):
             return False
@@ -58,6 +77,8 @@ class Vacating(Owing):
 
     def vacate(self, leaf: int, shadow: Job, job: SliceJob, requests: Sequence[Request]) -> bool:
         """Have whole-GPU jobs of queues that borrow give GPUs back; True when they will do."""
+        if not self._whole_on:
+            return False
         for request in requests:
             for gpu_type in self.wants.gpu_types(request.wish):
                 gpus = {gpu_type: shadow.gpus}
@@ -120,8 +141,7 @@ class Vacating(Owing):
         leaving = self._cheapest(host.name, len(cards), price) if missing <= 0 else None
         if leaving is None:
             return None
-        going = {other.id for other in self.whole.values() if other.evicting_for in self.jobs}
-        cpus, memory = self._given(host.name, leaving | going)
+        cpus, memory = self._given(host.name, leaving.union(*self._going.values()))
         if not host.has(request.cpus + len(cards) - cpus, request.memory_mib + len(cards) - memory):
             return None
         return _Vacancy(sum(price(other) or 0.0 for other in leaving), number, tuple(cards), leaving)
@@ -129,9 +149,8 @@ class Vacating(Owing):
     def _cheapest(self, node: str, count: int, price: Price) -> frozenset[str] | None:
         """Of the jobs on the node some that give so many GPUs back there; None when they cannot."""
         rows: list[tuple[float, int, str]] = []
-        for other, victim in self.whole.items() if count else ():
-            here = sum(part.gpus for part in victim.placement if part.node == node) // GPU_PARTS
-            cost = price(other) if here else None
+        for other, here in self._whole_on.get(node, ()) if count else ():
+            cost = price(other)
             if cost is not None:
                 rows.append((cost, here, other))
         chosen: list[tuple[float, int, str]] = []
@@ -174,6 +193,7 @@ class Vacating(Owing):
 
     def _vacate(self, leaf: int, shadow: Job, job: SliceJob, request: Request, ways: Sequence[_Vacancy]) -> None:
         leaving = frozenset(victim for way in ways for victim in way.leaving)
+        self._going[job.id] = leaving
         for other in sorted(leaving):
             victim = self.whole[other] = _told(self.whole[other], job.id)
             gpus = victim.placed_gpus // GPU_PARTS
