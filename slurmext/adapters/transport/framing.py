@@ -120,3 +120,5 @@ class Filling:
 def fill_exactly(connection: socket.socket, place: memoryview, *, silence_s: float = SILENCE_S) -> None:
     """Receive exactly as much as fits. Raises LinkLost, also when nothing at all comes for `silence_s`."""
     Filling(connection).fill(place, silence_s=silence_s)
+    # Whoever waits for this connection next may be content with less.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from slurmext.adapters.tcp.wire import Lines
-from slurmext.adapters.transport.framing import DATA, HEAD, TEXT
+from slurmext.adapters.transport.framing import DATA, HEAD, TEXT, fill_exactly
 from slurmext.adapters.transport.handshake import Identity
 from slurmext.staging.access import Access
 from slurmext.staging.importer import import_model
@@ -402,3 +403,16 @@ def test_what_the_own_disk_has_is_not_fetched(cluster: Cluster, model):
     told = next(one for one in own.progress() if one.tier is TierKind.MEMORY)
     assert told.rejected == ("(disk)",)
     assert told.received["n0"] >= model.manifest.lengths[8]
+
+
+def test_whoever_waits_next_is_woken_for_less():
+    """After an answer that came in pieces a sign of life of a few bytes is still noticed."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    ours, (theirs, _) = socket.create_connection(listener.getsockname()), listener.accept()
+    with listener, ours, theirs:
+        later = threading.Timer(0.1, lambda: theirs.sendall(bytes(100_000)))
+        later.start()
+        fill_exactly(ours, memoryview(bytearray(100_000)))
+        theirs.sendall(b"beat")
+        assert select.select([ours], [], [], 2)[0] == [ours]
+        later.join()
