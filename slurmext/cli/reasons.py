@@ -111,8 +111,8 @@ PENDING: dict[Reason, Words] = {
         "It will not start as it is. Name the type as well with --gpu-types, or ask by need: --gpu-mem, --gpu-compute.",
     ),
     Reason.SLICE_TOO_LARGE: Words(
-        "it asks for more than a node could give it even if nothing ran there: slices, memory or percent of a GPU",
-        "It will not start as it is. Ask for fewer or smaller slices on each node, or for more nodes.",
+        "it asks for more than there is even if nothing ran: slices on a node, nodes that hold them, memory or percent",
+        "It will not start as it is. What is too much is said above: ask for less of that.",
     ),
     Reason.SLICE_FULL: Words(
         "every place for such a slice is in use",
