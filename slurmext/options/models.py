@@ -19,7 +19,7 @@ PRELOAD = Option(
     summary="have these models in every node's memory before the job starts, e.g. org/model@main",
     detail=(
         "The models are brought to the job's nodes while it waits, each read from shared storage once and passed on "
-        "from node to node. `slurmext.staging.load(\"org/model\")` maps them; `SLURMEXT_STAGED` has the directories. "
+        'from node to node. `slurmext.staging.load("org/model")` maps them; `SLURMEXT_STAGED` has the directories. '
         "Without a revision the newest is meant. The job starts without them when they do not come in time, and "
         "`load` then reads from where they are stored. `slurmext model list` shows what there is."
     ),

@@ -148,8 +148,8 @@ def _guarded(record: JobRecord, until_s: float) -> bool:
 
 def _releases(plan: Plan, observation: Observation, open_actions: Sequence[ActionRecord]) -> list[Intent]:
     """Releases carry a node list only where one is needed: a fence stands or a job released to a place has not started
-    yet, GPU types were chosen, a gang was cut, or jobs of several sizes start at once: Slurm may put the small
-    ones where only the large one fits.
+    yet, GPU types were chosen, models are brought there, a gang was cut, or jobs of several sizes start at once: Slurm
+    may put the small ones where only the large one fits.
     """
     fenced = bool(plan.fence or observation.snapshot.fences) or any(
         action.kind is ActionKind.RELEASE and action.detail.get("nodes") and action.detail.get("placement")
@@ -162,8 +162,9 @@ def _releases(plan: Plan, observation: Observation, open_actions: Sequence[Actio
         known, job = observation.known[release.job], jobs[release.job]
         placement = {part.node: part.gpus for part in release.placement}
         shrunk = sum(placement.values()) < job.gpus
-        asked = known.record.annotation.types if known.record.annotation else ()
-        pinned = (fenced or mixed or bool(asked) or shrunk) and not known.first_nodes
+        note = known.record.annotation
+        asked = note is not None and bool(note.types or note.preload)
+        pinned = (fenced or mixed or asked or shrunk) and not known.first_nodes
         intents.append(
             Intent(
                 kind=ActionKind.RELEASE,

@@ -237,8 +237,8 @@ class Reception:
                     continue
                 if not staged.check(index):
                     raise Damaged(f"chunk {index} has another checksum than the manifest says")
-                staged.mark(index)
                 self.received[name] = self.received.get(name, 0) + staged.manifest.lengths[index]
+                staged.mark(index)
             finally:
                 with self._lock:
                     if mine:
