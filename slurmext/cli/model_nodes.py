@@ -8,7 +8,16 @@ import click
 
 from slurmext.cli.base import Command
 from slurmext.cli.formats import span
-from slurmext.cli.model_options import dry_run_option, expanded, model_argument, nodes_option, tier_option, told
+from slurmext.cli.model_options import (
+    dry_run_option,
+    expanded,
+    model_argument,
+    nodes_option,
+    tier_option,
+    timeout_option,
+    told,
+    wait_option,
+)
 from slurmext.cli.render import json_option, print_json
 
 if TYPE_CHECKING:
@@ -29,8 +38,8 @@ if TYPE_CHECKING:
 @model_argument
 @nodes_option
 @tier_option
-@click.option("--wait", "waits", is_flag=True, help="Wait until every node has it.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer.")
+@wait_option
+@timeout_option
 @dry_run_option
 @json_option
 @click.pass_obj
@@ -51,8 +60,8 @@ def stage(
 )
 @model_argument
 @nodes_option
-@click.option("--wait", "waits", is_flag=True, help="Wait until every node has it.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer.")
+@wait_option
+@timeout_option
 @dry_run_option
 @json_option
 @click.pass_obj

@@ -27,6 +27,10 @@ nodes_option = click.option("-w", "--nodelist", "nodes", metavar="NODES", help="
 tier_option = click.option(
     "--tier", type=click.Choice(["memory", "disk"]), default="memory", show_default=True, help="Where on the node."
 )
+wait_option = click.option("--wait", "waits", is_flag=True, help="Wait until every node has it.")
+timeout_option = click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer."
+)
 dry_run_option = click.option("--dry-run", is_flag=True, help="Check and show; change nothing.")
 
 

@@ -7,11 +7,9 @@ questions that came another way, with the uid that munge vouches for.
 from __future__ import annotations
 
 import contextlib
-import grp
 import json
 import logging
 import os
-import pwd
 import socket
 import socketserver
 import struct
@@ -192,13 +190,6 @@ def _peer_uid(connection: socket.socket) -> int:
 
 def viewer_of(uid: int, trusted: Collection[int] = (0,)) -> Viewer:
     """The viewer behind a uid. A uid without a name owns nothing and sees nothing but the queues."""
-    try:
-        entry = pwd.getpwuid(uid)
-    except KeyError:
-        return Viewer(user=f"uid {uid}", sees_all=uid in trusted)
-    groups = set[str]()
-    if uid not in trusted:
-        for gid in os.getgrouplist(entry.pw_name, entry.pw_gid):
-            with contextlib.suppress(KeyError):
-                groups.add(grp.getgrgid(gid).gr_name)
-    return Viewer(user=entry.pw_name, groups=frozenset(groups), sees_all=uid in trusted)
+    caller = caller_of(uid, trusted)
+    groups = frozenset[str]() if caller.sees_all else frozenset(caller.groups)
+    return Viewer(user=caller.user, groups=groups, sees_all=caller.sees_all)
