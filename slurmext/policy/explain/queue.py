@@ -76,7 +76,7 @@ class QueueAccount:
     levels: tuple[Level, ...]
     types: dict[str, tuple[Level, ...]]
     waiting_jobs: int
-    waiting_gpus: int
+    waiting_gpus: float
     waiting_since_s: float | None
     reasons: dict[str, int]
     starving: tuple[Row, ...]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 
 from slurmext.model.job import Job, JobState
 from slurmext.model.plan import Plan
 from slurmext.model.slice_state import SliceRecord
 from slurmext.model.snapshot import Snapshot
 from slurmext.model.state import JobKey, JobRow
+from slurmext.policy.explain.books import within
+from slurmext.policy.explain.queue import QueueAccount, queue_account
 from slurmext.service.query.context import Context
 from slurmext.service.slices.counted import by_job
 
@@ -29,14 +32,22 @@ def parts_of(context: Context, rows: Collection[JobRow], active: Sequence[SliceR
     return {**by_job(context.store.slices(active=False, job_ids=ended)), **found} if ended else found
 
 
-def with_slice_jobs(context: Context, snapshot: Snapshot, plan: Plan) -> tuple[Snapshot, Plan]:
-    """The world with the jobs that wait for slices in it, as an account of a queue counts them.
+def account_with_slices(context: Context, snapshot: Snapshot, plan: Plan, path: str) -> QueueAccount:
+    """The queue's account with the jobs that wait for slices."""
+    snapshot, plan, asked = _with_slice_jobs(context, snapshot, plan)
+    account = queue_account(snapshot, plan, path)
+    over = sum(ceil(part) - part for queue, part in asked.items() if within(queue, path))
+    return replace(account, waiting_gpus=round(account.waiting_gpus - over, 2))
 
-    Together those of a queue ask for as many whole GPUs as their parts are, rounded up.
+
+def _with_slice_jobs(context: Context, snapshot: Snapshot, plan: Plan) -> tuple[Snapshot, Plan, Mapping[str, float]]:
+    """The world with the jobs that wait for slices in it, and how many GPUs those of each queue ask for.
+
+    Together those of a queue ask there for as many whole GPUs as that is, rounded up.
     """
     seen = context.slices()
     if seen is None:
-        return snapshot, plan
+        return snapshot, plan, {}
     jobs, asked = list[Job](), dict[str, float]()
     for job in seen[0].jobs:
         part = seen[1].counts.get(job.id)
@@ -44,12 +55,10 @@ def with_slice_jobs(context: Context, snapshot: Snapshot, plan: Plan) -> tuple[S
             continue
         before = asked.get(job.queue, 0.0)
         asked[job.queue] = before + part
-        whole = -int(-asked[job.queue] // 1) + int(-before // 1)
+        whole = ceil(asked[job.queue]) - ceil(before)
         jobs.append(
             Job(id=job.id, queue=job.queue, state=job.state, user=job.user, gpus_per_task=whole, types=job.types,
                 submitted_s=job.submitted_s, preemptible=job.preemptible)
         )  # fmt: skip
-    if not jobs:
-        return snapshot, plan
     reasons = {**plan.reasons, **{job.id: seen[1].reasons[job.id] for job in jobs}}
-    return replace(snapshot, jobs=(*snapshot.jobs, *jobs)), replace(plan, reasons=reasons)
+    return replace(snapshot, jobs=(*snapshot.jobs, *jobs)), replace(plan, reasons=reasons), asked

@@ -11,9 +11,8 @@ from slurmext.errors import UsageError
 from slurmext.model.slice_state import SliceRecord
 from slurmext.model.state import JobKey, JobRow
 from slurmext.policy.explain.account import account_lines
-from slurmext.policy.explain.queue import queue_account
 from slurmext.service.query.context import Context
-from slurmext.service.query.parts import parts_of, with_slice_jobs
+from slurmext.service.query.parts import account_with_slices, parts_of
 from slurmext.service.query.values import is_within
 from slurmext.service.query.viewer import Answer, Question, Viewer
 from slurmext.service.slices.counted import by_queue
@@ -69,7 +68,7 @@ def explained(context: Context, viewer: Viewer, asked: Question) -> Answer:
     path = asked.queue or ""
     world = context.world()
     known = world is not None and any(queue.path == path for queue in world[0].queues)
-    account = queue_account(*with_slice_jobs(context, *world), path) if world is not None and known else None
+    account = account_with_slices(context, *world, path) if world is not None and known else None
     since_s = context.now() - _DAYS * DAY_S if asked.since_s is None else asked.since_s
     parent = path.rpartition("/")[0]
     span = context.store, parent or None, since_s, context.now()
