@@ -31,14 +31,14 @@ def end_job(job_id: int, *, started_before_s: float, cluster: str, proc: str = "
     """
     stepds = {
         pid
-        for pid in _pids(proc)
-        if stepd_job(pid, proc) == job_id and _began_s(pid, proc) < started_before_s and _is_ours(pid, cluster, proc)
+        for pid in pids(proc)
+        if stepd_job(pid, proc) == job_id and _began_s(pid, proc) < started_before_s and is_ours(pid, cluster, proc)
     }
     killed = 0
     for _ in range(_PASSES):
         # All are held before the first is killed: its children would no longer be found below the slurmstepd.
         with contextlib.ExitStack() as held:
-            below = [pid for pid in _pids(proc) if pid not in stepds and _is_below(pid, stepds, proc)] if stepds else []
+            below = [pid for pid in pids(proc) if pid not in stepds and is_below(pid, stepds, proc)] if stepds else []
             handles = [handle for pid in below if (handle := _hold(pid, stepds, proc, held)) is not None]
             for handle in handles:
                 with contextlib.suppress(OSError):
@@ -52,11 +52,13 @@ def end_job(job_id: int, *, started_before_s: float, cluster: str, proc: str = "
     return killed
 
 
-def _pids(proc: str) -> list[int]:
+def pids(proc: str) -> list[int]:
+    """Every process."""
     return [int(name) for name in os.listdir(proc) if name.isdigit()]
 
 
-def _is_below(pid: int, stepds: set[int], proc: str) -> bool:
+def is_below(pid: int, stepds: set[int], proc: str) -> bool:
+    """Whether a process has one of these above it."""
     for _ in range(256):
         pid = parent_of(pid, proc)
         if pid <= 1:
@@ -73,7 +75,7 @@ def _hold(pid: int, stepds: set[int], proc: str, held: contextlib.ExitStack) -> 
     except OSError:
         return None
     held.callback(os.close, handle)
-    return handle if _is_below(pid, stepds, proc) else None
+    return handle if is_below(pid, stepds, proc) else None
 
 
 def _began_s(pid: int, proc: str) -> float:
@@ -84,7 +86,7 @@ def _began_s(pid: int, proc: str) -> float:
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / _TICKS
 
 
-def _is_ours(pid: int, cluster: str, proc: str) -> bool:
+def is_ours(pid: int, cluster: str, proc: str) -> bool:
     """By the SLURM_CONF that slurmd started it with; without one there is only one Slurm on the host."""
     try:
         with open(f"{proc}/{pid}/environ", "rb") as file:  # noqa: PTH123

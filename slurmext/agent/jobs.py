@@ -164,6 +164,16 @@ def stepd_job(pid: int, proc: str = "/proc") -> int | None:
         return None
 
 
+def is_batch_stepd(pid: int, job_id: int, proc: str = "/proc") -> bool:
+    """Whether it is the root-owned slurmstepd of the job's batch script."""
+    try:
+        with open(f"{proc}/{pid}/cmdline", "rb") as file:  # noqa: PTH123
+            title = file.read(200)
+    except OSError:
+        return False
+    return title.startswith(b"slurmstepd: [%d.batch]" % job_id) and _uid_of(pid, proc) == 0
+
+
 def parent_of(pid: int, proc: str = "/proc") -> int:
     """The parent's pid, 0 when the process is gone."""
     try:

@@ -60,13 +60,13 @@ class Listeners:
         with self._lock:
             self._jobs.pop(job_id, None)
 
-    def tell(self, job_id: int, signal_name: str) -> int:
-        """Send it to those of the job's processes that asked for it; returns how many there are."""
+    def tell(self, job_id: int, signal_name: str) -> set[int]:
+        """Send it to those of the job's processes that asked for it; returns their pids."""
         with self._lock:
             wanted = [one for one in self._jobs.get(job_id, {}).values() if one.signal == signal_name]
-        told = sum(self._send(one) for one in wanted)
+        told = {one.pid for one in wanted if self._send(one)}
         if told:
-            log.info("job %d: %s sent to %d processes that asked for it", job_id, signal_name, told)
+            log.info("job %d: %s sent to %d processes that asked for it", job_id, signal_name, len(told))
         return told
 
     def _send(self, one: Listening) -> bool:

@@ -33,6 +33,7 @@ from slurmext.agent.gpus import GpuWatch
 from slurmext.agent.jobs import JobTable, jobs_with_processes, started_ticks
 from slurmext.agent.node import Node
 from slurmext.agent.notes import Notes
+from slurmext.agent.script import tell_script
 from slurmext.agent.server import Peer, UnixServer
 from slurmext.agent.slices.service import Slices
 from slurmext.agent.slurm import SlurmHere
@@ -196,11 +197,17 @@ class Agent:
         if isinstance(order, EndJob):
             end_job(order.job_id, started_before_s=order.started_before_s, cluster=self._cluster)
         elif isinstance(order, TellJob):
-            self.node.listeners.tell(order.job_id, order.signal)
+            self._tell(order)
         elif isinstance(order, ModelOrder):
             self.models.obey(order)
         else:
             self.slices.obey(order)
+
+    def _tell(self, order: TellJob) -> None:
+        told = self.node.listeners.tell(order.job_id, order.signal)
+        number = signal.Signals.__members__.get("SIG" + order.signal)
+        if order.script and number is not None:
+            tell_script(order.job_id, number, cluster=self._cluster, besides=told)
 
     def _hello(self) -> dict[str, object]:
         jobs = [job.job_id for job in self.node.jobs.all()]

@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -292,10 +292,11 @@ class Daemon:
         if raw_id.isdecimal():
             self._agents.order(nodes, EndJob(job_id=int(raw_id), started_before_s=before_s))
 
-    def _tell(self, nodes: Collection[str], raw_id: str, signal: str) -> None:
-        """Have the agents of these nodes signal the processes of a job that asked them to."""
-        if raw_id.isdecimal():
-            self._agents.order(nodes, TellJob(job_id=int(raw_id), signal=signal))
+    def _tell(self, nodes: Sequence[str], raw_id: str, signal: str, script: bool) -> None:  # noqa: FBT001
+        """Have the agents of these nodes signal the processes of a job that asked; the first runs its script."""
+        for part, here in ((nodes[:1], script), (nodes[1:], False)):
+            if raw_id.isdecimal() and part:
+                self._agents.order(part, TellJob(job_id=int(raw_id), signal=signal, script=here))
 
     # what the command line asks
 

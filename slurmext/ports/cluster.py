@@ -58,7 +58,7 @@ class Actuator(Protocol):
         """Write a line into a running job's error output; takes SLURM_JOB_ID, for array tasks as well."""
         ...
 
-    def signal(self, job_id: str, signal: str) -> None:
+    def signal(self, job_id: str, signal: str, *, script: bool = True) -> None:
         """Send a signal (`USR1`) to every process of the job: batch shell and steps."""
         ...
 

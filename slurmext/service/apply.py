@@ -55,8 +55,8 @@ _SAVED_BEFORE_S = 1.0
 
 EndLeft = Callable[[Collection[str], str, float], None]
 """(node names, SLURM_JOB_ID, Unix seconds before which the run began)."""
-Tell = Callable[[Collection[str], str, str], None]
-"""(node names, SLURM_JOB_ID, name of a signal)."""
+Tell = Callable[[Sequence[str], str, str, bool], None]
+"""(nodes, the batch script's first; SLURM_JOB_ID; name of a signal; whether the script has not got it from Slurm)."""
 
 _Due = tuple[ActionRecord, Mapping[str, object]]
 """An eviction whose time to requeue has come, and what its record is to say about its checkpoint."""
@@ -80,7 +80,7 @@ class Applier:
         clock: Clock,
         guard_s: float = 30,
         end_left: EndLeft = lambda _nodes, _raw_id, _before_s: None,
-        tell: Tell = lambda _nodes, _raw_id, _signal: None,
+        tell: Tell = lambda _nodes, _raw_id, _signal, _script: None,
         crash: Callable[[str], None] = lambda _boundary: None,
     ) -> None:
         self._guard_s, self._end_left, self._tell = guard_s, end_left, tell
@@ -214,12 +214,14 @@ class Applier:
         if warn is None:
             return True
         signal, wait_s = warn
+        # `auto` is ignored by a batch shell; a signal of the user's own would end one that has no trap for it.
+        own = "@" in str(action.detail.get("ckpt"))
         try:
-            self._actuator.signal(action.job.job_id, signal)
+            self._actuator.signal(action.job.job_id, signal, script=not own)
         except SlurmRefused as refused:
             self._advance(token, action, ActionState.FAILED, str(refused))
             return False
-        self._tell([part.node for part in record.placement], record.raw_id, signal)
+        self._tell([part.node for part in record.placement], record.raw_id, signal, own)
         self._crash("signalled")
         now = self._clock.now()
         self._advance(

@@ -52,7 +52,7 @@ def controller(
     on_policy: Callable[[SitePolicy], None] = lambda _policy: None,
     on_look: Callable[[Look], None] | None = None,
     end_left: EndLeft = lambda _nodes, _raw_id, _before_s: None,
-    tell: Tell = lambda _nodes, _raw_id, _signal: None,
+    tell: Tell = lambda _nodes, _raw_id, _signal, _script: None,
     slice_agents: SliceAgents | None = None,
     stage_agents: StageAgents | None = None,
     on_cards: Callable[[Collection[SlicedGpu], int], None] = lambda _cards, _unheard: None,

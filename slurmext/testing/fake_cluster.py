@@ -164,7 +164,7 @@ class FakeCluster:
         self._require_up()
         self.log.append((f"notify {words}", raw_id))
 
-    def signal(self, job_id: str, signal: str) -> None:
+    def signal(self, job_id: str, signal: str, *, script: bool = True) -> None:  # noqa: ARG002
         """Only noted: what the job does is the test's business."""
         self._require_up()
         if self.records[job_id].state is not JobState.RUNNING:

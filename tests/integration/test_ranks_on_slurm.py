@@ -147,7 +147,8 @@ def told_and_requeued(site: Site, job: str, saved: Callable[[], object], *, part
 WITHOUT_SRUN = {
     "session": "setsid -w {python} {program}",
     "background": "{python} {program} & wait",
-    "signal": "trap '' USR2; {python} {program}",
+    "signal": "{python} {program}; echo over",
+    "trap": "trap 'echo trapped' USR2; {python} {program} & wait; wait",
     "torchrun": "{python} -m torch.distributed.run --standalone --nproc-per-node=2 {program} --epochs=6 --sentences=160 "
     "--step-time=0.15",
 }
@@ -165,7 +166,7 @@ def test_started_by_the_batch_script_itself(site: Site, way: str) -> None:
         python, program = programs.python_with("numpy"), home / "ranks.py"
         program.write_text(RANKS)
     site.submit("alice", "--queue=research", "-N2", "--gres=gpu:8", "--no-preempt", script="sleep 600")
-    ckpt = "USR2@8" if way == "signal" else "auto"
+    ckpt = "USR2@8" if way in {"signal", "trap"} else "auto"
     job = site.submit("alice", "--queue=research", f"--ckpt={ckpt}", f"--ckpt-dir={home}/{way}", "-N2", "--gres=gpu:8",
                       script=WITHOUT_SRUN[way].format(python=python, program=program), env=programs.environment(site))  # fmt: skip
     line(site, job, "epoch 0" if way == "torchrun" else "from 0", 1)
@@ -178,6 +179,7 @@ def test_started_by_the_batch_script_itself(site: Site, way: str) -> None:
     assert site.job(job).restarts == 1
     (gone,) = site.store.preemptions(job_id=job)
     assert gone.confirmed_s is not None, text
+    assert ("trapped" in text) is (way == "trap"), text
     assert "resumed at step" in text if way == "torchrun" else text.count("from 0") == 1, text
 
 

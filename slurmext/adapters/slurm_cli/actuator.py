@@ -82,9 +82,9 @@ class SlurmActuator:
         """
         self._runner.must("scontrol", ["notify", raw_id, words])
 
-    def signal(self, job_id: str, signal: str) -> None:
-        """Signal the batch shell and every process of every step (`--full`)."""
-        self._runner.must("scancel", [f"--signal={signal}", "--full", job_id])
+    def signal(self, job_id: str, signal: str, *, script: bool = True) -> None:
+        """Signal every process of every step and, with `script`, the batch shell and its process group (`--full`)."""
+        self._runner.must("scancel", [f"--signal={signal}", *(["--full"] if script else []), job_id])
 
     def requeue(self, job_ids: Sequence[str]) -> Mapping[str, str]:
         """Requeue, many to a call."""

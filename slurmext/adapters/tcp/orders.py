@@ -35,14 +35,17 @@ class EndJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TellJob:
-    """Send `signal` (`USR1`) to the processes of a job that asked the agent for it: Slurm may not reach them."""
+    """Send `signal` (`USR1`) to the processes of a job that asked the agent for it: Slurm may not reach them. With
+    `script` also to those of its batch script that catch it, for Slurm was not asked to.
+    """
 
     job_id: int
     signal: str
+    script: bool = False
 
     def line(self) -> dict[str, Any]:
         """As it is sent."""
-        return {"tell": {"job_id": self.job_id, "signal": self.signal}}
+        return {"tell": {"job_id": self.job_id, "signal": self.signal, "script": self.script}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +153,8 @@ def _end(asked: Mapping[str, Any]) -> EndJob | None:
 
 def _tell(asked: Mapping[str, Any]) -> TellJob | None:
     job_id, signal = asked.get("job_id"), asked.get("signal")
-    return TellJob(job_id=job_id, signal=signal) if _count(job_id) and _name(signal) else None
+    script = asked.get("script") is True
+    return TellJob(job_id=job_id, signal=signal, script=script) if _count(job_id) and _name(signal) else None
 
 
 def _slices(asked: Mapping[str, Any]) -> ReserveSlices | None:

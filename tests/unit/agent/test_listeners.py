@@ -54,11 +54,11 @@ def test_a_rank_with_a_session_of_its_own_is_told(new_agent: Any, folder: Path, 
         while not agent.node.listeners._jobs:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        assert agent.node.listeners.tell(12, "USR2") == 0
+        assert agent.node.listeners.tell(12, "USR2") == set()
         agent._obey(TellJob(job_id=12, signal="USR1"))
         assert rank.stdout.readline() == "saved\n"
         assert ask(folder / "run" / "agent-n1.root.sock", hook("epilog", 12, uid=os.geteuid()))["ok"]
-        assert agent.node.listeners.tell(12, "USR1") == 0
+        assert agent.node.listeners.tell(12, "USR1") == set()
     finally:
         rank.kill()
         rank.communicate()
@@ -84,12 +84,12 @@ def test_a_pid_that_was_used_anew_is_left_alone() -> None:
         (one,) = listeners._jobs[1].values()
         for other in (replace(one, started=one.started - 1), replace(one, uid=one.uid + 1)):
             listeners._jobs[1] = {one.pid: other}
-            assert listeners.tell(1, "TERM") == 0
+            assert listeners.tell(1, "TERM") == set()
         assert sleeper.poll() is None
         listeners._jobs[1] = {one.pid: one}
-        assert listeners.tell(1, "TERM") == 1
+        assert listeners.tell(1, "TERM") == {sleeper.pid}
         assert sleeper.wait(10) == -signal.SIGTERM
-        assert listeners.tell(1, "TERM") == 0
+        assert listeners.tell(1, "TERM") == set()
     finally:
         sleeper.kill()
 

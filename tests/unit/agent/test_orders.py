@@ -23,6 +23,7 @@ SHARE = SliceItem(gpu="GPU-1", share_pct=25, memory_mib=10240)
 ORDERS = [
     EndJob(job_id=7, started_before_s=1.5),
     TellJob(job_id=7, signal="USR1"),
+    TellJob(job_id=7, signal="USR2", script=True),
     ReserveSlices(reservation="r-1", job_id=7, uid=1000, items=(MIG, MIG), restarts=2, job="5_1"),
     ReserveSlices(reservation="1", job_id=7, job="7", uid=0, items=(SHARE,)),
     WithdrawSlices(reservation="r-1"),

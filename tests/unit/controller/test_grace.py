@@ -50,9 +50,9 @@ def test_graces_that_end_one_after_the_other_are_waited_for_together(site: Site)
     site.slurm.submit("prod", tasks=2)
     send = site.slurm.signal
 
-    def slowly(job_id: str, signal: str) -> None:
+    def slowly(job_id: str, signal: str, *, script: bool = True) -> None:
         site.slurm.now_s += 0.1
-        send(job_id, signal)
+        send(job_id, signal, script=script)
 
     site.slurm.signal = slowly  # type: ignore[method-assign]
     began_s = site.slurm.now()
