@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,10 @@ class Access:
     def public(self) -> bool:
         """Whether everyone on the node may read it."""
         return self.uid is None and self.gid is None
+
+    def lets_in(self, uid: int, gids: Collection[int] = ()) -> bool:
+        """Whether this user, in these groups, may read it."""
+        return self.public or uid in {0, self.uid} or (self.gid is not None and self.gid in gids)
 
 
 def restrict(directory: Path, access: Access) -> None:

@@ -51,13 +51,14 @@ class KnownModels:
         for each in reversed(models):
             if each.key.name != name or revision not in {None, each.key.revision}:
                 continue
-            gids = _gids(uid) if gids is None else gids
+            gids = gids_of(uid) if gids is None else gids
             if each.public or uid in {0, each.uid} or each.gid in gids:
                 return each
         return None
 
 
-def _gids(uid: int) -> list[int]:
+def gids_of(uid: int) -> list[int]:
+    """The groups of a user; none of one without a name."""
     try:
         entry = pwd.getpwuid(uid)
         return os.getgrouplist(entry.pw_name, entry.pw_gid)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from slurmext.adapters.tcp.model_orders import PreloadJob
+from slurmext.agent.staging.catalogue import gids_of
 from slurmext.staging.names import ModelKey, parse_reference
 from slurmext.staging.places import FALLBACK, ROOTS, fallback_text
 from slurmext.staging.preload import Preload, references_in
@@ -121,7 +122,7 @@ class Preloads:
         return tuple(replace(each, why="") if each.key else each for each in known)
 
     def _guess(self, uid: int, reference: str) -> Preload:
-        """The model as slurmextd last said, or as far as it is here: it may be away now."""
+        """The model as slurmextd last said, or as far as it is here and the user may read it: it may be away now."""
         if (known := self._catalogue.find(reference, uid)) is not None:
             return Preload(reference=reference, key=known.key, fingerprint=known.fingerprint, storage=known.storage)
         name, revision = parse_reference(reference)
@@ -129,7 +130,8 @@ class Preloads:
             one
             for one in self._engine().progress()
             if one.key.name == name and revision in {None, one.key.revision} and one.ready_bytes == one.size
-        ]
+            and (staged := self._engine().find(one.key, one.tier)) and staged.access.lets_in(uid, gids_of(uid))
+        ]  # fmt: skip
         if len(here) == 1:
             return Preload(reference=reference, key=here[0].key, fingerprint=here[0].fingerprint)
         return Preload(reference=reference, why="slurmextd did not say what it is")

@@ -17,6 +17,9 @@ from staging.conftest import write_model
 from agent.staging.conftest import Cluster
 from slurmext.adapters.transport.files import FileInlet
 from slurmext.adapters.transport.identity import reading_as
+from slurmext.agent.staging.catalogue import KnownModels
+from slurmext.agent.staging.jobfiles import JobFiles
+from slurmext.agent.staging.preloads import Preloads
 from slurmext.staging.access import Access
 from slurmext.staging.importer import import_model
 from slurmext.staging.manifest import Manifest
@@ -201,3 +204,28 @@ def test_whose_a_model_is_survives_the_agent(two, open_dir):
     staged = engine.find(theirs.key, TierKind.MEMORY)
     assert staged is not None and staged.owner is None
     assert [each.state for each in engine.progress()] == [StageState.COMPLETE]
+
+
+class NoEvents:
+    """A spool that nobody reads."""
+
+    def add(self, _event: str, **_detail: object) -> None: ...
+
+
+def test_a_job_is_given_only_what_its_user_may_read(two, open_dir):
+    """Also while slurmextd is away and a node goes by what it holds: another's model is not even said to be there."""
+    cluster, hold = two
+    path = given_to(write_model(open_dir / "m"), ANN.pw_uid, 0o755)
+    hold("org/hers", path, ANN.pw_uid, Access(uid=ANN.pw_uid))
+    hold("org/all", path, ANN.pw_uid, Access())
+    preloads = Preloads(
+        node="n1", engine=lambda: cluster.engines["n1"], files=JobFiles(open_dir / "jobs"), events=NoEvents(),
+        connected=lambda: False, catalogue=KnownModels(open_dir / "catalogue"),
+    )  # fmt: skip
+    hers = {each.model.reference: each for each in preloads.prepare(1, ANN.pw_uid, "org/hers,org/all", 5)}
+    assert all(each.complete for each in hers.values())
+    his = {each.model.reference: each for each in preloads.prepare(2, BOB.pw_uid, "org/hers,org/all,org/none", 5)}
+    assert his["org/all"].complete
+    assert his["org/hers"].staged is None and his["org/hers"].why == his["org/none"].why
+    held = {str(one.key): one.pins for one in cluster.engines["n1"].progress()}
+    assert held == {"org/hers@v1": ("job-1",), "org/all@v1": ("job-1", "job-2")}
