@@ -8,7 +8,7 @@ import os
 from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Final
@@ -16,9 +16,10 @@ from typing import Final
 import xxhash
 
 from slurmext.staging.errors import BadModel
+from slurmext.staging.forward import forward_order
 from slurmext.staging.manifest import ANCHOR_BYTES, CHUNK_BYTES, FileEntry, FileKind, Manifest, cuts
 from slurmext.staging.names import ModelKey, check_name
-from slurmext.staging.safetensors import read_header
+from slurmext.staging.safetensors import Header, read_header
 from slurmext.staging.tree import SourceTree, find_tree
 
 _BLOCK: Final = 16 * CHUNK_BYTES
@@ -46,15 +47,16 @@ def import_model(
     with ThreadPoolExecutor(_HASHERS, thread_name_prefix="import") as pool:
         parts = list(pool.map(lambda file: _read(tree, file, on_bytes), tree.names))
     lengths = array("I")
-    for _, file_lengths, _ in parts:
+    for _, file_lengths, _, _ in parts:
         lengths.extend(file_lengths)
-    entries = tuple(entry for entry, _, _ in parts)
+    entries = tuple(entry for entry, _, _, _ in parts)
     manifest = Manifest(
         key=ModelKey(name, revision or found or _revision_of(entries)),
         files=entries,
         lengths=lengths,
-        digests=b"".join(digests for _, _, digests in parts),
+        digests=b"".join(digests for _, _, digests, _ in parts),
     )
+    manifest = replace(manifest, order=forward_order(manifest, [header for _, _, _, header in parts]))
     return Imported(manifest=manifest, tree=tree)
 
 
@@ -63,12 +65,14 @@ def _revision_of(entries: tuple[FileEntry, ...]) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
-def _read(tree: SourceTree, name: str, on_bytes: Callable[[int], None]) -> tuple[FileEntry, list[int], bytes]:
+def _read(
+    tree: SourceTree, name: str, on_bytes: Callable[[int], None]
+) -> tuple[FileEntry, list[int], bytes, Header | None]:
     label = str(tree.root if tree.single else tree.root / name)
     with tree.open(name) as descriptor:
         before = os.fstat(descriptor)
         size = before.st_size
-        kind, anchors = _inside(descriptor, name, size, label)
+        kind, anchors, header = _inside(descriptor, name, size, label)
         lengths = list(cuts(size, anchors))
         whole = hashlib.sha256()
         digests: list[bytes] = []
@@ -86,7 +90,7 @@ def _read(tree: SourceTree, name: str, on_bytes: Callable[[int], None]) -> tuple
         after = os.fstat(descriptor)
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise BadModel(f"{label} changed while it was read: import it when nothing writes to it")
-    return FileEntry(name=name, size=size, sha256=whole.hexdigest(), kind=kind), lengths, b"".join(digests)
+    return FileEntry(name=name, size=size, sha256=whole.hexdigest(), kind=kind), lengths, b"".join(digests), header
 
 
 def _blocks(lengths: list[int]) -> list[tuple[int, int, int]]:
@@ -101,13 +105,13 @@ def _blocks(lengths: list[int]) -> list[tuple[int, int, int]]:
     return runs
 
 
-def _inside(descriptor: int, name: str, size: int, label: str) -> tuple[FileKind, list[int]]:
+def _inside(descriptor: int, name: str, size: int, label: str) -> tuple[FileKind, list[int], Header | None]:
     if not name.endswith(".safetensors"):
-        return FileKind.OPAQUE, []
+        return FileKind.OPAQUE, [], None
     with os.fdopen(os.dup(descriptor), "rb") as file:
         header = read_header(file, size, label)
     large = [tensor.begin for tensor in header.tensors if tensor.end - tensor.begin >= ANCHOR_BYTES]
-    return FileKind.SAFETENSORS, [header.data_begin, *large] if large else []
+    return FileKind.SAFETENSORS, [header.data_begin, *large] if large else [], header
 
 
 def _fill(descriptor: int, view: memoryview, offset: int) -> int:

@@ -58,15 +58,21 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Files of one revision in order, and its chunks: `lengths` in bytes and 16-byte `digests`, in order of files."""
+    """Files of one revision in order, and its chunks: `lengths` in bytes and 16-byte `digests`, in order of files.
+
+    `order` are ranges [begin, end) of chunks in the order in which they are best sent, empty for the order they lie in.
+    """
 
     key: ModelKey
     files: tuple[FileEntry, ...]
     lengths: array[int]
     digests: bytes
+    order: tuple[tuple[int, int], ...] = ()
     starts: tuple[int, ...] = field(init=False, repr=False, compare=False)
     """The first chunk of each file, and after them the number of chunks."""
     _offsets: array[int] = field(init=False, repr=False, compare=False)
+    _sequence: array[int] = field(init=False, repr=False, compare=False)
+    _ranks: array[int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         names = [check_file_name(entry.name) for entry in self.files]
@@ -94,6 +100,14 @@ class Manifest:
             raise BadManifest(f"{self.key}: chunks that belong to no file")
         object.__setattr__(self, "starts", (*starts, at))
         object.__setattr__(self, "_offsets", offsets)
+        sequence = array("I", (index for begin, end in self.order for index in range(begin, min(end, at))))
+        if self.order and (len(sequence) != at or len(set(sequence)) != at):
+            raise BadManifest(f"{self.key}: an order that does not have every chunk once")
+        ranks = array("I", sequence)
+        for rank, index in enumerate(sequence):
+            ranks[index] = rank
+        object.__setattr__(self, "_sequence", sequence)
+        object.__setattr__(self, "_ranks", ranks)
 
     @property
     def size(self) -> int:
@@ -104,6 +118,14 @@ class Manifest:
     def chunk_count(self) -> int:
         """How many chunks there are."""
         return len(self.lengths)
+
+    def rank(self, index: int) -> int:
+        """When chunk `index` is best sent: 0 is first."""
+        return self._ranks[index] if self._ranks else index
+
+    def of_rank(self, rank: int) -> int:
+        """The chunk of this rank."""
+        return self._sequence[rank] if self._sequence else rank
 
     def chunk(self, index: int) -> Chunk:
         """Where chunk `index` lies."""
@@ -129,6 +151,8 @@ class Manifest:
             "chunks": len(self.lengths),
             "files": [[entry.name, entry.size, entry.sha256, entry.kind.value] for entry in self.files],
         }  # fmt: skip
+        if self.order:
+            head["order"] = [list(pair) for pair in self.order]
         lengths = array("I", self.lengths)
         if sys.byteorder == "big":
             lengths.byteswap()
@@ -154,12 +178,13 @@ def parse_manifest(raw: bytes, *, fingerprint: str | None = None) -> Manifest:
             raise BadManifest("a manifest that was cut off; import the model again")
         files = tuple(_entry(*row) for row in head["files"])
         key = ModelKey(head["model"], head["revision"])
+        order = tuple((_count(begin, count), _count(end, count)) for begin, end in head.get("order", ()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadManifest(f"not a manifest ({error}); import the model again") from error
     lengths = array("I", rest[: 4 * count])
     if sys.byteorder == "big":
         lengths.byteswap()
-    return Manifest(key=key, files=files, lengths=lengths, digests=rest[4 * count :])
+    return Manifest(key=key, files=files, lengths=lengths, digests=rest[4 * count :], order=order)
 
 
 def cuts(size: int, anchors: Iterable[int] = ()) -> Iterator[int]:
@@ -178,6 +203,12 @@ def shared_chunks(wanted: Manifest, held: Sequence[Manifest]) -> dict[int, tuple
             places.setdefault((manifest.digest(index), manifest.lengths[index]), (number, index))
     found = ((index, places.get((wanted.digest(index), wanted.lengths[index]))) for index in range(wanted.chunk_count))
     return {index: place for index, place in found if place is not None}
+
+
+def _count(value: Any, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise BadManifest(f"no place among {most} chunks: {value!r}")
+    return value
 
 
 def _entry(name: str, size: int, sha256: str, kind: str) -> FileEntry:

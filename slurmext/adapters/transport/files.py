@@ -19,7 +19,7 @@ from slurmext.staging.tree import find_tree
 
 
 class FileInlet:
-    """Reads the chunks that are wanted from `path`, lowest first, several runs ahead of the one that is asked for.
+    """Reads the chunks that are wanted from `path`, in the manifest's order, several runs ahead of the one asked for.
 
     A file that was changed since the import shows in the checksums, as damage by a peer would. With `owner` the files
     are opened with this user's rights, so that nobody has root read for him what he may not.
@@ -29,7 +29,7 @@ class FileInlet:
         self._peer = peer
         self._manifest = manifest
         self._lock = threading.Condition()
-        self._wanted: list[int] = []
+        self._wanted: list[int] = []  # ranks
         self._dropped: set[int] = set()
         self._closed = False
         self._ahead: deque[tuple[Run, Piece]] = deque()
@@ -64,7 +64,7 @@ class FileInlet:
                 self._dropped.update(chunks)
             else:
                 self._dropped.difference_update(chunks)
-                self._wanted = sorted({*self._wanted, *chunks})
+                self._wanted = sorted({*self._wanted, *map(self._manifest.rank, chunks)})
                 heapify(self._wanted)
             self._lock.notify_all()
 
@@ -119,16 +119,19 @@ class FileInlet:
 
     def _next(self) -> Run | None:
         while self._wanted:
-            first = heappop(self._wanted)
+            first = self._manifest.of_rank(heappop(self._wanted))
             if first in self._dropped:
                 continue
             file, count = self._manifest.chunk(first).file, 1
             limit = min(MOST_RUN, self._manifest.starts[file + 1] - first)
-            while count < limit and self._wanted and self._wanted[0] == first + count not in self._dropped:
+            while count < limit and self._wanted and self._chunk_due() == first + count not in self._dropped:
                 heappop(self._wanted)
                 count += 1
             return Run(first, count)
         return None
+
+    def _chunk_due(self) -> int:
+        return self._manifest.of_rank(self._wanted[0])
 
     def _start(self, run: Run) -> Piece:
         first, last = self._manifest.chunk(run.first), self._manifest.chunk(run.first + run.count - 1)

@@ -1,4 +1,4 @@
-"""Pushes a model to one receiver: what it wants, as soon as it is here and checked, lowest chunks first."""
+"""Pushes a model to one receiver: what it wants, as soon as it is here and checked, in the order of the manifest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Serving:
         self.sent_bytes = 0
         self._wanted = bytearray(staged.manifest.chunk_count)
         self._held = bytearray(staged.manifest.chunk_count)
-        self._due: list[int] = []
+        self._due: list[int] = []  # ranks
         self._news = threading.Condition()
         self._ended = False
 
@@ -49,7 +49,7 @@ class Serving:
         with self._news:
             self._held[index] = 1
             if self._wanted[index]:
-                heappush(self._due, index)
+                heappush(self._due, self.staged.manifest.rank(index))
                 self._news.notify()
 
     def _listen(self) -> None:
@@ -61,7 +61,7 @@ class Serving:
                             if self._wanted[index] == request.drop:
                                 self._wanted[index] = not request.drop
                                 if not request.drop and self._held[index]:
-                                    heappush(self._due, index)
+                                    heappush(self._due, self.staged.manifest.rank(index))
                     self._news.notify()
         except LinkLost:
             pass  # the pushing thread notices too
@@ -75,7 +75,7 @@ class Serving:
         with self._news:
             while not self._ended:
                 while self._due:
-                    first = heappop(self._due)
+                    first = self.staged.manifest.of_rank(heappop(self._due))
                     if not self._wanted[first]:
                         continue
                     self._wanted[first] = 0
@@ -88,7 +88,7 @@ class Serving:
         manifest = self.staged.manifest
         limit = min(MOST_RUN, manifest.starts[manifest.chunk(first).file + 1] - first)
         count = 1
-        while count < limit and self._due and self._due[0] == first + count:
+        while count < limit and self._due and manifest.of_rank(self._due[0]) == first + count:
             heappop(self._due)
             if not self._wanted[first + count]:
                 break

@@ -6,22 +6,23 @@ import logging
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from slurmext.staging.access import Access
-from slurmext.staging.errors import NotStaged
+from slurmext.staging.errors import BadManifest, NotStaged
 from slurmext.staging.forward import forward_key
 from slurmext.staging.importer import Imported, import_model
 from slurmext.staging.loader import load, stream
-from slurmext.staging.manifest import ANCHOR_BYTES
+from slurmext.staging.manifest import ANCHOR_BYTES, parse_manifest
 from slurmext.staging.places import FALLBACK, ROOTS
 from slurmext.staging.sources import Stalled
 from slurmext.staging.store.staged import StagedModel
 from slurmext.staging.store.tier import Tier, TierKind
 
-from .conftest import noise, receive, safetensors, stage
+from .conftest import noise, receive, safetensors, stage, write_model
 
 numpy = pytest.importorskip("numpy")
 
@@ -32,10 +33,7 @@ BYTES = 3 << 19
 def layered(directory: Path, *, size: int = BYTES) -> Path:
     """A model whose tensors lie in the order of their names, as usual writers put them."""
     directory.mkdir(parents=True)
-    content = {
-        name: ("U8", [size], noise(size, at))
-        for at, name in sorted(enumerate(ORDER), key=lambda one: one[1])
-    }
+    content = {name: ("U8", [size], noise(size, at)) for at, name in sorted(enumerate(ORDER), key=lambda one: one[1])}
     (directory / "model.safetensors").write_bytes(safetensors(content))
     (directory / "config.json").write_text("{}")
     return directory
@@ -80,6 +78,29 @@ def test_names_tell_the_order():
     assert sorted(sorted(gpt), key=forward_key) == gpt
     both = ["shared.weight", "encoder.block.9.w", "decoder.block.0.w", "lm_head.weight"]
     assert sorted(sorted(both), key=forward_key) == both
+
+
+def test_chunks_are_sent_in_that_order(tmp_path):
+    """The header and small files first, then chunks as the tensors are needed; an order is kept in the manifest."""
+    files = layered(tmp_path / "m", size=ANCHOR_BYTES + 7)
+    manifest = import_model(files, "org/m").manifest
+    entries = load(files, framework="numpy")
+    number = [one.name for one in manifest.files].index("model.safetensors")
+    first = [manifest.chunks_of(number, entries.entry(name).begin, entries.entry(name).begin + 1)[0] for name in ORDER]
+    ranks = [manifest.rank(index) for index in first]
+    assert ranks == sorted(ranks)
+    assert first != sorted(first)
+    early = {*manifest.chunks_of(0, 0, 2), *manifest.chunks_of(number, 0, 8)}
+    assert {manifest.of_rank(0), manifest.of_rank(1)} == early
+    assert sorted(map(manifest.of_rank, range(manifest.chunk_count))) == list(range(manifest.chunk_count))
+    again = parse_manifest(manifest.dump(), fingerprint=manifest.fingerprint())
+    assert again.order == manifest.order
+    assert import_model(write_model(tmp_path / "plain"), "org/plain").manifest.order == ()
+    for order in (((0, 1),), ((0, manifest.chunk_count), (0, 1)), ((1, 0), (0, manifest.chunk_count - 1))):
+        with pytest.raises(BadManifest, match="order"):
+            replace(manifest, order=order)
+    with pytest.raises(BadManifest, match="place among"):
+        parse_manifest(manifest.dump().replace(b'"order":[[', b'"order":[[-1,1],[', 1))
 
 
 def test_a_complete_model_streams_in_forward_order(memory, tmp_path):
