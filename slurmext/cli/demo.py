@@ -36,16 +36,19 @@ _DRAWN_EVERY_S = 4.0
 )  # fmt: skip
 @click.option("--keep", is_flag=True, help="Leave the cluster up.")
 def cli(name: str, release: str, keep: bool) -> None:
-    """A queue borrows the whole cluster, another claims its guarantee; then sixty small jobs share eight GPUs. Live.
+    """A queue borrows the whole cluster, another claims its guarantee; sixty small jobs share eight GPUs; eight nodes
+    get a model in the time of one. Live.
 
     Boots 4 nodes x 8 simulated GPUs in a directory of their own, submits real training jobs with sbatch, and checks
-    the outcome against Slurm's own records and the jobs' output. The second act cuts the GPUs of 2 nodes into slices.
+    the outcome against Slurm's own records and the jobs' output. The second act cuts the GPUs of 2 nodes into slices;
+    the third brings a model to the memory of 8 nodes, and starts a second job where it is.
     """
     if os.geteuid() != 0:
         raise UsageError("booting a Slurm needs root; run it with sudo")
     from rich.console import Console
     from rich.table import Table
 
+    from slurmext.demo.models import play_models
     from slurmext.demo.slices import play_slices
     from slurmext.demo.story import play
     from slurmext.devcluster import ClusterSpec
@@ -61,13 +64,14 @@ def cli(name: str, release: str, keep: bool) -> None:
     result = play(spec, say, keep=keep)
     with _artist(console) as show:
         slices = play_slices(spec, say, show)
+    models = play_models(spec, say)
     console.print("\n[bold]What slurmext recorded[/bold] (slurmext history)")
     console.print(result.timeline, markup=False)
     table = Table("", "must be true", "by Slurm's records and the jobs' output", box=None, pad_edge=False)
-    for check in (*result.checks, *slices):
+    for check in (*result.checks, *slices, *models):
         table.add_row("[green]ok[/green]" if check.good else "[red]NO[/red]", check.what, check.found)
     console.print(table)
-    good = result.good and all(check.good for check in slices)
+    good = result.good and all(check.good for check in (*slices, *models))
     console.print(f"\n{'every check holds' if good else 'a check FAILED'} after {time.monotonic() - began:.0f} s")
     raise click.exceptions.Exit(0 if good else 1)
 
