@@ -65,7 +65,7 @@ def main() -> int:
             ):
                 result |= on_nodes(nodes, small, work, options, rounds, only)
         if not only or "load" in only:
-            result |= on_one(work, 256 if options.quick else 1536, 1 if options.quick else 9)
+            result |= on_one(work, 256 if options.quick else 1536, 1 if options.quick else 7)
         if not only or "plan" in only:
             result["planner_ms_1000"] = round(local.planner_ms(7), 1)
             print(f"\nplan for 1,000 hosts: {result['planner_ms_1000']} ms")

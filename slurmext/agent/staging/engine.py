@@ -289,7 +289,7 @@ class StagingEngine:
         return self._transport.connect(source.peer, staged, cap_bps=source.cap_bps)
 
     def _from_own_disk(self, order: StageOrder) -> StageOrder:
-        """Take what this node's disk has from there, past the page cache; whom the order names steps in if that fails."""
+        """Take what this node's disk has from there, past the page cache; the order's sources step in if that fails."""
         disk = self._tiers.get(TierKind.DISK)
         held = disk.get(order.key) if disk is not None and order.tier is TierKind.MEMORY else None
         if disk is None or held is None or not held.complete or held.fingerprint != order.fingerprint:
