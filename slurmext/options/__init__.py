@@ -5,7 +5,7 @@ SPANK plugin, the table of job_submit.lua, man page, shell completion, reference
 Python helper. `python -m slurmext.options generate --check` fails when one of them is stale.
 
 The value rules exist three times, in Python here, in C (`spank/rules.h`) and in Lua
-(`spank/templates/job_submit.lua.j2`), because a value is checked where the user types it and again where it is trusted.
+(`spank/lua/values.lua`), because a value is checked where the user types it and again where it is trusted.
 Every row therefore carries good and bad values, and the tests hold all three to the same verdict.
 """
 

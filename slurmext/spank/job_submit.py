@@ -23,7 +23,12 @@ class LuaSite:
     transparent: str | None = None
 
 
+PARTS = ("values", "gpus", "files", "queues", "sizes", "slices", "decide", "act")
+"""What the script is made of, in the order of use."""
+
+
 def render(site: LuaSite) -> str:
     """The whole script."""
     options_lua = (HERE / "generated" / "options.lua").read_text(encoding="utf-8")
-    return environment().get_template("job_submit.lua.j2").render(site=site, options_lua=options_lua)
+    parts = "".join((HERE / "lua" / f"{part}.lua").read_text(encoding="utf-8") for part in PARTS)
+    return environment().get_template("job_submit.lua.j2").render(site=site, options_lua=options_lua, parts=parts)
