@@ -86,6 +86,9 @@ def test_what_nobody_could_ever_get_is_refused_with_what_there_is(sliced: Site) 
         (["--gpu-share=10%,mem=100G"], "the largest (h100) has"),
         (["--gpu-mem=1T"], "no GPU here has so much memory"),
         (["--gpu-slice=1g.10gb", "--gpu-mem=1G"], "one of them says it all"),
+        (["--gpu-slice=1g.10gb", "-N3"], "asks for 3 nodes, and only 2 nodes here can hold that"),
+        (["--gpu-mem=10G", "-n", "29"], "wants 29 of them on a node and no node can hold more than 28"),
+        (["--gpu-slice=1g.10gb", "--gpu-types=a100"], "no GPU here is of that type; there are h100"),
     ):
         assert said in sliced.refused("alice", *options)
 
@@ -207,6 +210,10 @@ def test_slices_count_against_the_quota_of_their_queue(sliced: Site) -> None:
     waiting = [job for job in jobs if sliced.state(job) == "PENDING"]
     assert waiting
     assert {sliced.reason(job) for job in waiting} == {"QUEUE_MAX"}
+    rows = {row["job_id"]: row for row in json.loads(sliced.slurmext("job", "list", "--json"))}
+    for job, need in ((waiting[0], "0.14"), (whole, "1")):
+        assert "of at most 1 GPU" in rows[job]["message"]
+        assert rows[job]["message"].endswith(f"in slices, and the job needs {need}")
     for job in [*jobs, whole]:
         has_ended(sliced, job)
 
