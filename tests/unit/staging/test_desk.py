@@ -238,6 +238,8 @@ def test_a_job_starts_on_a_node_with_its_model_only_where_that_costs_nothing() -
     assert placed(warm="n3") == "n3"
     assert placed(half, warm="n2") == "n2"
     assert placed(half, warm="n3") == "n2"
+    leaving = Job(id="3", queue="q", state=JobState.COMPLETING, placement=(NodeGpus(node="n3", gpus=2),))
+    assert placed(leaving, warm="n3") == "n1"
 
 
 def test_likely_nodes_are_those_kept_for_the_job_then_warm_ones_then_those_free_first() -> None:
