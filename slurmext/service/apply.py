@@ -27,19 +27,12 @@ from slurmext.service.budget import requeues_left
 from slurmext.service.deadlines import Deadlines, ledger_line, number
 from slurmext.service.handover import handovers
 from slurmext.service.intents import fences_of, intents_of
-from slurmext.service.limits import REFUSED_S, refusal, refused_by
-from slurmext.service.observe import Known, Observation, checkpoint_signal
+from slurmext.service.observe import Observation, checkpoint_signal
+from slurmext.service.overdue import Leaving, overdue
+from slurmext.service.placing import place_all
 
 log = logging.getLogger(__name__)
 
-RELEASE_PATIENCE_S = 30.0
-"""How long Slurm may take to start a released job before the release is taken back."""
-PLACE_PATIENCE_S = 10.0
-"""The same for a job released to named nodes: what was free there when it was planned may be gone."""
-MISPLACED_S = 2.0
-"""The same where Slurm says that it lacks the resources the plan saw."""
-LEAVE_PATIENCE_S = 60.0
-"""How long the victims of a released job may take to end (KillWait and an epilog) before its release is taken back."""
 HOLD_WITHIN_S = 2.0
 HOLD_BEFORE_S = 3.0
 """A requeued victim is held when its beneficiary runs, but within this time, and this long before it is eligible."""
@@ -93,7 +86,7 @@ class Applier:
         self._firsts_left = 0
         self.linked = set[chain.Told]()
         """Runs near their time limit that were told to save (`--ckpt=…,chain`)."""
-        self._left_s = dict[str, float]()  # beneficiary -> when its victims were last seen leaving
+        self._leaving = Leaving()
 
     # what a plan asks for
 
@@ -158,18 +151,9 @@ class Applier:
             self._requeue(token, [(action, {}) for action in at_once], observation)
 
     def _release(self, token: int, actions: Sequence[ActionRecord], observation: Observation) -> None:
-        ready = self._place_together(actions)
-        for action in actions:
-            if action in ready:
-                continue
-            known = observation.known[action.job.job_id]
-            nodes = cast("list[str]", action.detail.get("nodes") or [])
-            try:
-                self._place(action, known, nodes)
-            except SlurmRefused as refused:
-                self._advance(token, action, ActionState.REFUSED, str(refused))
-            else:
-                ready.append(action)
+        ready, unplaced = place_all(self._actuator, actions, observation)
+        for action, why in unplaced:
+            self._advance(token, action, ActionState.REFUSED, why)
         if not ready:
             return
         refused = self._actuator.release([action.job.job_id for action in ready])
@@ -179,28 +163,6 @@ class Applier:
             self._advance(token, action, ActionState.REFUSED if why else ActionState.RELEASED, why or "")
             if not why and observation.rivals and action.detail.get("nodes"):
                 self._put_first(action)  # before anybody else gets GPUs that a place was made on
-
-    def _place_together(self, actions: Sequence[ActionRecord]) -> list[ActionRecord]:
-        """Place with one command those that go to the same nodes; returns them. Whom Slurm refuses is tried alone."""
-        together = dict[tuple[str, ...], list[ActionRecord]]()
-        for action in actions:
-            nodes = tuple(cast("list[str]", action.detail.get("nodes") or []))
-            if nodes and action.detail.get("node_count") is None and action.job.job_id.isdecimal():
-                together.setdefault(nodes, []).append(action)
-        placed = list[ActionRecord]()
-        for nodes, same in together.items():
-            if len(same) > 1:
-                with contextlib.suppress(SlurmRefused):
-                    self._actuator.set_nodes(",".join(action.job.job_id for action in same), nodes)
-                    placed += same
-        return placed
-
-    def _place(self, action: ActionRecord, known: Known, nodes: list[str]) -> None:
-        count = action.detail.get("node_count")
-        resize = count if isinstance(count, int) else None
-        asked = known.first_nodes if not nodes else ",".join(nodes)
-        if nodes or resize is not None or known.record.required_nodes != asked:
-            self._actuator.set_nodes(action.job.job_id, nodes or ([asked] if asked else []), count=resize)
 
     def _forewarn(self, token: int, action: ActionRecord, record: JobRecord | None) -> bool:
         """Signal a victim, if it still is what the plan saw. True for one that knows no checkpoint signal."""
@@ -240,7 +202,7 @@ class Applier:
         self._firsts_left = _MOST_FIRSTS
         due = list[_Due]()
         open_actions = self._store.open_actions()
-        self._see_leaving(open_actions, observation, now)
+        self._leaving.see(open_actions, observation, now)
         for action in open_actions:
             known = observation.known.get(action.job.job_id)
             record = known.record if known and known.key == action.job else None
@@ -257,16 +219,6 @@ class Applier:
         self._requeue(token, due, observation)
         return len(self._store.open_actions())
 
-    def _see_leaving(self, actions: Sequence[ActionRecord], observation: Observation, now: float) -> None:
-        """Note for whom victims are still leaving: those have not begun to wait for Slurm."""
-        waiting = {action.job.job_id for action in actions if action.kind is ActionKind.RELEASE}
-        self._left_s = {job_id: at_s for job_id, at_s in self._left_s.items() if job_id in waiting}
-        for action in actions:
-            known = observation.known.get(action.job.job_id)
-            gone = known is None or known.record.state is JobState.PENDING
-            if action.kind is ActionKind.EVICT and not gone and action.detail.get("beneficiary") in waiting:
-                self._left_s[str(action.detail["beneficiary"])] = now
-
     def _follow_release(
         self, token: int, action: ActionRecord, record: JobRecord | None, observation: Observation, now: float
     ) -> None:
@@ -282,25 +234,13 @@ class Applier:
         elif record.reserved:
             self._advance(token, action, ActionState.DONE, f"Slurm starts it in reservation {record.reservation}")
         else:
-            placed = bool(action.detail.get("nodes"))
-            left_s = self._left_s.get(action.job.job_id, action.changed_s)
-            patience_s = PLACE_PATIENCE_S if placed else RELEASE_PATIENCE_S
+            left_s = self._leaving.seen_s(action)
             robbed = action.job.job_id in self._robbed
-            # Slurm looked and found no room where the plan did: it put others elsewhere than planned. Plan anew.
-            misplaced = not placed and record.reason == "Resources" and now - left_s > MISPLACED_S
             if record.reason == _BEHIND_OTHERS and now - action.changed_s > _BEHIND_OTHERS_S:
                 self._put_first(action)
-            limit = refused_by(record) if now - left_s > REFUSED_S else ""
-            if limit:
-                why = refusal(record, limit, (known.record for known in observation.known.values()))
-                message = f"Slurm starts no more jobs like it now: {limit}"
-                self._try(token, action, self._actuator.hold, ActionState.ABANDONED, message, why)
-            elif robbed or misplaced or now - left_s > patience_s or now - action.changed_s > LEAVE_PATIENCE_S:
-                waited_s = MISPLACED_S if misplaced else patience_s
-                message = f"Slurm did not start it within {waited_s:g} s: {record.reason}"
-                message = "a victim was started again in its place" if robbed else message
-                why = {"not_started": not placed and not misplaced, "misplaced": misplaced}
-                self._try(token, action, self._actuator.hold, ActionState.ABANDONED, message, why)
+            verdict = overdue(action, record, observation, left_s=left_s, robbed=robbed, now=now)
+            if verdict is not None:
+                self._try(token, action, self._actuator.hold, ActionState.ABANDONED, *verdict)
 
     def _put_first(self, action: ActionRecord) -> None:
         """A job that waits outside our queues keeps later ones from starting, or takes what was freed for them."""

@@ -8,9 +8,10 @@ import pytest
 
 from slurmext.model.job import JobState
 from slurmext.model.state import ActionKind, ActionState, CheckpointRecord
-from slurmext.service.apply import LEAVE_PATIENCE_S, PLACE_PATIENCE_S, Applier
+from slurmext.service.apply import Applier
 from slurmext.service.cycle import Controller
 from slurmext.service.handover import handovers
+from slurmext.service.overdue import LEAVE_PATIENCE_S, PLACE_PATIENCE_S
 from slurmext.testing.fake_cluster import FakeCluster
 from slurmext.testing.memory_store import MemoryStore
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from slurmext.model.job import JobState
 from slurmext.model.state import ActionKind, ActionState
-from slurmext.service.apply import PLACE_PATIENCE_S, RELEASE_PATIENCE_S
+from slurmext.service.overdue import PLACE_PATIENCE_S, RELEASE_PATIENCE_S
 from tests.unit.controller.site import POLICY, Site, borrow_everything
 
 
