@@ -128,7 +128,7 @@ def import_model(
     if as_json:
         print_json(answer)
         return
-    parts = f"{answer['files']} files, {size(answer['size'])}"
+    parts = f"{_files(answer['files'])}, {size(answer['size'])}"
     if answer["shared_bytes"]:
         shared = size(answer["shared_bytes"])
         parts += f", {shared} of it {_as_in(answer['shared_with'])}"
@@ -139,6 +139,10 @@ def import_model(
         say(f"no node has room for it in memory (the most: {size(room)}): jobs will read it from {answer['storage']}")
     elif not dry_run:
         say(f"use it: sbatch --preload={answer['reference']}")
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
 
 
 def _as_in(reference: str) -> str:

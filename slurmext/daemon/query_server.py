@@ -1,4 +1,4 @@
-"""Serves read-only questions over `run_dir/daemon.sock`: a JSON line in, a JSON line out.
+"""Serves questions and requests about models over `run_dir/daemon.sock`: a JSON line in, a JSON line out.
 
 Any user may connect; the kernel says who it is (SO_PEERCRED) and `service.query` shows each their own. `answer` serves
 questions that came another way, with the uid that munge vouches for.

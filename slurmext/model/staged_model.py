@@ -14,6 +14,8 @@ from slurmext.staging.kinds import StageState, TierKind
 from slurmext.staging.names import ModelKey, parse_reference
 
 _NEAREST = 5
+ADMIN = "admin"
+"""Who holds a copy that is pinned to its node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Collection
 
 from slurmext.errors import SlurmextError, UsageError
-from slurmext.model.staged_model import ModelEntry
+from slurmext.model.staged_model import ADMIN, ModelEntry, ModelReplica
 from slurmext.ports import ModelRegistry
 from slurmext.service.models.caller import Arguments, Caller
 from slurmext.service.models.desk import ModelDesk
@@ -14,6 +14,8 @@ from slurmext.service.models.quotas import QuotaExceeded, Quotas, gib
 from slurmext.service.models.registering import own
 from slurmext.service.query.viewer import Answer
 from slurmext.staging.kinds import TierKind
+
+_MOST_NAMED = 5
 
 
 class Placing:
@@ -64,7 +66,8 @@ class Placing:
         absent = sorted({*nodes} - {each.node for each in held})
         if absent:
             raise SlurmextError(f"{entry.key} is not in the {tier} of {', '.join(absent)} ('slurmext model where')")
-        kept = {each.node: list(each.pins) for each in held if each.node in nodes and each.pins}
+        holders = {each.node: _holders(each, entry) for each in held if each.node in nodes}
+        kept = {node: names for node, names in holders.items() if names}
         nodes = tuple(node for node in nodes if node not in kept)
         told = nodes if given.flag("dry_run") else self._desk.evict(entry.key, nodes, tier)
         return {**self._told(entry, tuple(told), given, tier), "kept": kept}
@@ -85,7 +88,9 @@ class Placing:
         known = set(self._desk.nodes())
         if known and (unknown := [node for node in nodes if node not in known]):
             close = difflib.get_close_matches(unknown[0], sorted(known), n=3)
-            hint = f"; near that: {', '.join(close)}" if close else ""
+            hint = (
+                f"; near that: {', '.join(close)}" if close else f"; there are {', '.join(sorted(known)[:_MOST_NAMED])}"
+            )
             raise SlurmextError(f"no agent is connected of {', '.join(unknown)}{hint} ('slurmext daemon status')")
         return entry, nodes, _tier(given)
 
@@ -119,6 +124,11 @@ class Placing:
             "reference": str(entry.key), "size": entry.size, "nodes": list(nodes), "tier": tier.value,
             "dry_run": given.flag("dry_run"),
         }  # fmt: skip
+
+
+def _holders(replica: ModelReplica, entry: ModelEntry) -> list[str]:
+    """Who holds it; a pin that was taken back is about to be gone there too."""
+    return [name for name in replica.pins if name != ADMIN or replica.node in entry.pinned_nodes]
 
 
 def _tier(given: Arguments) -> TierKind:

@@ -12,7 +12,7 @@ from slurmext.model.cluster import ClusterView, JobRecord
 from slurmext.model.job import Job, JobState
 from slurmext.model.plan import Plan
 from slurmext.model.snapshot import Snapshot
-from slurmext.model.staged_model import ModelEntry, ModelReplica
+from slurmext.model.staged_model import ADMIN, ModelEntry, ModelReplica
 from slurmext.policy.staging.likely import likely_nodes
 from slurmext.ports import Clock, StageAgents, Store
 from slurmext.service.models.quotas import Quotas
@@ -28,8 +28,6 @@ from slurmext.staging.preload import Registered, references_in
 
 log = logging.getLogger(__name__)
 
-ADMIN = "admin"
-"""Who holds what is pinned to a node."""
 _SAVED_EVERY_S = 5.0
 """How far models are is written down so often; what is complete or failed, at once."""
 _ENTRIES_S = 2.0
@@ -340,6 +338,10 @@ class StageDesk:
     def evict(self, key: ModelKey, nodes: Collection[str], tier: TierKind) -> Collection[str]:
         """Have it removed there, unless a job there uses it; returns the nodes that were told."""
         self._conducting.forget(key, tier, nodes)
+        entry = self._registered().get(key)
+        for node in nodes:
+            if entry is None or node not in entry.pinned_nodes:  # a pin taken back a moment ago
+                self._agents.act(node, "unpin", key, tier, ADMIN)
         return [node for node in nodes if self._agents.act(node, "evict", key, tier)]
 
     def verify(self, key: ModelKey, nodes: Collection[str]) -> Collection[str]:

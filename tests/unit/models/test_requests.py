@@ -191,6 +191,10 @@ def test_what_is_held_is_not_evicted(site: Site) -> None:
     answer = site.ask(ANN, "model_evict", model="ann/m")
     assert (answer["nodes"], answer["kept"]) == (["n2"], {"n1": ["job-7"]})
     assert ("evict from memory", entry.key, ("n2",)) in site.desk.asked
+    site.store.models.put_replicas("n1", [copy_of(entry, "n1", pins=("admin",))])
+    assert site.ask(ANN, "model_evict", model="ann/m", nodes=["n1"])["kept"] == {}  # a pin taken back, not told yet
+    site.ask(ROOT, "model_pin", model="ann/m", nodes=["n1"])
+    assert site.ask(ANN, "model_evict", model="ann/m", nodes=["n1"])["kept"] == {"n1": ["admin"]}
     with pytest.raises(SlurmextError, match="not in the memory of n3"):
         site.ask(ANN, "model_evict", model="ann/m", nodes=["n2", "n3"])
     assert site.ask(ANN, "model_verify", model="ann/m")["nodes"] == ["n1", "n2"]
@@ -201,6 +205,8 @@ def test_nodes_that_are_not_there_are_named(site: Site) -> None:
     site.register(ANN, made("ann/m", 1))
     with pytest.raises(SlurmextError, match="no agent is connected of n11; near that: n"):
         site.ask(ANN, "model_stage", model="ann/m", nodes=["n1", "n11"])
+    with pytest.raises(SlurmextError, match="of zzz; there are: n1, n2, n3, n4"):
+        site.ask(ANN, "model_stage", model="ann/m", nodes=["zzz"])
     with pytest.raises(UsageError, match="-w NODES"):
         site.ask(ANN, "model_stage", model="ann/m")
     for wrong in ("n1", [1], ["n" * 300], {"n1": 1}):
