@@ -2,7 +2,7 @@
 
 python flows.py sink PORT            counts what arrives, a line for each half second
 python flows.py send HOST PORT       sends until it is ended
-python flows.py take PORT SIZE FILE  receives a file into a mapping that is faulted in, says how long it took
+python flows.py take PORT SIZE FILE  receives a file into its mapping, says how long it took
 python flows.py give HOST PORT FILE  sends it with sendfile
 """
 
@@ -40,22 +40,25 @@ def send(host: str, port: str) -> None:
 
 
 def take(port: str, size: str, path: str) -> None:
-    """Receive, as fast as it goes, into a file in memory whose pages are there."""
+    """Receive, as fast as it goes, into a file in memory whose pages are there; it is mapped anew for each transfer."""
     total = int(size)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     os.posix_fallocate(descriptor, 0, total)
-    view = memoryview(mmap.mmap(descriptor, total, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE))
     with socket.create_server(("", int(port))) as listener:
         print("ready", flush=True)
         while True:
             connection, _ = listener.accept()
             started, done = time.monotonic(), 0
-            while done < total:
-                count = connection.recv_into(view[done:], min(1 << 22, total - done))
-                if not count:
-                    break
-                done += count
+            mapping = mmap.mmap(descriptor, total, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            with memoryview(mapping) as view:
+                while done < total:
+                    with view[done : done + (1 << 22)] as place:
+                        count = connection.recv_into(place)
+                    if not count:
+                        break
+                    done += count
             print(time.monotonic() - started, flush=True)
+            mapping.close()
             connection.close()
 
 
