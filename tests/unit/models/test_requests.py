@@ -205,7 +205,7 @@ def test_nodes_that_are_not_there_are_named(site: Site) -> None:
     site.register(ANN, made("ann/m", 1))
     with pytest.raises(SlurmextError, match="no agent is connected of n11; near that: n"):
         site.ask(ANN, "model_stage", model="ann/m", nodes=["n1", "n11"])
-    with pytest.raises(SlurmextError, match="of zzz; there are: n1, n2, n3, n4"):
+    with pytest.raises(SlurmextError, match="of zzz; there are n1, n2, n3, n4"):
         site.ask(ANN, "model_stage", model="ann/m", nodes=["zzz"])
     with pytest.raises(UsageError, match="-w NODES"):
         site.ask(ANN, "model_stage", model="ann/m")
