@@ -138,9 +138,12 @@ class Checkpointer:
         gate = self.gate
         if step is None:
             step = gate.step + 1
+        told = self._owed and step == gate.step
         gate.step = step
+        if self._owed and not told:
+            self._settled(None)  # told to save and did not
         if step < gate.stop_at:
-            return False
+            return told
         return self._meet(step)
 
     def save(self, step: int, *, wait: bool | None = None) -> Path | None:
@@ -257,8 +260,6 @@ class Checkpointer:
             announce(wanted_signal().name.removeprefix("SIG"))
 
     def _meet(self, step: int) -> bool:
-        if self._owed:
-            self._settled(None)  # told to save and did not
         self._owed = self.gate.meet(step, _MEET_S)
         return self._owed
 

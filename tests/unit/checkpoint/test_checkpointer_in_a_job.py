@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from slurmext.checkpoint import Checkpointer
+from slurmext.checkpoint import Checkpointer, confirm
 from slurmext.checkpoint.checkpointer import default_directory
 
 from .programs import soon
@@ -31,6 +31,19 @@ def test_due_on_the_signal_until_saved(tmp_path, monkeypatch):
         ckpt.save(2)
         assert not ckpt.due(3)
     signal.signal(signal.SIGURG, former)
+
+
+def test_a_program_that_does_not_save_when_it_is_due_is_told_again(tmp_path):
+    """It may have its reasons; asked twice for one step the answer is the same, and the next request is heard."""
+    with Checkpointer({}, tmp_path, every_s=None, signals=False) as ckpt:
+        for _ in range(2):
+            ckpt.ask()
+            assert soon(ckpt.due)
+            assert ckpt.due(ckpt.gate.step)
+            assert not ckpt.due()
+        ckpt.ask()
+        assert soon(ckpt.due)
+        assert ckpt.save(ckpt.gate.step).exists()
 
 
 def test_due_after_a_while(tmp_path):
@@ -110,3 +123,22 @@ def test_a_save_is_confirmed_and_never_fails_for_it(tmp_path, monkeypatch, capsy
     assert request["size_bytes"] == sum(file.stat().st_size for file in path.iterdir())
     assert abs(request["saved_at_s"] - time.time()) < 10
     assert ("did not take note" in capsys.readouterr().err) is (reply != b'{"ok": true}\n')
+
+
+def test_one_of_the_ranks_confirms(tmp_path, monkeypatch):
+    """The agent hears of a checkpoint once, from rank 0."""
+    requests: list[dict] = []
+
+    def train(rank: int) -> None:
+        with Checkpointer({"a": rank}, tmp_path / "c", rank=rank, world=2, every_s=None, signals=False) as ckpt:
+            ckpt.save(7)
+
+    with serve(tmp_path / "s", b'{"ok": true}\n', requests):
+        monkeypatch.setenv("SLURMEXT_AGENT_SOCKET", str(tmp_path / "s"))
+        monkeypatch.setenv("SLURM_JOB_ID", "12")
+        monkeypatch.setattr(confirm, "_silent_until_s", 0.0)  # other agents here were of no use
+        other = threading.Thread(target=train, args=(1,))
+        other.start()
+        train(0)
+        other.join()
+    assert [asked["step"] for asked in requests if asked["op"] == "ckpt_confirm"] == [7]

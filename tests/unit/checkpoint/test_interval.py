@@ -56,6 +56,8 @@ def test_a_job_finds_its_size_and_the_sites_failures_in_its_environment() -> Non
 def test_one_slow_save_changes_nothing_and_a_disk_that_stays_slow_does() -> None:
     """The median of the last costs counts."""
     job = Interval(most_s=1e9)
+    job.cost(2.0)
+    assert job.cost_s == 2.0
     for _ in range(7):
         job.cost(1.0)
     before = job.every_s
