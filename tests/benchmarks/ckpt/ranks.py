@@ -80,7 +80,9 @@ def play_agent(listener: socket.socket, news: queue.Queue[float]) -> None:
             confirms = told.get("op") == "ckpt_confirm"
             if confirms and told["on_signal"]:
                 news.put(time.perf_counter())
-            connection.sendall(b'{"ok": true}\n' if confirms else b'{"ok": false, "error": "not here"}\n')
+            connection.sendall(
+                b'{"ok": true}\n' if confirms else b'{"ok": false, "error": "this node keeps no copies"}\n'
+            )
 
 
 def one_signal(programs: list[subprocess.Popen[str]], news: queue.Queue[float]) -> tuple[float, float, float]:
