@@ -4,7 +4,7 @@ consented, and hold a place for a request that has waited long. A busy slice is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from slurmext.model.job import Job, JobState
@@ -73,7 +73,7 @@ class MakingRoom(Placing):
                 found = self._search(job, requests, self.reclaim_price(leaf, claims, barred))
                 if found is None:
                     break
-                kept_back = self._take(leaf, claims, found[1])
+                kept_back = self.take(leaf, claims, _leaving(found[1]))
                 if kept_back is None:
                     self._evict(leaf, shadow, job, *found)
                     return True
@@ -105,36 +105,32 @@ class MakingRoom(Placing):
             return None
         return self.quotas.cost(shadow)
 
-    def _take(self, leaf: int, claims: Sequence[int], ways: Sequence[Clearing]) -> str | None:
-        """Tell all victims to go; the first whose queue cannot give it too, and then nobody is told."""
-        told: list[str] = []
-        for other in sorted({victim for one in ways for victim in one.leaving}):
-            if not self.quotas.owes(self.shadows[other], leaf, claims, self.parts[other]):
-                for undone in told:
-                    self.quotas.stay(self.shadows[undone], self.parts[undone])
-                return other
-            self.quotas.leave(self.shadows[other], self.parts[other])
-            told.append(other)
-        return None
+    def take(self, leaf: int, claims: Sequence[int], victims: Sequence[str]) -> str | None:
+        """Have all victims give back what they have; the first whose queue cannot give it too, and then nobody does."""
+        found = self.quotas.leave_all([(self.shadows[other], self.parts[other]) for other in victims], leaf, claims)
+        return None if found is None else found.id
 
-    def _evict(self, leaf: int, shadow: Job, job: SliceJob, request: Request, ways: Sequence[Clearing]) -> None:
-        for other in sorted({victim for one in ways for victim in one.leaving}):
+    def tell_to_go(self, victims: Sequence[str], beneficiary: str, to_queue: str) -> None:
+        """Write down that these leave for the beneficiary."""
+        for other in victims:
             victim = self.shadows[other]
-            self.leaving[other] = job.id
-            lost = float(lost_seconds(victim, self.snapshot.now_s)) * victim.gpus / GPU_PARTS
+            self.leaving[other] = beneficiary
             self.evict.append(
                 SliceEvict(
                     job=other,
-                    beneficiary=job.id,
+                    beneficiary=beneficiary,
                     reason=Reason.RECLAIM_GUARANTEE,
-                    lost_gpu_s=lost,
+                    lost_gpu_s=float(lost_seconds(victim, self.snapshot.now_s)) * victim.gpus / GPU_PARTS,
                     from_queue=victim.queue,
-                    to_queue=job.queue,
+                    to_queue=to_queue,
                 )
             )
+
+    def _evict(self, leaf: int, shadow: Job, job: SliceJob, request: Request, ways: Sequence[Clearing]) -> None:
+        self.tell_to_go(_leaving(ways), job.id, job.queue)
         self._keep(job, request, ways, promised=True)
         self.quotas.promise(leaf, shadow, self.by_type([(one.host, one.picks) for one in ways]))
-        named = ", ".join(sorted({victim for one in ways for victim in one.leaving})[:5])
+        named = ", ".join(_leaving(ways)[:5])
         self.say(job.id, Reason.RECLAIMING, f"{named} give back what their queues borrowed")
 
     # --- moves ------------------------------------------------------------------------------------------------------
@@ -149,7 +145,7 @@ class MakingRoom(Placing):
         if found is None:
             return False
         request, ways = found
-        movers = sorted({other for one in ways for other in one.leaving})
+        movers = _leaving(ways)
         cost = sum(one.cost for one in ways)
         gain = float(shadow.gpus) / GPU_PARTS * float(settings.worth_s)
         if len(movers) > left or cost >= gain:
@@ -304,3 +300,8 @@ class MakingRoom(Placing):
                 card.recount()
             self.site.changed(number)
         self.hold = [hold for hold in self.hold if hold.job != kept.job.id]
+
+
+def _leaving(ways: Iterable[Clearing]) -> list[str]:
+    """Who leaves, each once, by id."""
+    return sorted({other for way in ways for other in way.leaving})

@@ -13,13 +13,12 @@ from heapq import merge
 
 from slurmext.model.job import Job, JobState
 from slurmext.model.plan import Reason
-from slurmext.model.slicing import GpuUse, SliceEvict
+from slurmext.model.slicing import GpuUse
 from slurmext.policy.round import Standing
 from slurmext.policy.slicing.cards import Card, Host
 from slurmext.policy.slicing.kinds import GPU_PARTS
 from slurmext.policy.slicing.making_room import MOST_TRIES, MakingRoom
 from slurmext.policy.slicing.quota import whole_in_parts
-from slurmext.policy.victims import lost_seconds
 
 _Cost = Callable[[Card], "float | None"]
 
@@ -130,29 +129,11 @@ class Owing(MakingRoom):
         gpus = {gpu_type: job.least_tasks * job.gpus_per_task * GPU_PARTS}
         claims = self.quotas.claims(leaf, gpus)
         victims = sorted({t.job for card in cards for t in card.tenants if t.job not in self.leaving})
-        told: list[str] = []
-        for other in victims:
-            if not self.quotas.owes(self.shadows[other], leaf, claims, self.parts[other]):
-                for undone in told:
-                    self.quotas.stay(self.shadows[undone], self.parts[undone])
-                barred.add(other)
-                return False
-            self.quotas.leave(self.shadows[other], self.parts[other])
-            told.append(other)
-        for other in victims:
-            victim = self.shadows[other]
-            self.leaving[other] = job.id
-            lost = float(lost_seconds(victim, self.snapshot.now_s)) * victim.gpus / GPU_PARTS
-            self.evict.append(
-                SliceEvict(
-                    job=other,
-                    beneficiary=job.id,
-                    reason=Reason.RECLAIM_GUARANTEE,
-                    lost_gpu_s=lost,
-                    from_queue=victim.queue,
-                    to_queue=job.queue,
-                )
-            )
+        kept_back = self.take(leaf, claims, victims)
+        if kept_back is not None:
+            barred.add(kept_back)
+            return False
+        self.tell_to_go(victims, job.id, job.queue)
         for slot in slots:
             name = self.yard.hosts[slot.host].name
             self._coming[name, gpu_type] -= job.gpus_per_task - len(slot.cards)

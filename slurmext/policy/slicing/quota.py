@@ -214,6 +214,16 @@ class Quotas:
         if leaf is not None:
             self.ledger.stay(leaf, victim, gpus)
 
+    def leave_all(self, victims: Sequence[tuple[Job, PartsByType]], leaf: int, claims: Sequence[int]) -> Job | None:
+        """Tell all victims to go; the first whose queue cannot give its GPUs too, and then nobody is told."""
+        for number, (victim, gpus) in enumerate(victims):
+            if not self.owes(victim, leaf, claims, gpus):
+                for undone, given in victims[:number]:
+                    self.stay(undone, given)
+                return victim
+            self.leave(victim, gpus)
+        return None
+
     def cost(self, victim: Job) -> float:
         """GPU seconds that a requeue of the running job costs."""
         return move_cost(victim, self._settings, self._now_s) / GPU_PARTS

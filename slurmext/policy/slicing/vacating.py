@@ -180,16 +180,9 @@ class Vacating(Owing):
 
     def _tell(self, leaf: int, claims: Sequence[int], ways: Sequence[_Vacancy]) -> str | None:
         """Tell all of them to go; the first whose queue cannot give it too, and then nobody is told."""
-        told: list[Job] = []
-        for other in sorted({victim for way in ways for victim in way.leaving}):
-            victim = self.whole[other]
-            if not self.quotas.owes(victim, leaf, claims, self.quotas.by_type(victim)):
-                for undone in told:
-                    self.quotas.stay(undone, self.quotas.by_type(undone))
-                return other
-            self.quotas.leave(victim, self.quotas.by_type(victim))
-            told.append(victim)
-        return None
+        victims = [self.whole[other] for other in sorted({victim for way in ways for victim in way.leaving})]
+        found = self.quotas.leave_all([(victim, self.quotas.by_type(victim)) for victim in victims], leaf, claims)
+        return None if found is None else found.id
 
     def _vacate(self, leaf: int, shadow: Job, job: SliceJob, request: Request, ways: Sequence[_Vacancy]) -> None:
         leaving = frozenset(victim for way in ways for victim in way.leaving)
