@@ -18,7 +18,6 @@ from agent.staging.conftest import Cluster
 from slurmext.adapters.transport.files import FileInlet
 from slurmext.adapters.transport.identity import reading_as
 from slurmext.agent.staging.catalogue import KnownModels
-from slurmext.agent.staging.jobfiles import JobFiles
 from slurmext.agent.staging.preloads import Preloads
 from slurmext.staging.access import Access
 from slurmext.staging.importer import import_model
@@ -206,10 +205,12 @@ def test_whose_a_model_is_survives_the_agent(two, open_dir):
     assert [each.state for each in engine.progress()] == [StageState.COMPLETE]
 
 
-class NoEvents:
-    """A spool that nobody reads."""
+class Nobody:
+    """A spool, and tasks, that nobody reads."""
 
     def add(self, _event: str, **_detail: object) -> None: ...
+
+    def write(self, *_lines: object) -> None: ...
 
 
 def test_a_job_is_given_only_what_its_user_may_read(two, open_dir):
@@ -219,7 +220,7 @@ def test_a_job_is_given_only_what_its_user_may_read(two, open_dir):
     hold("org/hers", path, ANN.pw_uid, Access(uid=ANN.pw_uid))
     hold("org/all", path, ANN.pw_uid, Access())
     preloads = Preloads(
-        node="n1", engine=lambda: cluster.engines["n1"], files=JobFiles(open_dir / "jobs"), events=NoEvents(),
+        node="n1", engine=lambda: cluster.engines["n1"], files=Nobody(), events=Nobody(),
         connected=lambda: False, catalogue=KnownModels(open_dir / "catalogue"),
     )  # fmt: skip
     hers = {each.model.reference: each for each in preloads.prepare(1, ANN.pw_uid, "org/hers,org/all", 5)}
