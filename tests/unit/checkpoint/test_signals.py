@@ -151,6 +151,22 @@ def test_heard_during_a_long_c_call(tmp_path):
     assert ended(program) == (0, "early True call not interrupted True\n")
 
 
+def test_a_wake_up_descriptor_that_was_there_before(tmp_path):
+    """Whoever had one before is woken by every signal as before."""
+    program = start("""
+        import os, signal, socket, sys
+        from slurmext.checkpoint import Checkpointer
+        reader, writer = socket.socketpair()
+        reader.settimeout(20); writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno())
+        with Checkpointer({}, sys.argv[1], every_s=None):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            print(reader.recv(1) == bytes([signal.SIGUSR1]), flush=True)
+        print(signal.set_wakeup_fd(-1) == writer.fileno(), flush=True)
+    """, tmp_path)  # fmt: skip
+    assert ended(program) == (0, "True\nTrue\n")
+
+
 def test_another_library_s_wake_up_descriptor(tmp_path):
     """Asyncio puts its own in place of ours: the signal is heard all the same, and by asyncio as well."""
     program = start("""
