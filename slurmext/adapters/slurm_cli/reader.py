@@ -67,6 +67,9 @@ class SlurmReader:
         self._clock = clock
         self._layouts = dict[tuple[str, int | None], Placement]()
         self._limits = TaskLimits(runner, clock)
+        # --array takes an array's limit out of the line of the tasks that wait together; later Slurms (24.11) know no
+        # other way, and each array is asked about once.
+        self._each_task = "--array-unique"
 
     def read(self) -> ClusterView:
         """Nodes and jobs as Slurm has them now. Raises SlurmUnavailable."""
@@ -131,9 +134,11 @@ class SlurmReader:
                 f"{_FIELDS[-1]}:0",
             ]
         )
-        # Not --array: it takes an array's limit out of the line of the tasks that wait together.
-        words = ["--noheader", "--array-unique", "--all", "--states=all", *only, "-O", spec]
-        answer = self._runner.run("squeue", words, env={"SLURM_BITSTR_LEN": "0"})
+        words = ["--noheader", "--all", "--states=all", *only, "-O", spec]
+        answer = self._runner.run("squeue", [self._each_task, *words], env={"SLURM_BITSTR_LEN": "0"})
+        if answer.code != 0 and "unrecognized option" in answer.stderr:
+            self._each_task = "--array"
+            answer = self._runner.run("squeue", [self._each_task, *words])
         # Asked for one job that it has purged, squeue fails; of several it leaves that one out.
         if answer.code != 0 and not (only and "Invalid job id" in answer.stderr):
             raise SlurmRefused(f"squeue: {answer.stderr or f'exit code {answer.code}'}")
