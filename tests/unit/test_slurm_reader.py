@@ -29,6 +29,7 @@ class FakeRunner:
     def __init__(self, *jobs: dict[str, str]) -> None:
         self.jobs, self.calls = jobs, 0
         self.asked, self.details = list[str](), ""
+        self.later = False
 
     def must(self, _command: str, _args: Sequence[str]) -> str:
         return NODE
@@ -39,6 +40,8 @@ class FakeRunner:
             self.asked.append(args[-1])
             return Answer(stdout=self.details, stderr="", code=0)
         assert command == "squeue", f"{command} is asked for job by job"
+        if self.later and "--array-unique" in args:
+            return Answer(stdout="", stderr="squeue: unrecognized option '--array-unique'", code=1)
         asked = [re.fullmatch(r"([\w-]+):0(.*)", item) for item in args[args.index("-O") + 1].split(",")]
         lines = [
             "".join(f"{(PLAIN | job).get(found[1], '')}{found[2]}" for found in asked if found) for job in self.jobs
@@ -179,3 +182,11 @@ def test_reservations_and_exclusive_jobs_are_told() -> None:
         {"JobArrayID": "2", "JobID": "2", "OverSubscribe": "OK", "Reservation": "maint"},
     )
     assert [(job.exclusive, job.reserved) for job in found.values()] == [(True, False), (False, True)]
+
+
+def test_a_later_squeue_that_shows_no_limits_has_each_array_asked_about_once() -> None:
+    """24.11 has no --array-unique."""
+    slurm = Watched({"JobArrayID": "12_0", "JobID": "12", **HELD}, {"JobArrayID": "12_1", "JobID": "12", **HELD})
+    slurm.slurm.later, slurm.slurm.details = True, "JobId=12 ArrayTaskThrottle=1"
+    assert [slurm.limits() for _ in range(3)] == [{"12_0": 1, "12_1": 1}] * 3
+    assert len(slurm.slurm.asked) == 1
