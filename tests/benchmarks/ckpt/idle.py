@@ -22,7 +22,7 @@ from ckpt.ways import WAYS, DcpSave, Ours, TorchSave, Way, drop_cached, timed
 RESTORED = (Ours, TorchSave, DcpSave)
 PAIRS = 3
 """Saves of ours in each round, each right beside a copy in memory and a raw write."""
-LIMIT_S = 150.0
+LIMIT_S = 130.0
 LEAST_ROUNDS = 3
 Figures = dict[type[Way], list[float]]
 

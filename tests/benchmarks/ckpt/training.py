@@ -18,7 +18,7 @@ from ckpt.ways import WAYS, DcpProcess, Ours, Way, timed
 COMPARED = (Ours, DcpProcess)
 OTHERS_IN = 2
 """Rounds in which the other ways take part."""
-LIMIT_S = 110.0
+LIMIT_S = 90.0
 """On a slow machine rounds are left out."""
 
 
