@@ -113,15 +113,12 @@ class Conducting:
             for place, entry in self._resume.pop(host.node, {}).items():
                 self.want(entry, [host.node], place[1])
             for (key, tier), transfer in list(self._transfers.items()):
+                entry, conductor = transfer.entry, transfer.conductor
+                conductor.back(host.node)
+                conductor.holds(host.node, complete=host.node in self._hosts.holders(key, entry.fingerprint))
                 progress = host.models.get((key, tier))
-                conductor = transfer.conductor
-                if progress is not None and progress.fingerprint in {"", transfer.entry.fingerprint}:
-                    complete = progress.state is StageState.COMPLETE
-                    conductor.back(host.node, complete=complete)
-                    if host.node in transfer.targets:
-                        self._follow(transfer, host.node, progress, now_s)
-                else:
-                    conductor.back(host.node)
+                if host.node in transfer.targets and progress and progress.fingerprint in {"", entry.fingerprint}:
+                    self._follow(transfer, host.node, progress, now_s)
                 self._hand_out(transfer)
                 self._close_if_over(transfer)
 

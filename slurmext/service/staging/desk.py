@@ -23,7 +23,7 @@ from slurmext.service.staging.needs import ModelNeed
 from slurmext.staging.access import Access
 from slurmext.staging.kinds import StageState, TierKind
 from slurmext.staging.names import ModelKey
-from slurmext.staging.order import Source, StageOrder
+from slurmext.staging.order import Progress, Source, StageOrder
 from slurmext.staging.preload import Registered, references_in
 
 log = logging.getLogger(__name__)
@@ -166,20 +166,22 @@ class StageDesk:
 
     def _keep_pins(self) -> None:
         entries = self._registered()
+        held = [progress for host in self._hosts.all().values() for progress in host.models.values()]
+        if any(_is_stray(progress, entries) for progress in held):
+            entries = self._registered(afresh=True)  # it may have been registered a moment ago
         for entry in entries.values():
             if entry.pinned_nodes:
                 self._conducting.want(entry, entry.pinned_nodes)
         for node, host in self._hosts.all().items():
             for (key, tier), progress in host.models.items():
-                entry = entries.get(key)
-                if entry is None or (progress.fingerprint and progress.fingerprint != entry.fingerprint):
+                if _is_stray(progress, entries):
                     if not {*progress.pins} - {ADMIN} and progress.state is not StageState.FAILED:
                         log.info("%s on %s is not registered: removed there", key, node)
                         if progress.pins:  # a pin of what was removed holds nothing
                             self._agents.act(node, "unpin", key, tier, ADMIN)
                         self._agents.act(node, "evict", key, tier)
                 elif tier is TierKind.MEMORY:
-                    pinned = node in entry.pinned_nodes
+                    pinned = node in entries[key].pinned_nodes
                     if pinned and ADMIN not in progress.pins and progress.ready_bytes:
                         self._agents.act(node, "pin", key, tier, ADMIN)
                     elif not pinned and ADMIN in progress.pins:
@@ -215,10 +217,10 @@ class StageDesk:
                     if host is not None and (key, tier) in host.models:
                         self._agents.stage(node, _restricted(entry, tier))
 
-    def _registered(self) -> dict[ModelKey, ModelEntry]:
+    def _registered(self, *, afresh: bool = False) -> dict[ModelKey, ModelEntry]:
         now_s = self._clock.now()
         with self._lock:
-            if not 0 <= now_s - self._entries_s < _ENTRIES_S:
+            if afresh or not 0 <= now_s - self._entries_s < _ENTRIES_S:
                 self._entries = {entry.key: entry for entry in self._store.models.models()}
                 self._entries_s = now_s
             return self._entries
@@ -362,6 +364,12 @@ class StageDesk:
 
 def _asked(record: JobRecord) -> tuple[str, ...]:
     return record.annotation.preload if record.annotation is not None else ()
+
+
+def _is_stray(progress: Progress, entries: Mapping[ModelKey, ModelEntry]) -> bool:
+    """Whether a node holds what nobody registered."""
+    entry = entries.get(progress.key)
+    return entry is None or bool(progress.fingerprint and progress.fingerprint != entry.fingerprint)
 
 
 def _planned(snapshot: Snapshot, decided: Plan) -> dict[str, set[str]]:

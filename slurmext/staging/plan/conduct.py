@@ -72,13 +72,18 @@ class Conductor:
             self._replicas.pop(node, None)
             self._stale = True
 
-    def back(self, node: str, *, complete: bool = False) -> None:
-        """A host is here again, with a complete replica or not."""
+    def back(self, node: str) -> None:
+        """A host is here again."""
         if host := self._away.pop(node, None):
             self._hosts[node] = host
             self._stale = True
+
+    def holds(self, node: str, *, complete: bool) -> None:
+        """Whether a host has all of it now. It may have had to give it up since it was planned as a source."""
         if complete and node in self._hosts and node not in self._replicas:
             self._replicas[node] = Replica(host=node)
+            self._stale = True
+        elif not complete and self._replicas.pop(node, None):
             self._stale = True
 
     def aim(self, targets: Iterable[str], hosts: Iterable[Host], replicas: Iterable[Replica]) -> None:

@@ -222,6 +222,25 @@ def test_a_model_that_is_not_registered_any_more_leaves_and_a_pinned_one_comes(s
     assert set(stage.agents.staged) == {"n3"}
 
 
+def test_a_model_registered_a_moment_ago_is_not_taken_for_one_that_is_not(stage: Stage) -> None:
+    """What is registered is looked up again before anything is removed."""
+    stage.desk.run(Snapshot(now_s=0, nodes=()), ClusterView(read_s=0), Plan())
+    entry = stage.model()
+    stage.says("n1", progress(entry, 1))
+    stage.desk.run(Snapshot(now_s=0, nodes=()), ClusterView(read_s=0), Plan())
+    assert stage.agents.acts == []
+
+
+def test_a_source_that_gave_the_model_up_is_no_source_any_more(stage: Stage) -> None:
+    """Room was needed there while others took the model from it: they read storage, or whoever else has it."""
+    entry = stage.model()
+    stage.says("n1", progress(entry, 1))
+    stage.desk.wanted(entry.key, ["n2"], TierKind.MEMORY, "root")
+    assert stage.agents.sources("n2") == ["n1"]
+    stage.says("n1")
+    assert stage.agents.sources("n2") == [STORAGE]
+
+
 def test_a_job_starts_on_a_node_with_its_model_only_where_that_costs_nothing() -> None:
     """Of nodes that are alike the one with the model is taken; an empty one is not broken up for it."""
 
