@@ -8,8 +8,8 @@ SUDO := $(shell [ "$$(id -u)" -eq 0 ] || command -v sudo)
 AS_ROOT := $(if $(SUDO),$(SUDO) env PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/slurmext-hypothesis)
 PYTEST := $(AS_ROOT) $(PY) -m pytest $(if $(SUDO),-p no:cacheprovider)
 
-# Tests on a Slurm one after the other, beside them all others.
-BESIDE := -n 2 --dist loadgroup
+# Two files at a time: tests on a Slurm wait for its clocks, others compute. Those that boot a Slurm come first.
+BESIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup setup-test setup-all demo up down test test-all test-rdma check generate docs bench clean $(addprefix bench-,$(BENCHES))
 

@@ -24,13 +24,6 @@ _numbers = itertools.count(1)
 _LOG_LINES = 25
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What needs a Slurm runs one after the other, beside all the rest: it waits for clocks, the rest for processors."""
-    for item in items if config.pluginmanager.hasplugin("xdist") else ():
-        if item.get_closest_marker("cluster"):
-            item.add_marker(pytest.mark.xdist_group("slurm"))
-
-
 def _require_slurm() -> None:
     from slurmext.devcluster import packages
 

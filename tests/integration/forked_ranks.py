@@ -5,6 +5,7 @@ forked_ranks.py 4 train_torch.py --epochs=2
 
 from __future__ import annotations
 
+import io
 import os
 import runpy
 import signal
@@ -35,6 +36,8 @@ def rank(number: int, world: int, arguments: list[str]) -> int:
 
 def main() -> int:
     """Start them, pass a TERM on, and wait."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True, write_through=False)  # they share it: whole lines
     world, arguments = int(sys.argv[1]), sys.argv[2:]
     pids: list[int] = []
     for number in range(world):

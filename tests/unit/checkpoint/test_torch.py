@@ -321,6 +321,7 @@ SHARDED = """
     from torch.distributed.fsdp import fully_shard
     import slurmext.checkpoint
     torch.set_num_threads(1)
+    sys.stdout.reconfigure(line_buffering=True, write_through=False)  # ranks share it: whole lines
 
     def train(rank, world, folder, seed, steps, group):
         dist.init_process_group("gloo", rank=rank, world_size=world, init_method=f"file://{group}")
