@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FORKED = Path(__file__).with_name("forked_ranks.py")
 PACKAGES = sysconfig.get_path("purelib")
+_numbers = itertools.count()
 
 
 @lru_cache
@@ -37,13 +39,22 @@ def python_with(module: str) -> str:
 def environment(site: Site) -> dict[str, str]:
     """Of a job: two cores for all of them, and slurmext where users can read it."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    return {"PYTHONPATH": f"{site.cluster.layout.python}:{PACKAGES}", **dict.fromkeys(names, "1")}
+    return {
+        "PYTHONPATH": f"{site.cluster.layout.python}:{PACKAGES}",
+        "MASTER_PORT": rendezvous(),
+        **dict.fromkeys(names, "1"),
+    }
+
+
+def rendezvous() -> str:
+    """A port for ranks to meet at: not one of those that devclusters take, nor that of another test beside this one."""
+    return str(10000 + (101 * os.getpid() + next(_numbers)) % 10000)
 
 
 def undisturbed(arguments: Sequence[str], *, world: int) -> dict[str, str]:
     """`results` of the same training outside Slurm, by ranks that nobody disturbs."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
-    env = {**clean, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 10000),
+    env = {**clean, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": rendezvous(),
            "PYTHONPATH": str(EXAMPLES.parent)}  # fmt: skip
     argv = [sys.executable, str(FORKED), str(world), str(EXAMPLES / "train_torch.py"), *arguments]
     return results(subprocess.run(argv, env=env, text=True, stdout=subprocess.PIPE, timeout=300, check=True).stdout)
