@@ -42,7 +42,8 @@ class Owing(MakingRoom):
         if not owed:
             return
         waiting = [job for job in self.snapshot.whole if job.id in owed and job.state is JobState.PENDING]
-        self._coming = Counter((gpu.node, gpu.gpu_type) for gpu in self.snapshot.gpus if gpu.leaving)
+        self._returning = Counter((gpu.node, gpu.gpu_type) for gpu in self.snapshot.gpus if gpu.leaving)
+        self._coming = self._returning.copy()
         for node in self.snapshot.nodes:
             self._coming.update({(node.name, gpu_type): count for gpu_type, count in node.idle_gpus.items()})
         for job in sorted(waiting, key=lambda job: (job.submitted_s, job.id)):
@@ -135,9 +136,18 @@ class Owing(MakingRoom):
             return False
         self.tell_to_go(victims, job.id, job.queue)
         for slot in slots:
-            name = self.yard.hosts[slot.host].name
-            self._coming[name, gpu_type] -= job.gpus_per_task - len(slot.cards)
-            for card in slot.cards:
+            for card in (*slot.cards, *self._spared(slot, job, gpu_type)):
                 card.closing, card.owed = True, job.id
                 self.site.changed(card.node)
         return True
+
+    def _spared(self, slot: _Slot, job: Job, gpu_type: str) -> list[Card]:
+        """The idle GPUs that the slot counts on: no slice takes them meanwhile. What is on its way back comes first."""
+        host = self.yard.hosts[slot.host]
+        place = host.name, gpu_type
+        needed = job.gpus_per_task - len(slot.cards)
+        self._coming[place] -= needed
+        of_leaving = min(needed, self._returning[place])
+        self._returning[place] -= of_leaving
+        idle = [card for card in host.cards if card.use is None and card.card_type.gpu_type == gpu_type]
+        return [card for card in idle if not card.closing][: needed - of_leaving]
