@@ -50,21 +50,30 @@ class Agent:
     def __init__(self, work: Path, room: Path, mib: int) -> None:
         self.disk, self.memory, self.control = work / "disk", room / "memory", work / "cold.sock"
         self._log = (work / "cold.log").open("w")
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "slurmext.agent.staging.solo", "--node", "n1", "--control", str(self.control),
-             "--memory", str(self.memory), "--disk", str(self.disk), "--mib", str(2 * mib), "--spare-mib", str(2 * mib)],
-            stdout=subprocess.PIPE, stderr=self._log, text=True,
-        )  # fmt: skip
-        assert self._process.stdout is not None
-        self._process.stdout.readline()
+        self._mib = mib
+        self._process = self._started()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        self._end()
+        self._log.close()
+
+    def _started(self) -> subprocess.Popen[str]:
+        room = str(2 * self._mib)
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "slurmext.agent.staging.solo", "--node", "n1", "--control", str(self.control),
+             "--memory", str(self.memory), "--disk", str(self.disk), "--mib", room, "--spare-mib", room],
+            stdout=subprocess.PIPE, stderr=self._log, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process
+
+    def _end(self) -> None:
         self._process.terminate()
         self._process.wait()
-        self._log.close()
 
     def stage(self, manifest: Manifest, source: Path, tier: str) -> None:
         """Begin to have the model in a tier; the disk tier is preferred to the source."""
@@ -77,13 +86,18 @@ class Agent:
             raise SystemExit(f"not staged: {ask(self.control, 'stage_progress')}")
 
     def begin(self, manifest: Manifest, source: Path) -> None:
-        """A disk tier that has the model, and a pool that was used before."""
+        """A disk tier that has the model, of which an agent before this one left nothing in the page cache, and a pool
+        that was used before.
+        """
         path = self.control.with_name("manifest")
         path.write_bytes(manifest.dump())
-        ask(self.control, "stage_learn", path=str(path))
         for tier in ("disk", "memory"):
+            ask(self.control, "stage_learn", path=str(path))
             self.stage(manifest, source, tier)
             self.wait(manifest, tier)
+            if tier == "disk":
+                self._end()
+                self._process = self._started()
         self.evict(manifest)
 
     def evict(self, manifest: Manifest) -> None:
@@ -92,16 +106,19 @@ class Agent:
 
 
 def cold(directory: Path, manifest: Manifest, work: Path, room: Path, rounds: int) -> dict[str, float]:
-    """GB/s from disk to tensors: ours, without an agent, safetensors' load_file, the disk itself; medians, in turns."""
-    paths = sorted(directory.glob("*.safetensors"))
-    size = sum(path.stat().st_size for path in paths)
+    """GB/s from disk to tensors: ours, without an agent, safetensors' load_file, the disk itself; medians, in turns.
+
+    The disk itself is measured on the files that ours are read from, the agent's; the others read the model's own.
+    """
+    own = sorted(directory.glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in own)
     rates: dict[str, list[float]] = {"raw": [], "ours": [], "direct": [], "load_file": []}
     with Agent(work, room, (size >> 20) + 256) as agent:
         agent.begin(manifest, directory)
-        held = sorted(agent.disk.glob("*/*/*.safetensors"))
+        paths = sorted(agent.disk.glob("*/*/*.safetensors"))
         for number in range(rounds):
             for name in (list(rates), list(reversed(rates)))[number % 2]:
-                drop([*paths, *held])
+                drop([*own, *paths])
                 if name == "raw":
                     taken_s = raw_seconds(paths)
                 elif name == "ours":
