@@ -181,8 +181,8 @@ def test_killed_in_the_middle_of_slices_everything_is_put_right(sliced: Site, vi
 
 def test_users_see_their_own_slices_and_that_others_are_taken(sliced: Site) -> None:
     """The map shows everybody what is free; whose the rest is, only to root and the owner."""
-    mine = sliced.submit("alice", "--gpu-slice=1g.10gb", "--mem=10", script="sleep 8")
-    other = sliced.submit("bob", "--gpu-share=25%,mem=10G", "--mem=10", script="sleep 8")
+    mine = sliced.submit("alice", "--gpu-slice=1g.10gb", "--mem=10", script="sleep 60")
+    other = sliced.submit("bob", "--gpu-share=25%,mem=10G", "--mem=10", script="sleep 60")
     sliced.until_running(mine, other)
     sliced.until(lambda: len(json.loads(sliced.slurmext("slice", "list", "--json"))) == 2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -16,9 +17,11 @@ from slurmext.agent.script import catches, tell_script
 @pytest.fixture
 def shells() -> Iterator[dict[str, subprocess.Popen[str]]]:
     """A shell with a trap, one without, and one that ignores the signal; each sleeps in the background."""
-    wait = "echo ready; sleep 60 & wait $!; kill $!"
+    wait = "echo ready; while :; do sleep 60 & wait $!; done"
     found = {
-        name: subprocess.Popen(["sh", "-c", f"{before} {wait}"], stdout=subprocess.PIPE, text=True)
+        name: subprocess.Popen(
+            ["sh", "-c", f"{before} {wait}"], stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         for name, before in (("trap", "trap 'echo trapped' USR2;"), ("plain", ""), ("deaf", "trap '' USR2;"))
     }
     for shell in found.values():
@@ -26,8 +29,7 @@ def shells() -> Iterator[dict[str, subprocess.Popen[str]]]:
         assert shell.stdout.readline() == "ready\n"
     yield found
     for shell in found.values():
-        subprocess.run(["pkill", "-P", str(shell.pid)], check=False)
-        shell.kill()
+        os.killpg(shell.pid, signal.SIGKILL)
         shell.communicate()
 
 
