@@ -16,8 +16,8 @@ from slurmext.agent.script import catches, tell_script
 
 @pytest.fixture
 def shells() -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """A shell with a trap, one without, and one that ignores the signal; each sleeps in the background."""
-    wait = "echo ready; while :; do sleep 60 & wait $!; done"
+    """A shell with a trap, one without, and one that ignores the signal; each sleeps, a little at a time."""
+    wait = "echo ready; while :; do sleep 0.2 & wait $!; done"
     found = {
         name: subprocess.Popen(
             ["sh", "-c", f"{before} {wait}"], stdout=subprocess.PIPE, text=True, start_new_session=True
