@@ -9,6 +9,7 @@ import io
 import os
 import runpy
 import signal
+import socket
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,6 +39,9 @@ def main() -> int:
     """Start them, pass a TERM on, and wait."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True, write_through=False)  # they share it: whole lines
+    with socket.socket() as free:  # of this run alone: what a run before it left behind may still have its own
+        free.bind(("127.0.0.1", 0))
+        os.environ["MASTER_PORT"] = str(free.getsockname()[1])
     world, arguments = int(sys.argv[1]), sys.argv[2:]
     pids: list[int] = []
     for number in range(world):

@@ -47,15 +47,14 @@ def environment(site: Site) -> dict[str, str]:
 
 
 def rendezvous() -> str:
-    """A port for ranks to meet at: not one of those that devclusters take, nor that of another test beside this one."""
-    return str(10000 + (101 * os.getpid() + next(_numbers)) % 10000)
+    """The first of ten ports to meet at, one for each run of a job: none that devclusters take, nor another test beside this one."""
+    return str(10000 + (1010 * os.getpid() + 10 * next(_numbers)) % 10000)
 
 
 def undisturbed(arguments: Sequence[str], *, world: int) -> dict[str, str]:
     """`results` of the same training outside Slurm, by ranks that nobody disturbs."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
-    env = {**clean, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": rendezvous(),
-           "PYTHONPATH": str(EXAMPLES.parent)}  # fmt: skip
+    env = {**clean, "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(EXAMPLES.parent)}
     argv = [sys.executable, str(FORKED), str(world), str(EXAMPLES / "train_torch.py"), *arguments]
     return results(subprocess.run(argv, env=env, text=True, stdout=subprocess.PIPE, timeout=300, check=True).stdout)
 

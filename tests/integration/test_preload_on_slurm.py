@@ -212,9 +212,9 @@ def test_a_model_comes_while_its_job_waits_in_the_queue(staged: Staged) -> None:
     assert staged.state(job) == "PENDING"
     words = staged.until(lambda: (said := _message(staged, job)) and f"site/early@v1 is on {holder}" in said and said)
     assert f"site/early@v1 is on {holder}" in words
-    for each in busy:
-        staged.cluster.out("scancel", each)
+    staged.cluster.out("scancel", *staged.cluster.out("squeue", "-h", "-o%i", f"-w{holder}").split())
     assert f"staged {holder} " in staged.ended(job)
+    staged.cluster.out("scancel", *busy)
     staged.evict("site/early")
 
 

@@ -74,7 +74,8 @@ def test_four_ranks_reclaimed_at_any_moment(site: Site, launcher: str, epochs: i
     wanted = programs.undisturbed([*arguments, f"--dir={site.cluster.home('alice')}/undisturbed"], world=4)
     assert len(wanted) == 4
     command = f"{program} {' '.join((*arguments, *(PACE if launcher == 'srun' else FAST_PACE)))}"
-    started = f"srun {python}" if launcher == "srun" else f"{python} {forked(site, 'alice')} 4"
+    port = "export MASTER_PORT=$((MASTER_PORT + ${SLURM_RESTART_COUNT:-0}))"
+    started = f"{port}; srun {python}" if launcher == "srun" else f"{python} {forked(site, 'alice')} 4"
     job = borrow(site, script=f"{started} {command}", options=("-n4",))
     chance = random.Random(7)
     for runs, moment in enumerate(moments, 1):
