@@ -31,7 +31,6 @@ from slurmext.model.state import Lease
 from slurmext.service import bootstrap
 from slurmext.service.cycle import CycleResult
 from slurmext.service.forecast import forecast_apart
-from slurmext.service.models import ModelRequests, Quotas
 from slurmext.service.query import Queries
 
 log = logging.getLogger(__name__)
@@ -106,8 +105,7 @@ class Daemon:
             tidy=self._controller.tidying.ask,
             raw_id=self._controller.raw_id,
         )
-        quotas = Quotas.of_gib(site.staging.user_registered_gib, site.staging.user_node_gib)
-        models = ModelRequests(store=self._store, desk=self._controller.staging, quotas=quotas, changed=self._wake.set)
+        models = bootstrap.model_requests(site, self._store, self._controller.staging, self._wake.set)
         self._queries = QueryServer(site.run_dir / SOCKET_NAME, queries, models=models, trusted_uids=uids)
         listen = site.daemon.listen
         self._agents = AgentServer(listen, munge, uids, self._events, on_query=self._queries.answer,

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from slurmext.model.job import JobState, Placement
 from slurmext.model.node import Node
 
+TASK_LIMIT = "JobArrayTaskLimit"
+"""Slurm's reason of a task that its array's limit (`%N`) keeps waiting."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Annotation:

@@ -19,7 +19,7 @@ from slurmext.policy.invariants.over_time import Look
 from slurmext.ports import Clock, SliceAgents, StageAgents, Store
 from slurmext.service.apply import Applier, EndLeft, Tell
 from slurmext.service.cycle import Controller
-from slurmext.service.models import Quotas
+from slurmext.service.models import ModelRequests, Quotas
 from slurmext.service.slices.desk import SliceDesk
 from slurmext.service.slices.nobody import NoAgents
 from slurmext.service.staging.desk import StageDesk
@@ -95,9 +95,18 @@ def controller(
 
 
 def _stage_desk(site: SiteConfig, store: Store, agents: StageAgents, clock: Clock) -> StageDesk:
-    staging = site.staging
-    quotas = Quotas.of_gib(staging.user_registered_gib, staging.user_node_gib)
-    return StageDesk(store=store, agents=agents, clock=clock, quotas=quotas, ahead_s=staging.ahead_s)
+    return StageDesk(store=store, agents=agents, clock=clock, quotas=_quotas(site), ahead_s=site.staging.ahead_s)
+
+
+def model_requests(
+    site: SiteConfig, store: Store, desk: StageDesk | None, changed: Callable[[], None]
+) -> ModelRequests:
+    """What users ask of models; `changed` has a cycle run."""
+    return ModelRequests(store=store, desk=desk, quotas=_quotas(site), changed=changed)
+
+
+def _quotas(site: SiteConfig) -> Quotas:
+    return Quotas.of_gib(site.staging.user_registered_gib, site.staging.user_node_gib)
 
 
 def _uids(user: str) -> set[int]:

@@ -105,12 +105,13 @@ class Controller:
             policy, view, observation = self._look()
         decided = self._planner.plan(observation.snapshot) if policy.version else Plan()
         self.tidying.saw(decided)
-        said = messages(observation.snapshot, decided)
+        said = dict(messages(observation.snapshot, decided))
         began = 0
         if self.staging is not None and not self._shadow:
             # Before the releases: a job that starts at once finds its nodes told what it wants.
             for job, words in self.staging.run(observation.snapshot, view, decided).items():
-                said = {**said, job: f"{said.get(job, '')}; {words}".removeprefix("; ")} if words else said
+                if words:
+                    said[job] = f"{said.get(job, '')}; {words}".removeprefix("; ")
         if policy.version and not self._shadow:
             self._remember_use(token, observation.snapshot, policy)
             began = self._applier.start(token, decided, observation, policy)

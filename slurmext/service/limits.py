@@ -11,13 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from slurmext.model.cluster import ClusterView, JobRecord
+from slurmext.model.cluster import TASK_LIMIT, ClusterView, JobRecord
 from slurmext.model.job import Cap, CapKind, JobState
 from slurmext.model.state import ActionKind, ActionRecord, ActionState
 
 REFUSED_S = 2.0
 """So long a released job may show such a reason before its release is taken back: its GPUs are for others."""
-TASK_LIMIT = "JobArrayTaskLimit"
 _LICENSES = "Licenses"
 # https://slurm.schedmd.com/job_reason_codes.html: those that other nodes, or time alone, do not help.
 _NAMES = frozenset(

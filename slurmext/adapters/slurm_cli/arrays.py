@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
-from slurmext.model.cluster import JobRecord
+from slurmext.model.cluster import TASK_LIMIT, JobRecord
 from slurmext.model.job import JobState
 from slurmext.ports import Clock
 
@@ -20,8 +20,6 @@ AGAIN_S = 10.0
 """A limit that no line shows any more is asked for again after this time: its user may have changed it."""
 MOST_ASKED = 8
 """So many arrays are asked about in one reading: each costs a command."""
-TASK_LIMIT = "JobArrayTaskLimit"
-"""Slurm's reason of a task that its array's limit keeps waiting."""
 _TOGETHER = re.compile(r"^(?P<array>\d+)_\[(?P<tasks>[^%\]]*)(?:%(?P<most>\d+))?\]$")
 _RANGE = re.compile(r"^(\d+)(?:-(\d+)(?::(\d+))?)?$")
 _THROTTLE = re.compile(r"\bArrayTaskThrottle=(\d+)")

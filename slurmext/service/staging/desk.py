@@ -85,13 +85,17 @@ class StageDesk:
         records = {record.slurm_id: record for record in view.jobs if _asked(record)}
         self._conducting.racks({node.name: node.rack for node in view.nodes if node.rack})
         self._keep_pins()
+        if not records:
+            self._likely.clear()
+            return {}
         released = {release.job: release.placement for release in decided.release}
         said = dict[str, str]()
         planned = _planned(observation, decided)
         ahead = 0
-        for job in sorted(observation.jobs, key=lambda job: (job.submitted_s, job.id)):
-            record = records.get(job.id)
-            if record is None or record.uid is None or record.state is not JobState.PENDING:
+        asking = [job for job in observation.jobs if job.id in records]
+        for job in sorted(asking, key=lambda job: (job.submitted_s, job.id)):
+            record = records[job.id]
+            if record.uid is None or record.state is not JobState.PENDING:
                 continue
             wanted = self._jobs.of(record.raw_id or record.slurm_id, record.uid, _asked(record))
             entries = [each.entry for each in wanted if each.entry is not None]

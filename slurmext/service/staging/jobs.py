@@ -6,15 +6,17 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slurmext.model.staged_model import ModelEntry
+from slurmext.model.staged_model import ModelEntry, resolve
 from slurmext.ports import Clock, ModelRegistry
-from slurmext.service.models.people import caller_of
+from slurmext.service.models.people import Caller, caller_of
 from slurmext.staging.errors import StagingError
 from slurmext.staging.preload import Preload
 
 _REMEMBERED = 20_000
 _FRESH_S = 5.0
 """So long an answer of the registry stands: cycles ask again and again."""
+_ENTRIES_S = 1.0
+"""So long one reading of the registry serves all jobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,7 @@ class JobModels:
         self._lock = threading.Lock()
         self._known: dict[tuple[str, int, str], ModelEntry] = {}
         self._answers: dict[tuple[str, int, str], tuple[float, Wanted]] = {}
+        self._entries: tuple[float, Sequence[ModelEntry]] = 0.0, ()
 
     def of(self, job_id: str, uid: int, references: Sequence[str]) -> tuple[Wanted, ...]:
         """The job's models. A reference without a revision means what it meant when the job was first seen, so that
@@ -54,6 +57,7 @@ class JobModels:
         """The registry changed: ask it anew."""
         with self._lock:
             self._answers.clear()
+            self._entries = 0.0, ()
 
     def _one(self, job_id: str, uid: int, reference: str) -> Wanted:
         place, now_s = (job_id, uid, reference), self._clock.now()
@@ -77,7 +81,7 @@ class JobModels:
             reference = str(known.key)
         caller = caller_of(uid)
         try:
-            entry = self._registry.resolve(reference, caller.reads_as, caller.gids)
+            entry = self._resolved(reference, caller)
         except StagingError as error:
             return Wanted(reference=place[2], why=str(error))
         with self._lock:
@@ -85,3 +89,21 @@ class JobModels:
             while len(self._known) > _REMEMBERED:
                 self._known.pop(next(iter(self._known)))
         return Wanted(reference=place[2], entry=entry)
+
+    def _resolved(self, reference: str, caller: Caller) -> ModelEntry:
+        try:
+            return resolve(self._registered(), reference, caller.reads_as, caller.gids)
+        except StagingError:
+            # It may have been registered a moment ago.
+            return resolve(self._registered(afresh=True), reference, caller.reads_as, caller.gids)
+
+    def _registered(self, *, afresh: bool = False) -> Sequence[ModelEntry]:
+        """All models. One reading serves the jobs of a cycle, which may be thousands."""
+        now_s = self._clock.now()
+        with self._lock:
+            at_s, entries = self._entries
+        if afresh or not 0 <= now_s - at_s < _ENTRIES_S:
+            entries = self._registry.models()
+            with self._lock:
+                self._entries = now_s, entries
+        return entries
