@@ -24,10 +24,11 @@ from slurmext.model.state import (
 from slurmext.ports import Actuator, Clock, ClusterReader, Store
 from slurmext.service import chain
 from slurmext.service.budget import requeues_left
+from slurmext.service.ckpt_wish import checkpoint_signal
 from slurmext.service.deadlines import Deadlines, ledger_line, number
 from slurmext.service.handover import handovers
 from slurmext.service.intents import fences_of, intents_of
-from slurmext.service.observe import Observation, checkpoint_signal
+from slurmext.service.observe import Observation
 from slurmext.service.overdue import Leaving, overdue
 from slurmext.service.placing import place_all
 

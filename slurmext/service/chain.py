@@ -8,18 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from slurmext.model.cluster import JobRecord
-from slurmext.model.job import JobState
 from slurmext.model.state import ActionKind, ActionRecord, CheckpointRecord, Intent, JobKey
-from slurmext.service.observe import CHAIN, Known, Observation, checkpoint_signal
+from slurmext.service.ckpt_wish import due_s
+from slurmext.service.observe import Known, Observation
 
 REASON = "TIME_LIMIT"
 MOST_LINKS = 1000
 """Restarts after which a job is not requeued again for its limit: a program that never ends must not run for ever."""
-SLACK_S = 45.0
-"""Slurm looks at time limits every 30 s, and a cycle and a requeue take their time."""
-MOST_OF_RUN = 0.5
-"""A short limit is not all grace."""
 
 Told = tuple[JobKey, int | None]
 """A run: the job and when it started."""
@@ -54,20 +49,6 @@ def next_s(observation: Observation, told: Collection[Told], *, now: float, grac
         if (known.key, known.record.start_s) not in told and (at_s := due_s(known.record, grace_s)) and at_s > now
     ]
     return min(times, default=None)
-
-
-def due_s(record: JobRecord, grace_s: float) -> float | None:
-    """When a running job is to be told to save for its limit; None for one that is not in a chain."""
-    note = record.annotation
-    ckpt = note.ckpt if note else None
-    if ckpt is None or not ckpt.endswith(CHAIN) or record.state is not JobState.RUNNING:
-        return None
-    if not (record.batch and record.requeue) or not record.start_s or not record.time_limit_s:
-        return None
-    warn = checkpoint_signal(ckpt, grace_s)
-    wait_s = (warn[1] if warn else grace_s) + SLACK_S
-    end_s = record.end_s or record.start_s + record.time_limit_s
-    return end_s - min(wait_s, MOST_OF_RUN * record.time_limit_s)
 
 
 def saved_in_run(action: ActionRecord, checkpoint: CheckpointRecord | None) -> bool:

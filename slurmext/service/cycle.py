@@ -22,10 +22,11 @@ from slurmext.service import chain
 from slurmext.service.apply import Applier
 from slurmext.service.failures import FailureWatch
 from slurmext.service.idleness import remembered
+from slurmext.service.job_rows import job_rows
 from slurmext.service.limits import refusals
 from slurmext.service.look import look_of
 from slurmext.service.notices import first_told, notices_of, over
-from slurmext.service.observe import Memory, Observation, job_rows, observe
+from slurmext.service.observe import Memory, Observation, observe
 from slurmext.service.policies import Policies
 from slurmext.service.slices.desk import SliceDesk, SliceResult
 from slurmext.service.slices.memory import SliceMemory

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
 from slurmext.model.cluster import ClusterView, JobRecord
 from slurmext.model.job import Cap, CapKind, Job, JobState, NodeGpus, Placement
-from slurmext.model.plan import Reason
 from slurmext.model.policy import Policy
-from slurmext.model.queue import Queue
 from slurmext.model.slicing import SliceJob
 from slurmext.model.snapshot import Fence, Snapshot
 from slurmext.model.state import ActionKind, ActionRecord, ActionState, CheckpointRecord, JobKey, JobRow, StoredFence
 from slurmext.service.idleness import Idleness, about, with_idleness
+from slurmext.service.job_queues import Groups, dynamic_queues, queue_of, removed_queues
 from slurmext.service.limits import Refused, cap_of, caps_now
-from slurmext.service.reason_history import with_reason
 from slurmext.service.slices.hosts import hosts
 from slurmext.service.slices.memory import SliceMemory, placeholder_jobs, sliced_gpus, usage_jobs
 from slurmext.service.slices.world import slice_job
 from slurmext.service.staging.needs import ModelNeed
 from slurmext.service.whole_nodes import with_whole_nodes
 
-_CKPT = re.compile(r"^(?:SIG)?(?P<signal>[A-Z][A-Z0-9+\-]*)@(?P<seconds>\d+)$")
-_AUTO_SIGNAL = "USR1"
-CHAIN = ",chain"
-"""Ends a --ckpt whose job shall be checkpointed and requeued before its time limit ends."""
 _USER_HOLD = "JobHeldUser"
 
 
@@ -81,19 +74,6 @@ class Observation:
     slices: tuple[SliceJob, ...] = ()
 
 
-def checkpoint_signal(ckpt: str | None, grace_s: float) -> tuple[str, float] | None:
-    """(signal, longest wait in seconds) of a --ckpt value; None for a job that knows no checkpoint signal.
-
-    `auto` and `transparent` wait the policy's grace; `USR1@30` at most 30 s of it. `,chain` may follow.
-    """
-    if ckpt is None:
-        return None
-    found = _CKPT.match(ckpt.removesuffix(CHAIN))
-    if found is None:
-        return _AUTO_SIGNAL, grace_s
-    return found["signal"], min(float(found["seconds"]), grace_s)
-
-
 def observe(
     view: ClusterView,
     policy: Policy,
@@ -102,7 +82,7 @@ def observe(
     groups_of: Callable[[str], Sequence[str]] = lambda _user: (),
 ) -> Observation:
     """The world as `plan()` shall see it. `groups_of` gives a user's Unix groups, the primary one first."""
-    everybody = _Groups(groups_of if policy.asks_groups else lambda _user: ())
+    everybody = Groups(groups_of if policy.asks_groups else lambda _user: ())
     limited = {group for queue in (*policy.queues, *policy.dynamic.values()) for group in queue.groups}
     releases = {
         a.job: a for a in memory.open_actions if a.kind is ActionKind.RELEASE and a.state is ActionState.RELEASED
@@ -125,7 +105,7 @@ def observe(
             continue
         row = memory.rows.get(record.slurm_id)
         key = _key(record, row)
-        queue = _queue(record, policy, everybody)
+        queue = queue_of(record, policy, everybody)
         release = releases.get(key)
         pending = record.state is JobState.PENDING and not record.held
         stray = pending and release is None and key not in evictions and not record.reserved
@@ -157,7 +137,7 @@ def observe(
         if fence.beneficiary.job_id in pending
     )
     jobs += [*usage_jobs(memory.slices), *placeholder_jobs(memory.slices, placeholders)]
-    queues = (*policy.queues, *_dynamic_queues((*jobs, *slices), policy))
+    queues = (*policy.queues, *dynamic_queues((*jobs, *slices), policy))
     rules = {queue.path: queue.idle for queue in queues if queue.idle is not None}
     told = about(memory.idleness, evictions.values()) if rules else frozenset[str]()
     if told:
@@ -182,7 +162,7 @@ def observe(
         queues=queues,
         jobs=tuple(jobs),
         fences=fences,
-        removed=_removed(jobs, queues, policy),
+        removed=removed_queues(jobs, queues, policy),
         past_gpus=memory.past_gpus,
         sliced=sliced_gpus(memory.slices),
     )
@@ -206,70 +186,6 @@ def _key(record: JobRecord, row: JobRow | None) -> JobKey:
     if row is not None and (row.job.submit_s == record.submit_s or record.restarts > 0):
         return row.job
     return JobKey(job_id=record.slurm_id, submit_s=record.submit_s)
-
-
-def _queue(record: JobRecord, policy: Policy, everybody: _Groups) -> str | None:
-    note = record.annotation
-    asked = note.queue if note else None
-    if asked is not None and (note is None or note.held or policy.dynamic_queue(asked) is None):
-        return asked
-    # Nobody looked at a job that passed while the daemon was away: it makes no queue that is not its user's.
-    if asked is not None and asked.rpartition("/")[2] == record.user:
-        return asked
-    return policy.queue_of(
-        asked=None,
-        user=record.user,
-        account=record.account,
-        partition=record.partition,
-        groups=everybody.of(record.user),
-    )
-
-
-def under(snapshot: Snapshot, policy: Policy) -> Snapshot:
-    """The snapshot under another policy; each job keeps its queue."""
-    queues = (*policy.queues, *_dynamic_queues(snapshot.jobs, policy))
-    settings = replace(policy.settings, fences_stand=True)
-    return replace(snapshot, settings=settings, queues=queues, removed=_removed(snapshot.jobs, queues, policy))
-
-
-def _removed(jobs: Sequence[Job], queues: Sequence[Queue], policy: Policy) -> dict[str, float]:
-    """Queues of these jobs that the policy has no more, and when the jobs must leave."""
-    if not policy.removed:
-        return {}
-    found = dict[str, float]()
-    for path in sorted({job.queue for job in jobs} - {queue.path for queue in queues}):
-        at_s = policy.removed.get(path, policy.removed.get(f"{path.rpartition('/')[0]}/*"))
-        if at_s is not None:
-            found[path] = at_s
-    return found
-
-
-def _dynamic_queues(jobs: Sequence[Job | SliceJob], policy: Policy) -> list[Queue]:
-    """Queues that exist because a job is in them."""
-    paths = {job.queue for job in jobs} - policy.paths if policy.dynamic else ()
-    found = (policy.dynamic_queue(path) for path in sorted(paths))
-    return [queue for queue in found if queue is not None]
-
-
-class _Groups:
-    """Users' Unix groups, each user asked for once."""
-
-    def __init__(self, groups_of: Callable[[str], Sequence[str]]) -> None:
-        self._groups_of = groups_of
-        self._known = dict[str, Sequence[str]]()
-        self._named = dict[str, tuple[str, ...]]()
-
-    def of(self, user: str) -> Sequence[str]:
-        """All groups of the user, the primary one first."""
-        if user not in self._known:
-            self._known[user] = self._groups_of(user)
-        return self._known[user]
-
-    def named(self, user: str, limited: Collection[str]) -> tuple[str, ...]:
-        """Those of the user's groups that are among `limited`."""
-        if user not in self._named:
-            self._named[user] = tuple(sorted({group for group in self.of(user) if group in limited}))
-        return self._named[user]
 
 
 def _job(
@@ -364,45 +280,3 @@ def _ended(
         end_s = float(record.end_s) if record and record.end_s else now_s
         gone.append(replace(row, state=state, end_s=end_s, reason="", message="", updated_s=now_s))
     return tuple(gone)
-
-
-def _nodes_of(job: Job | SliceJob) -> list[str]:
-    if isinstance(job, Job):
-        return [part.node for part in job.placement]
-    return sorted({place.node for place in job.places}) if job.state is not JobState.PENDING else []
-
-
-def job_rows(
-    observation: Observation, reasons: Mapping[str, Reason], messages: Mapping[str, str], now_s: float
-) -> list[JobRow]:
-    """What the store shall know of the managed jobs after this cycle."""
-    rows = list(observation.ended)
-    for job in (*observation.snapshot.jobs, *observation.slices):
-        known = observation.known.get(job.id)
-        if known is None:
-            continue  # stands for what slices use
-        record = known.record
-        rows.append(
-            JobRow(
-                job=known.key,
-                name=record.name,
-                user=record.user,
-                account=record.account,
-                queue=known.queue or "",
-                state="released"
-                if record.state is JobState.PENDING and job.state is JobState.RUNNING
-                else record.state.value,
-                gpus=job.gpus if isinstance(job, Job) else 0,
-                nodes=",".join(_nodes_of(job)),
-                reason=reasons[job.id].value if job.id in reasons else "",
-                message=messages.get(job.id, ""),
-                reasons=with_reason(known.reasons, reasons[job.id].value if job.id in reasons else "", now_s),
-                ckpt=record.annotation.ckpt if record.annotation else None,
-                preempted=job.preempted,
-                restarts=record.restarts,
-                start_s=float(record.start_s) if record.start_s and record.state is not JobState.PENDING else None,
-                requested_nodes=known.first_nodes,
-                updated_s=now_s,
-            )
-        )
-    return rows

@@ -11,7 +11,7 @@ from slurmext.model.snapshot import Snapshot
 from slurmext.policy.departures import departures
 from slurmext.policy.supply import NodeTable
 from slurmext.policy.tree import queue_tree
-from slurmext.service.observe import under
+from slurmext.service.job_queues import under
 from slurmext.service.policies import Policies
 
 

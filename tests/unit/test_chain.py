@@ -9,7 +9,7 @@ import pytest
 from slurmext.model.job import JobState
 from slurmext.model.state import ActionKind, Event
 from slurmext.model.upkeep import FailureRate
-from slurmext.service import chain
+from slurmext.service import chain, ckpt_wish
 from tests.unit.controller.site import Site
 
 GRACE_S = 20.0
@@ -34,7 +34,7 @@ def near_the_end(site: Site, job: str) -> None:
     """So late that the job must save now."""
     record = site.slurm.records[job]
     end_s = (record.start_s or 0) + (record.time_limit_s or 0)
-    site.slurm.tick(end_s - GRACE_S - chain.SLACK_S - site.slurm.now() + 1)
+    site.slurm.tick(end_s - GRACE_S - ckpt_wish.SLACK_S - site.slurm.now() + 1)
 
 
 def test_a_chained_job_saves_near_its_limit_and_comes_back(site: Site) -> None:

@@ -13,7 +13,8 @@ from slurmext.model.policy import Policy
 from slurmext.model.queue import Queue
 from slurmext.model.state import JobRow
 from slurmext.policy.planner import plan
-from slurmext.service.observe import Memory, Observation, job_rows, observe
+from slurmext.service.job_rows import job_rows
+from slurmext.service.observe import Memory, Observation, observe
 from slurmext.service.reason_history import MOST, reasons_in, with_reason
 
 NOW_S = 1000.0

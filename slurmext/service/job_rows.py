@@ -1,0 +1,54 @@
+"""What the store shall know of the managed jobs after a cycle. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from slurmext.model.job import Job, JobState
+from slurmext.model.plan import Reason
+from slurmext.model.slicing import SliceJob
+from slurmext.model.state import JobRow
+from slurmext.service.observe import Observation
+from slurmext.service.reason_history import with_reason
+
+
+def job_rows(
+    observation: Observation, reasons: Mapping[str, Reason], messages: Mapping[str, str], now_s: float
+) -> list[JobRow]:
+    """What the store shall know of the managed jobs after this cycle."""
+    rows = list(observation.ended)
+    for job in (*observation.snapshot.jobs, *observation.slices):
+        known = observation.known.get(job.id)
+        if known is None:
+            continue  # stands for what slices use
+        record = known.record
+        rows.append(
+            JobRow(
+                job=known.key,
+                name=record.name,
+                user=record.user,
+                account=record.account,
+                queue=known.queue or "",
+                state="released"
+                if record.state is JobState.PENDING and job.state is JobState.RUNNING
+                else record.state.value,
+                gpus=job.gpus if isinstance(job, Job) else 0,
+                nodes=",".join(_nodes_of(job)),
+                reason=reasons[job.id].value if job.id in reasons else "",
+                message=messages.get(job.id, ""),
+                reasons=with_reason(known.reasons, reasons[job.id].value if job.id in reasons else "", now_s),
+                ckpt=record.annotation.ckpt if record.annotation else None,
+                preempted=job.preempted,
+                restarts=record.restarts,
+                start_s=float(record.start_s) if record.start_s and record.state is not JobState.PENDING else None,
+                requested_nodes=known.first_nodes,
+                updated_s=now_s,
+            )
+        )
+    return rows
+
+
+def _nodes_of(job: Job | SliceJob) -> list[str]:
+    if isinstance(job, Job):
+        return [part.node for part in job.placement]
+    return sorted({place.node for place in job.places}) if job.state is not JobState.PENDING else []
