@@ -1,4 +1,4 @@
-"""Unix groups of users, as the name service of this host tells them, remembered for a while."""
+"""Users and their groups, as the name service of this host tells them; groups are remembered for a while."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from collections.abc import Callable
 
 REMEMBER_S = 300.0
 """A user who joined a group is seen in it after so long; a directory service may take a tenth of a second to answer."""
+
+
+def uids_of(user: str) -> set[int]:
+    """The user's id; none for a name nobody has."""
+    try:
+        return {pwd.getpwnam(user).pw_uid}
+    except KeyError:
+        return set()
 
 
 def groups_of(user: str) -> tuple[str, ...]:

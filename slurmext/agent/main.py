@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pwd
 import signal
 import socket
 import sys
@@ -24,6 +23,7 @@ from slurmext.adapters.slurm_cli.runner import SlurmRunner
 from slurmext.adapters.tcp.model_orders import ModelOrder
 from slurmext.adapters.tcp.orders import EndJob, TellJob
 from slurmext.adapters.tcp.queries import TcpQueryClient
+from slurmext.adapters.unix_groups import uids_of
 from slurmext.agent import handlers
 from slurmext.agent.copies.service import Copies
 from slurmext.agent.ending import end_job
@@ -224,11 +224,10 @@ class Agent:
 
 
 def _slurm_uids(user: str) -> set[int]:
-    try:
-        return {pwd.getpwnam(user).pw_uid}
-    except KeyError:
+    found = uids_of(user)
+    if not found:
         log.warning("SlurmUser %s is not known here; only a controller run by root is trusted", user)
-        return set()
+    return found
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -86,15 +86,14 @@ class Session:
         from slurmext.adapters.munge import MungeAuth, MungeError
         from slurmext.adapters.query_client import DaemonUnavailableError
         from slurmext.adapters.tcp.queries import TcpQueryClient
+        from slurmext.adapters.unix_groups import uids_of
 
         site = self.site
         try:
             munge = MungeAuth.find(bin_dir=site.slurm.bin_dir, socket=site.munge_socket)
         except MungeError as error:
             raise DaemonUnavailableError(f"slurmextd cannot be asked: {error}") from error
-        trusted = {0}
-        with contextlib.suppress(KeyError):
-            trusted.add(pwd.getpwnam(site.slurm.user).pw_uid)
+        trusted = {0, *uids_of(site.slurm.user)}
         return TcpQueryClient(site.daemon.address, munge, trusted, timeout_s=wait_s)
 
     @cached_property

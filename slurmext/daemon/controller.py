@@ -19,11 +19,12 @@ from slurmext.adapters.tcp.agent_server import AgentServer
 from slurmext.adapters.tcp.orders import EndJob, TellJob
 from slurmext.adapters.tcp.slice_orders import SliceOrders
 from slurmext.adapters.tcp.stage_orders import StageOrders
+from slurmext.adapters.unix_groups import uids_of
 from slurmext.config.site import SiteConfig
 from slurmext.daemon.events import AgentEvents
 from slurmext.daemon.monitor import Monitor
 from slurmext.daemon.query_server import SOCKET_NAME, QueryServer
-from slurmext.daemon.run_dir import RunDir, uids_of
+from slurmext.daemon.run_dir import RunDir
 from slurmext.errors import SlurmextError, SlurmUnavailable, StoreConflict, StoreUnavailable
 from slurmext.model.plan import Plan
 from slurmext.model.snapshot import Snapshot

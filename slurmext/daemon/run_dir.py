@@ -9,6 +9,7 @@ import threading
 from collections.abc import Collection
 from pathlib import Path
 
+from slurmext.adapters.unix_groups import uids_of
 from slurmext.config.policy import SitePolicy
 from slurmext.config.slice_table import slices_tsv
 from slurmext.config.submit_table import NameService, queues_tsv
@@ -63,14 +64,6 @@ class RunDir:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
         fresh.replace(self._path / name)
-
-
-def uids_of(user: str) -> set[int]:
-    """The user's id; none for a name nobody has."""
-    try:
-        return {pwd.getpwnam(user).pw_uid}
-    except KeyError:
-        return set()
 
 
 def _gid(group: str) -> int | None:

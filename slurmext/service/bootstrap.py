@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import pwd
 import time
 from collections.abc import Callable, Collection
 
 from slurmext.adapters.slurm_cli.actuator import SlurmActuator
 from slurmext.adapters.slurm_cli.reader import SlurmReader
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
-from slurmext.adapters.unix_groups import UnixGroups
+from slurmext.adapters.unix_groups import UnixGroups, uids_of
 from slurmext.config.policy import SitePolicy
 from slurmext.config.site import SiteConfig
 from slurmext.model.slicing import SlicedGpu
@@ -77,7 +76,7 @@ def controller(
         placeholders=actuator,
         agents=NoAgents() if slice_agents is None else slice_agents,
         clock=clock,
-        owners={0, *_uids(site.slurm.user)},
+        owners={0, *uids_of(site.slurm.user)},
         on_cards=on_cards,
     )
     return Controller(
@@ -109,16 +108,9 @@ def _quotas(site: SiteConfig) -> Quotas:
     return Quotas.of_gib(site.staging.user_registered_gib, site.staging.user_node_gib)
 
 
-def _uids(user: str) -> set[int]:
-    try:
-        return {pwd.getpwnam(user).pw_uid}
-    except KeyError:
-        return set()
-
-
 def _holder(site: SiteConfig) -> str | None:
     """Who placeholder jobs run as: SlurmUser, where we may choose."""
-    return site.slurm.user if os.geteuid() == 0 and _uids(site.slurm.user) else None
+    return site.slurm.user if os.geteuid() == 0 and uids_of(site.slurm.user) else None
 
 
 def current_snapshot(site: SiteConfig) -> Snapshot:
