@@ -96,7 +96,7 @@ def show(ctx: click.Context, output: Output, target: str) -> None:
     else:
         from slurmext.cli.ckpt_files import found_in
 
-        rows = [found.row() for found in found_in(Path(target))]
+        rows = [found.row(Path(target)) for found in found_in(Path(target))]
         output.rows(FILES, rows, empty=f"no checkpoint is in {target}")
     if not rows:
         ctx.exit(1)
@@ -143,7 +143,7 @@ def verify(ctx: click.Context, output: Output, target: str) -> None:
     rows, directory = [], _directory_of(ctx.obj, target)
     for found in ckpt_files.found_in(directory):
         problem = ckpt_files.verify(found)
-        rows.append({**found.row(), "verified": problem is None, "problem": problem or "good"})
+        rows.append({**found.row(directory), "verified": problem is None, "problem": problem or "good"})
     output.rows(FILES, rows, empty=f"no checkpoint is in {directory}")
     if not rows or any(not row["verified"] for row in rows):
         ctx.exit(1)
@@ -165,25 +165,30 @@ def verify(ctx: click.Context, output: Output, target: str) -> None:
 @json_option
 @click.pass_obj
 def prune(session: Session, directory: Path, keep: int, *, dry_run: bool, immediate: bool, as_json: bool) -> None:
-    """Remove all but the newest good checkpoints in DIRECTORY. Those that stay are read to the end first."""
+    """Remove all but the newest good checkpoints in DIRECTORY. Those that stay are read to the end first.
+
+    In a directory that tasks of an array share, each task keeps its own newest.
+    """
     from slurmext.cli import ckpt_files
 
     ckpt_files.require_own(directory, session.uid)
     found = ckpt_files.found_in(directory)
     stays, goes = ckpt_files.to_prune(found, keep)
-    if found and not goes and len(stays) < min(keep, len(found)):
-        raise ckpt_files.FilesError(f"only {len(stays)} of {len(found)} checkpoints in {directory} are good: none goes")
-    told = {"stays": [one.path.name for one in stays], "goes": [one.path.name for one in goes], "removed": not dry_run}
+    for place, here in ckpt_files.by_folder(found).items():
+        good = sum(one in stays for one in here)
+        if good < min(keep, len(here)):
+            told_of = f"only {good} of {len(here)} checkpoints in {place} are good: none of them goes"
+            if not goes:
+                raise ckpt_files.FilesError(told_of)
+            click.echo(f"slurmext: {told_of}", err=True)
+    names = {"stays": [one.named(directory) for one in stays], "goes": [one.named(directory) for one in goes]}
     if dry_run or not goes:
-        if not Output(as_json=as_json).value({**told, "removed": False}):
-            click.echo(
-                "\n".join([*(f"stays  {name}" for name in told["stays"]), *(f"goes   {name}" for name in told["goes"])])
-            )  # type: ignore[union-attr]
+        if not Output(as_json=as_json).value({**names, "removed": False}):
+            click.echo("\n".join([f"{what:5}  {name}" for what, which in names.items() for name in which]))
         return
-    confirm(f"remove {len(goes)} checkpoints of {directory} ({', '.join(one.path.name for one in goes)})?",
-            immediate=immediate)  # fmt: skip
-    ckpt_files.remove(directory, goes)
-    if not Output(as_json=as_json).value(told):
+    confirm(f"remove {len(goes)} checkpoints of {directory} ({', '.join(names['goes'])})?", immediate=immediate)
+    ckpt_files.remove(goes)
+    if not Output(as_json=as_json).value({**names, "removed": True}):
         click.echo(f"{len(goes)} checkpoints removed, {len(stays)} stay")
 
 
@@ -217,25 +222,31 @@ def restore(
     """Have the next run begin from an older checkpoint in DIRECTORY, or copy one for another run."""
     from slurmext.cli import ckpt_files
 
+    directory, only = ckpt_files.folder_and_name(directory)
     ckpt_files.require_own(directory, session.uid)
-    found = [one for one in ckpt_files.found_in(directory) if one.kind == "library"]
-    chosen = _chosen(found, step, directory)
+    everything = ckpt_files.found_in(directory)
+    found = [one for one in everything if one.kind == "library"]
+    if everything and not found:
+        raise UsageError(f"{directory} has what --ckpt=transparent saved: its next run takes the newest by itself")
+    if len(folders := sorted(ckpt_files.by_folder(found))) > 1:
+        raise UsageError(f"{directory} has checkpoints of {len(folders)} tasks; name one of them, as {folders[0]}")
+    chosen = _chosen([one for one in found if only in {None, one.path.name}], step, directory)
     newer = [one for one in found if one.serial > chosen.serial]
     told: dict[str, object] = {"restore": chosen.path.name, "aside": [] if target else [one.path.name for one in newer]}
     if not dry_run:
         if target is None and newer:
             names = ", ".join(one.path.name for one in newer)
             confirm(f"put aside {names}, so that the next run begins from {chosen.path.name}?", immediate=immediate)
-            told["aside_in"] = str(ckpt_files.set_aside(directory, newer))
+            told["aside_in"] = str(ckpt_files.set_aside(chosen.path.parent, newer))
         elif target is not None:
             told["copy"] = str(ckpt_files.copy_to(chosen, target))
     if Output(as_json=as_json).value({**told, "done": not dry_run}):
         return
     if target is not None:
         click.echo(f"{chosen.path.name} {'would be' if dry_run else 'is'} copied to {target}")
-    else:
-        click.echo(f"the next run {'would begin' if dry_run else 'begins'} from {chosen.path.name}"
-                   + (f"; {len(newer)} newer put aside" if newer else ""))  # fmt: skip
+        return
+    aside = f"; {len(newer)} newer put aside in {chosen.path.parent / ckpt_files.ASIDE}" if newer else ""
+    click.echo(f"the next run {'would begin' if dry_run else 'begins'} from {chosen.path.name}{aside}")
 
 
 def _chosen(found: list[Found], step: int | None, directory: Path) -> Found:

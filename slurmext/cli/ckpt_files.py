@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from slurmext.checkpoint.engine import folder, retention
@@ -40,10 +41,15 @@ class Found:
     verified: bool
     problem: str | None
 
-    def row(self) -> dict[str, object]:
+    def named(self, target: Path) -> str:
+        """Its name, with that of the folder below `target` that it is in."""
+        below = self.path != target and self.path.is_relative_to(target)
+        return str(self.path.relative_to(target)) if below else self.path.name
+
+    def row(self, target: Path) -> dict[str, object]:
         """For a table or JSON."""
         return {
-            "name": self.path.name, "kind": self.kind, "step": self.step, "saved_s": self.saved_s,
+            "name": self.named(target), "kind": self.kind, "step": self.step, "saved_s": self.saved_s,
             "size_bytes": self.size_bytes, "ranks": self.ranks, "host": self.host, "job": self.job,
             "verified": self.verified, "problem": self.problem, "path": str(self.path),
         }  # fmt: skip
@@ -90,21 +96,35 @@ def verify(found: Found) -> str | None:
     return retention.verify(Saved(path=found.path, serial=found.serial, step=found.step or 0), Crew(THREADS))
 
 
-def to_prune(found: list[Found], keep: int) -> tuple[list[Found], list[Found]]:
-    """(what stays, what goes): the newest `keep` that are good stay, each read to the end first."""
-    stays: list[Found] = []
+def folder_and_name(target: Path) -> tuple[Path, str | None]:
+    """The folder that is meant, and the checkpoint's name where `target` is one."""
+    return (target.parent, target.name) if folder.NAME.fullmatch(target.name) else (target, None)
+
+
+def by_folder(found: list[Found]) -> dict[Path, list[Found]]:
+    """A folder is what one job, or one task of an array, saves in; each is looked after by itself."""
+    folders: dict[Path, list[Found]] = {}
     for one in found:
-        if len(stays) == keep:
-            break
-        if verify(one) is None:
-            stays.append(one)
-    return stays, [one for one in found if one not in stays] if len(stays) == keep else []
+        folders.setdefault(one.path.parent, []).append(one)
+    return folders
 
 
-def remove(directory: Path, gone: list[Found]) -> None:
-    """Remove checkpoints; not while a job holds the directory. Raises FilesError."""
-    lock = _locked(directory)
+def to_prune(found: list[Found], keep: int) -> tuple[list[Found], list[Found]]:
+    """(what stays, what goes): in each folder the newest `keep` that are good stay, each read to the end first."""
+    stays: list[Found] = []
+    goes: list[Found] = []
+    for here in by_folder(found).values():
+        good = list(islice((one for one in here if verify(one) is None), keep))
+        stays += good
+        goes += [one for one in here if one not in good] if len(good) == keep else []
+    return stays, goes
+
+
+def remove(gone: list[Found]) -> None:
+    """Remove checkpoints; none while a job holds a folder that one is in. Raises FilesError."""
+    locks: list[DirectoryLock] = []
     try:
+        locks += (_locked(place) for place in by_folder(gone))
         for one in gone:
             if one.kind == "transparent":
                 shutil.rmtree(one.path)
@@ -113,7 +133,8 @@ def remove(directory: Path, gone: list[Found]) -> None:
     except OSError as error:
         raise FilesError(f"{error.filename}: {error.strerror}") from error
     finally:
-        lock.release()
+        for lock in locks:
+            lock.release()
 
 
 def set_aside(directory: Path, newer: list[Found]) -> Path:

@@ -144,7 +144,7 @@ def confirm(question: str, *, immediate: bool) -> None:
     if immediate:
         return
     if not sys.stdin.isatty():
-        raise UsageError("this changes the site and there is no terminal to confirm it on; add -i to go ahead")
+        raise UsageError(f"{question} There is no terminal to answer on; add -i to go ahead")
     click.confirm(question, abort=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,45 @@ def test_prune_keeps_what_is_good(run: Run, directory: Path) -> None:
     assert done.exit_code == 1
     assert "only 0 of 2" in done.stderr
     assert steps(run, directory) == [30, 20]
+
+
+@pytest.fixture
+def of_an_array(tmp_path: Path) -> Path:
+    """Two tasks of an array with one --ckpt-dir: four checkpoints of the first, two of the second."""
+    place = tmp_path / "array"
+    for task, saved in enumerate((STEPS, STEPS[:2])):
+        with Checkpointer({"w": np.arange(1000.0)}, place / f"task-{task}", signals=False, keep=len(STEPS)) as ckpt:
+            for step in saved:
+                ckpt.save(step)
+    return place
+
+
+def names(run: Run, directory: Path) -> set[str]:
+    """Of all that is there, without serial numbers."""
+    shown = json.loads(run("ckpt", "show", str(directory), "--json").output)
+    return {re.sub("save-[0-9]+-", "", found["name"]) for found in shown}
+
+
+def test_each_task_of_an_array_keeps_its_own_newest(run: Run, of_an_array: Path) -> None:
+    """Also where one of them has too few good ones: that is said, and nothing of its goes."""
+    assert run("ckpt", "prune", str(of_an_array), "--keep", "2", "-i").exit_code == 0
+    assert names(run, of_an_array) == {"task-0/step-40", "task-0/step-30", "task-1/step-20", "task-1/step-10"}
+    damage(of_an_array / "task-1", 20)
+    damage(of_an_array / "task-1", 10)
+    done = run("ckpt", "prune", str(of_an_array), "--keep", "1", "-i")
+    assert (done.exit_code, "task-1 are good: none of them goes" in done.stderr) == (0, True)
+    assert names(run, of_an_array) == {"task-0/step-40", "task-1/step-20", "task-1/step-10"}
+
+
+def test_one_task_is_rolled_back_and_no_other(run: Run, of_an_array: Path) -> None:
+    """A directory of several tasks is refused with the name of one; the checkpoint itself may be named as well."""
+    refused = run("ckpt", "restore", str(of_an_array), "--step", "20", "-i")
+    assert (refused.exit_code, "2 tasks; name one of them, as" in refused.stderr) == (2, True)
+    (chosen,) = (of_an_array / "task-0").glob("save-*-step-20")
+    assert run("ckpt", "restore", str(chosen), "-i").exit_code == 0
+    with Checkpointer({"w": np.zeros(1000)}, of_an_array / "task-0", signals=False) as ckpt:
+        assert ckpt.restore() == 20
+    assert names(run, of_an_array) == {"task-0/step-20", "task-0/step-10", "task-1/step-20", "task-1/step-10"}
 
 
 def test_nothing_is_removed_while_a_job_uses_the_directory(run: Run, directory: Path) -> None:
