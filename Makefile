@@ -2,6 +2,13 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PY := .venv/bin/python
+# The tests of one part, `slow` ones too: what `make test-PART` runs.
+PARTS := slices ckpt models
+TESTS_slices := tests/integration/test_*slice*_on_slurm.py tests/unit/agent/slices tests/unit/devices tests/unit/nvml tests/unit/mps \
+	tests/unit/slices tests/contract/test_slice_driver.py tests/property/test_slice_laws.py tests/scenario/slices
+TESTS_ckpt := $(foreach what,ranks copies transparent chain examples,tests/integration/test_$(what)_on_slurm.py) tests/unit/checkpoint
+TESTS_models := tests/integration/test_models_on_slurm.py tests/integration/test_preload_on_slurm.py tests/unit/staging \
+	tests/unit/agent/staging tests/unit/models tests/property/test_multicast_laws.py
 BENCHES := $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/bench_*.py))
 # A Slurm that starts jobs as their users runs as root. Nothing root writes is left in a user's checkout.
 SUDO := $(shell [ "$$(id -u)" -eq 0 ] || command -v sudo)
@@ -11,12 +18,13 @@ PYTEST := $(AS_ROOT) $(PY) -m pytest $(if $(SUDO),-p no:cacheprovider)
 # Two files at a time: tests on a Slurm wait for its clocks, others compute. Those that boot a Slurm come first.
 BESIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup setup-test setup-all demo up down test test-all test-rdma check generate docs bench clean $(addprefix bench-,$(BENCHES))
+.PHONY: help setup setup-test setup-all demo up down test test-all $(addprefix test-,$(PARTS)) test-rdma check generate docs bench clean $(addprefix bench-,$(BENCHES))
 
 help:
 	@echo "make demo        boot a real Slurm with simulated GPUs and watch reclaim, checkpoint and resume"
 	@echo "make test        the tests that fit into minutes, on a real Slurm"
 	@echo "make test-all    all of them: three Slurm releases, PostgreSQL, MariaDB"
+	@echo "make test-slices, test-ckpt, test-models: all tests of one part"
 	@echo "make test-rdma   models over real RDMA verbs, in a virtual machine with soft-RoCE; part of test-all"
 	@echo "make check       style, types, architecture, generated files"
 	@echo "make up          a devcluster to play with: sudo .venv/bin/slurmext devcluster shell"
@@ -45,6 +53,9 @@ test: setup-test
 	@$(PYTEST) -m "not slow" $(BESIDE)
 test-all: setup-all
 	@$(PYTEST)
+
+$(addprefix test-,$(PARTS)): test-%: setup-all
+	@$(PYTEST) $(BESIDE) $(TESTS_$*)
 
 test-rdma: setup-all
 	@$(PYTEST) -s tests/rdma
