@@ -23,7 +23,7 @@ from slurmext.service.bootstrap import SystemClock, open_store
 from slurmext.spank.build import built_for
 
 if TYPE_CHECKING:
-    from slurmext.config.site import SiteConfig
+    from slurmext.config.site import SiteConfig, StagingSite
     from slurmext.model.mig import GpuCard
 
 AGENT_TIMEOUT_S = 2.0
@@ -37,6 +37,7 @@ def collect(site: SiteConfig) -> Facts:
     slurm_conf = Path(config.get("slurm_conf") or site.slurm.conf or "/etc/slurm/slurm.conf")
     plugstack = Path(config.get("plugstackconfig") or slurm_conf.parent / "plugstack.conf")
     plugin = _listed_plugin(plugstack)
+    hooks = {name: fact for name in _HOOK_NAMES if (fact := _hook(name, config)) is not None}
     works, error = _munge(_munge_socket(site, config))
     return Facts(
         config=config,
@@ -45,6 +46,8 @@ def collect(site: SiteConfig) -> Facts:
         slurm_uid=_uid_of(config.get("slurmuser", site.slurm.user)),
         hook_deadline_s=site.agent.hook_deadline_s,
         heartbeat_stale_s=site.daemon.heartbeat_stale_s,
+        prolog_wait_s=_prolog_wait_s(site.staging),
+        preload_hook_s=_preload_hook_s(hooks.get("Prolog")),
         run_dir=_path(site.run_dir),
         submit_wake=_path(site.run_dir / "submit-wake"),
         queues_tsv=_path(site.run_dir / "queues.tsv"),
@@ -54,7 +57,7 @@ def collect(site: SiteConfig) -> Facts:
         plugin=_path(plugin) if plugin else None,
         plugin_listed=None if plugin is None and not _readable(plugstack) else plugin is not None,
         plugin_release=_plugin_release(plugin),
-        hooks={name: fact for name in _HOOK_NAMES if (fact := _hook(name, config)) is not None},
+        hooks=hooks,
         hooks_known=True,
         agents=_agents(site.run_dir),
         transparent=transparent_fact(site.agent.criu) if _agents(site.run_dir) else None,
@@ -191,6 +194,19 @@ def _hook(name: str, config: dict[str, str]) -> PathFact | None:
             if found:
                 return _path(Path(found[1]))
     return None
+
+
+def _prolog_wait_s(site: StagingSite) -> float | None:
+    return site.prolog_wait_s if site.memory_gib is not None or site.memory_percent > 0 else None
+
+
+def _preload_hook_s(prolog: PathFact | None) -> float | None:
+    try:
+        text = prolog.path.read_text(encoding="utf-8") if prolog is not None else ""
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = re.search(r' preload "\$run\.root\.sock" ([0-9.]+) ', text)
+    return float(found[1]) if found else None
 
 
 def _agents(run_dir: Path) -> dict[str, bool]:

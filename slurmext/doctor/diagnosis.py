@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slurmext.doctor import rules, rules_checkpoints, rules_installation, rules_slices
+from slurmext.doctor import rules, rules_checkpoints, rules_installation, rules_slices, rules_staging
 from slurmext.doctor.rules import Finding, Severity
 
 if TYPE_CHECKING:
     from slurmext.doctor.facts import Facts
 
-RULES = (*rules_installation.RULES, *rules.RULES, *rules_slices.RULES, *rules_checkpoints.RULES)
+RULES = (*rules_installation.RULES, *rules.RULES, *rules_slices.RULES, *rules_checkpoints.RULES, *rules_staging.RULES)
 
 
 def diagnose(facts: Facts) -> list[Finding]:

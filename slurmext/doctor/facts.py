@@ -42,6 +42,10 @@ class Facts:
     slurm_uid: int | None = None
     hook_deadline_s: float = 5
     heartbeat_stale_s: float = 30
+    prolog_wait_s: float | None = None
+    """How long the site has prologs wait for models; None where no models are staged."""
+    preload_hook_s: float | None = None
+    """How long the prolog of this host waits for an agent that does not answer about models."""
     run_dir: PathFact | None = None
     submit_wake: PathFact | None = None
     queues_tsv: PathFact | None = None

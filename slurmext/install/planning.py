@@ -18,6 +18,7 @@ from slurmext.spank.job_submit import LuaSite, render
 
 PROLOG_TIMEOUT_S = 60
 PRELOAD_SLACK_S = 5
+_ENDING_S = 2
 
 
 class Role(StrEnum):
@@ -251,11 +252,12 @@ def _plan_hooks(draft: _Draft, site: SiteConfig) -> None:
 
 def _preload_s(draft: _Draft, site: SiteConfig) -> float:
     """The agent answers within its own time; one that hangs is waited for a little longer. A prolog that Slurm ends
-    drains the node, so never for as long as Slurm waits.
+    drains the node, so with what was waited for slices before, never for as long as Slurm waits.
     """
     limits = [word for key in ("PrologTimeout", "PrologEpilogTimeout") for word in conf_edit.values_of(draft.conf, key)]
     known = [int(word) for word in limits if word.isdecimal()] or [PROLOG_TIMEOUT_S]
-    return max(1.0, min(site.staging.prolog_wait_s + PRELOAD_SLACK_S, min(known) - PRELOAD_SLACK_S))
+    most_s = min(known) - site.agent.hook_deadline_s - _ENDING_S
+    return max(1.0, min(site.staging.prolog_wait_s + PRELOAD_SLACK_S, most_s))
 
 
 def _plan_library(draft: _Draft, site: SiteConfig) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from slurmext.doctor.collect import _answers, _heartbeat_age_s, _hook, _listed_plugin
+from slurmext.doctor.collect import _answers, _heartbeat_age_s, _hook, _listed_plugin, _preload_hook_s
 from slurmext.doctor.diagnosis import RULES, diagnose
 from slurmext.doctor.facts import Facts, PathFact, TransparentFact, parse_config
 from slurmext.doctor.rules import Severity
+from slurmext.install.hooks import SOURCES, wrapper_text
 from slurmext.model.mig import GpuCard
 from slurmext.model.slicing import Geometry
 
@@ -175,7 +176,42 @@ PART_CASES = [
     ({"guaranteed_gpus": 33, "cluster_gpus": 32}, "GUARANTEES"),
     ({"cards": (card(mig=False, pending=True, told=False),)}, "MIG_PENDING"),
     ({"cards": (card(mig=True, pending=False),)}, "MIG_PENDING"),
+    ({"preload_hook_s": 60}, "PRELOAD_HOOK"),
 ]
+
+
+def test_a_prolog_that_slurm_would_end_before_its_models_are_there() -> None:
+    """Waiting less than the site says is worth knowing, not waiting at all is wrong; the line mends both."""
+    waits = replace(HEALTHY, prolog_wait_s=300)
+    (finding,) = diagnose(waits)
+    assert (finding.code, finding.severity) == ("PRELOAD_WAIT", Severity.NOTE)
+    assert "waits 50 s" in finding.effect
+    (finding,) = diagnose(replace(waits, config={**waits.config, "prologtimeout": "10"}))
+    assert (finding.code, finding.severity) == ("PRELOAD_WAIT", Severity.WARNING)
+    name, _, value = finding.line.partition("=")
+    assert (name, value.split()[0]) == ("PrologTimeout", "310")
+    assert diagnose(replace(waits, config={**waits.config, "prologepilogtimeout": value})) == []
+    assert diagnose(replace(waits, prolog_wait_s=50)) == []
+    assert diagnose(replace(conf(PrologEpilogTimeout="65534", PrologTimeout="60", EpilogTimeout="60"),
+                            prolog_wait_s=50)) == []  # fmt: skip
+
+
+def test_an_installed_prolog_that_waits_longer_than_slurm() -> None:
+    """It was written for another PrologEpilogTimeout: when the agent hangs, the node is drained."""
+    (finding,) = diagnose(replace(HEALTHY, preload_hook_s=60))
+    assert finding.severity is Severity.ERROR
+    assert diagnose(replace(HEALTHY, preload_hook_s=53)) == []
+
+
+def test_how_long_the_installed_prolog_waits_is_read_from_it(tmp_path: Path) -> None:
+    """Another prolog says nothing of it."""
+    source = Path(__file__).parents[2] / SOURCES["Prolog"]
+    wrapper = tmp_path / "slurmext-prolog"
+    wrapper.write_text(wrapper_text(source, {"PRELOAD_S": "53.5", "DEADLINE_S": "5", "RUN_DIR": "/run/slurmext"}))
+    assert _preload_hook_s(there(wrapper)) == 53.5
+    wrapper.write_text("#!/bin/sh\n")
+    assert _preload_hook_s(there(wrapper)) is None
+    assert _preload_hook_s(None) is None
 
 
 def test_gpus_that_are_as_they_should_be() -> None:
@@ -200,6 +236,7 @@ NOTE_CASES = [
         {"cards": (card(mig=True, pending=True),), "mps_control": PathFact(path=Path("/x/mps"), exists=False)},
         "MPS_MISSING",
     ),
+    ({"prolog_wait_s": 300}, "PRELOAD_WAIT"),
 ]
 
 

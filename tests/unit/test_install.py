@@ -224,6 +224,17 @@ def test_wrappers_get_their_values(site: Site) -> None:
     assert "@" not in text
 
 
+@pytest.mark.parametrize(
+    ("limit", "waits"), [("", "53"), ("PrologEpilogTimeout=400\n", "305"), ("PrologTimeout=30\n", "23")]
+)
+def test_a_prolog_that_waits_for_models_ends_before_slurm_ends_it(site: Site, limit: str, waits: str) -> None:
+    """Also when the agent hangs and was asked about slices before: 7 s are left for that."""
+    (site.root / "source" / "prolog" / "slurmext-prolog").write_text("#!/bin/sh\nexec x @PRELOAD_S@\n")
+    site.slurm_conf.write_text(SLURM_CONF + limit)
+    site.install()
+    assert (site.prefix / "hooks" / "slurmext-prolog").read_text().split()[-1] == waits
+
+
 def test_a_parameter_that_shares_its_line_is_refused(site: Site) -> None:
     """Commenting the line out would lose the other parameter."""
     site.slurm_conf.write_text("ClusterName=a\nSlurmUser=root\nPrologFlags=X11 KillWait=5\n")
