@@ -10,6 +10,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
+from slurmext.adapters.tcp.wire import MAX_LINE_BYTES
 from slurmext.agent.files import replace_file
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class EventSpool:
         """Queue an event; it is on disk when this returns, unless the disk refused it (then it is kept in memory)."""
         with self._lock:
             content = self._line(event, detail)
+            if len(content) > MAX_LINE_BYTES:
+                # The controller would refuse it for ever, and nothing behind it would get through.
+                log.error("event %s of %d bytes is too long to be told: %.200s", event, len(content), content)
+                return
             name = f"{self._started_ns:020d}-{self._seq:010d}.json"
             try:
                 replace_file(self._directory / name, content)

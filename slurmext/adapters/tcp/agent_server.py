@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import json
 import logging
 import secrets
 import socket
@@ -17,6 +18,7 @@ from slurmext.adapters.tcp.orders import Order
 from slurmext.adapters.tcp.queries import OnQuery, serve_query
 from slurmext.adapters.tcp.wire import (
     HANDSHAKE_S,
+    MAX_LINE_BYTES,
     NODE,
     NONCE,
     VERSION,
@@ -29,6 +31,7 @@ from slurmext.adapters.tcp.wire import (
     server_payload,
     split_address,
 )
+from slurmext.adapters.transport.framing import set_timeouts
 from slurmext.errors import SlurmextError
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ log = logging.getLogger(__name__)
 
 MAX_STRANGERS = 64
 """Connections that have not proved who they are; more are turned away, so that strangers cannot use up threads."""
+SEND_S = 5.0
+"""An agent that reads nothing for so long, with its buffers full, is hung up on: cycles must not wait for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,15 +126,24 @@ class AgentServer:
 
     def order(self, nodes: Collection[str], order: Order) -> list[str]:
         """Tell the agents of these nodes; returns the nodes whose agent was told. Who is away is not told later."""
+        line = json.dumps(order.line()).encode() + b"\n"
+        if len(line) > MAX_LINE_BYTES:
+            # The agent would hang up, and again each time it is told.
+            log.error("%d bytes are too long an order: %.200s", len(line), line)
+            return []
         with self._lock:
             newest = {agent.node: key for key, agent in self._agents.items() if agent.node in nodes}
-            told = {node: self._lines[key] for node, key in newest.items() if key in self._lines}
-        for node, lines in list(told.items()):
+            there = [(node, self._lines[key], self._open[key]) for node, key in newest.items() if key in self._lines]
+        told = list[str]()
+        for node, lines, connection in there:
             try:
-                lines.send(order.line())
+                lines.send(line)
             except OSError as error:
-                log.info("agent of %s was not told %s: %s", node, order.line(), error)
-                del told[node]
+                log.warning("agent of %s was not told %.200s: %s", node, line, error)
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)  # it may have got a part of the line
+            else:
+                told.append(node)
         return sorted(told)
 
     def _accept(self) -> None:
@@ -165,7 +179,7 @@ class AgentServer:
                 if agent is None:
                     return
                 node = agent
-                connection.settimeout(None)
+                set_timeouts(connection, receive_s=0, send_s=SEND_S)
                 now = time.time()
                 with self._lock:
                     self._agents[key] = ConnectedAgent(node=node, address=name, since_s=now, last_event_s=now)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from slurmext.adapters.tcp.model_orders import ActOnModel, Catalogue, PreloadJob, StageModel
+from slurmext.adapters.tcp.wire import MAX_LINE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from slurmext.adapters.tcp.agent_server import AgentServer
     from slurmext.adapters.tcp.orders import Order
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
     from slurmext.staging.order import StageOrder
     from slurmext.staging.preload import Preload, Registered
 
-MODELS_A_LINE = 50
-"""A path may have 4096 bytes, and a line 256 KiB."""
+_LINE_BYTES = MAX_LINE_BYTES // 2
+_MOST_BESIDE = 1000
+"""What a model takes in a line at most, but for its path: that has up to 4096 letters of up to 12 bytes in JSON."""
 
 
 class StageOrders:
@@ -48,9 +51,22 @@ class StageOrders:
 
     def catalogue(self, nodes: Collection[str], models: Sequence[Registered]) -> None:
         """The registry's models, in lines that are not too long."""
-        for at in range(0, max(1, len(models)), MODELS_A_LINE):
-            part = Catalogue(models=tuple(models[at : at + MODELS_A_LINE]), first=at == 0)
-            self._server().order(nodes, part)
+        for number, part in enumerate(_parts(models)):
+            self._server().order(nodes, Catalogue(models=part, first=number == 0))
 
     def _tell(self, node: str, order: Order) -> bool:
         return self._server().order([node], order) == [node]
+
+
+def _parts(models: Sequence[Registered]) -> Iterator[tuple[Registered, ...]]:
+    """The models in parts that fit into a line each; one that is empty when there are none."""
+    part: list[Registered] = []
+    taken = 0
+    for model in models:
+        size = _MOST_BESIDE + len(json.dumps(model.storage))
+        if part and taken + size > _LINE_BYTES:
+            yield tuple(part)
+            part, taken = [], 0
+        part.append(model)
+        taken += size
+    yield tuple(part)

@@ -92,10 +92,12 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def keep_alive(connection: socket.socket) -> None:
-    """Notice within a minute a peer that vanished without a word, and send small lines at once."""
+    """Notice within a minute a peer that vanished without a word, also while it owes us an acknowledgement of bytes
+    sent (TCP_USER_TIMEOUT, tcp(7): keepalive probes wait until then), and send small lines at once.
+    """
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3),
-                          (socket.TCP_NODELAY, 1)):  # fmt: skip
+                          (socket.TCP_USER_TIMEOUT, 60_000), (socket.TCP_NODELAY, 1)):  # fmt: skip
         connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 

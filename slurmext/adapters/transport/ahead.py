@@ -87,15 +87,17 @@ def _read(descriptor: int, room: mmap.mmap, offset: int, length: int) -> int:
     """Bytes read from the sector on in which `offset` lies; fewer than needed at the end of the file."""
     begin = offset // ALIGNMENT * ALIGNMENT
     wanted = -(-(offset + length - begin) // ALIGNMENT) * ALIGNMENT
-    done = 0
+    done, direct = 0, True
     with memoryview(room) as whole:
         while done < offset + length - begin:
             with whole[done:wanted] as place:
                 try:
                     count = os.preadv(descriptor, [place], begin + done)
                 except OSError:
-                    if not _to_cache(descriptor):
+                    if not direct:
                         raise
+                    _to_cache(descriptor)  # perhaps another thread did already, while this one was reading
+                    direct = False
                     continue
             if not count:
                 break
@@ -103,10 +105,6 @@ def _read(descriptor: int, room: mmap.mmap, offset: int, length: int) -> int:
     return done
 
 
-def _to_cache(descriptor: int) -> bool:
-    """Read through the page cache after all: a file system may want more than sectors. False when it did already."""
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-    if not flags & os.O_DIRECT:
-        return False
-    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
-    return True
+def _to_cache(descriptor: int) -> None:
+    """Read through the page cache after all: a file system may want more than sectors."""
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_DIRECT)

@@ -17,6 +17,8 @@ from slurmext.staging.kinds import TierKind
 from slurmext.staging.manifest import Manifest, parse_manifest, shared_chunks
 from slurmext.staging.names import ModelKey, parse_reference
 
+_MOST_PATH_BYTES = 4096
+"""PATH_MAX. Orders to agents hold the paths of all of a job's models in one line."""
 _MOST_COMPARED = 2_000_000
 """Chunks of earlier models that a new one is compared with: a second's work."""
 
@@ -48,7 +50,7 @@ class Registering:
     def register(self, caller: Caller, given: Arguments) -> Answer:
         """Register what was uploaded; with `dry_run` only say what would be. Raises NameTaken, QuotaExceeded."""
         fingerprint, storage = given.text("fingerprint"), given.text("storage")
-        if not storage.startswith("/") or "/../" in f"{storage}/":
+        if not storage.startswith("/") or "/../" in f"{storage}/" or len(storage.encode()) > _MOST_PATH_BYTES:
             raise UsageError(f"storage {storage!r}: the absolute path of the model on shared storage")
         gid, public = self._audience(caller, given)
         raw = self._uploads.take(caller.uid, fingerprint)

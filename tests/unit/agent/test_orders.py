@@ -16,7 +16,11 @@ from slurmext.adapters.tcp.orders import (
     WithdrawSlices,
     parse_order,
 )
+from slurmext.adapters.tcp.stage_orders import StageOrders
+from slurmext.adapters.tcp.wire import MAX_LINE_BYTES
 from slurmext.model.slicing import GpuUse
+from slurmext.staging.names import ModelKey
+from slurmext.staging.preload import Registered
 
 MIG = SliceItem(gpu="GPU-1", profile="1g.10gb+me", profile_id=20, start=0)
 SHARE = SliceItem(gpu="GPU-1", share_pct=25, memory_mib=10240)
@@ -61,3 +65,24 @@ def test_nonsense_is_no_order(change):
 def test_unknown_orders(line):
     """What this version does not know is None."""
     assert parse_order(line) is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 300])
+@pytest.mark.parametrize("letter", ["a", "\U0001f600"])
+def test_a_catalogue_comes_in_lines_that_agents_take(count, letter):
+    """However long the paths are that users give: an agent hangs up on a line that is too long."""
+    models = tuple(
+        Registered(key=ModelKey(f"org/m{number}", "v1"), fingerprint="ab" * 32, uid=1000, gid=None, public=True,
+                   storage="/" + letter * 4095)
+        for number in range(count)
+    )  # fmt: skip
+    told = []
+
+    class Server:
+        def order(self, nodes, order):
+            assert nodes == ["n1"] and len(json.dumps(order.line())) < MAX_LINE_BYTES
+            told.append(parse_order(json.loads(json.dumps(order.line()))))
+
+    StageOrders(Server).catalogue(["n1"], models)
+    assert tuple(model for part in told for model in part.models) == models
+    assert [part.first for part in told] == [True] + [False] * (len(told) - 1)

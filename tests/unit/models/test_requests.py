@@ -64,6 +64,13 @@ def test_groups_and_everyone_read_what_is_shared_and_change_nothing(site: Site) 
     assert names(site.ask(BOB, "models")) == []
 
 
+@pytest.mark.parametrize("storage", ["m", "/a/../b", "/a/..", "/" + "ü" * 2048, "/a\nb"])
+def test_storage_is_an_absolute_path(site: Site, storage: str) -> None:
+    """As long as the kernel takes one at most: agents are told of many in one line."""
+    with pytest.raises(UsageError, match="storage"):
+        site.register(ANN, made("ann/m", 1), storage=storage)
+
+
 def test_names_cannot_be_taken_over(site: Site) -> None:
     """Nobody adds a revision to another's name, root neither: whoever asks for the newest gets the owner's."""
     site.register(ANN, made("org/llama", 1), public=True)
