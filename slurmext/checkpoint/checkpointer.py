@@ -16,7 +16,7 @@ from slurmext.checkpoint.confirm import announce, confirm
 from slurmext.checkpoint.cost import CostMeter, CountedCost
 from slurmext.checkpoint.engine import Engine, Ticket
 from slurmext.checkpoint.engine.arrays import Sharded, is_array, replicated
-from slurmext.checkpoint.engine.folder import saved_in
+from slurmext.checkpoint.engine.folder import counted, saved_in
 from slurmext.checkpoint.engine.identity import described
 from slurmext.checkpoint.engine.tree import put
 from slurmext.checkpoint.errors import CheckpointError
@@ -151,7 +151,7 @@ class Checkpointer:
 
         With `wait=False` it returns None when the snapshot is taken; the state may change from then on.
         """
-        waits = self._wait if wait is None else wait
+        waits, step = self._wait if wait is None else wait, counted(step)
         self._cost_begins(step)
         try:
             finish = self._take(step)
@@ -173,7 +173,7 @@ class Checkpointer:
     def confirm(self, step: int, path: str | os.PathLike[str]) -> None:
         """In place of `save`, in all ranks: the program has saved `step` by its own means, and `path` is on disk."""
         reason = self._pilot.reason if self._pilot is not None and self._owed else None
-        self.saved_step, self._last = step, (Path(path).absolute(), _size(Path(path)))
+        self.saved_step, self._last = counted(step), (Path(path).absolute(), _size(Path(path)))
         self._confirm(reason)
         self._settled(None)
 

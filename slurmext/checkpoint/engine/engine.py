@@ -112,6 +112,7 @@ class Engine:
         wrong. With `wait` this returns when it is on disk. Blocks while two snapshots are being written. Raises
         CheckpointError when the state or the directory are not fit.
         """
+        step = folder.counted(step)
         self.open()
         started = time.perf_counter()
         taken = snapshot.take(state, rank=self.rank, world=self.world, pool=self._pool, crew=self._copiers)

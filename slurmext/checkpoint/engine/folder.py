@@ -12,6 +12,7 @@ grows with every save, so the newest is found without trusting clocks, and a nam
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import re
 import shutil
@@ -57,6 +58,19 @@ def saved_in(directory: Path) -> list[Saved]:
         (Saved(path=directory / name, serial=int(match[1]), step=int(match[2])) for match, name in found),
         key=lambda saved: -saved.serial,
     )
+
+
+def counted(step: object) -> int:
+    """A step as it stands in names, where anything else would not be found again. Raises CheckpointError."""
+    try:
+        number = operator.index(step)  # type: ignore[arg-type]  # also NumPy's and torch's whole numbers
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise CheckpointError(
+            f"step must be a whole number of finished steps, 0 or more, not {step!r}; save(300)"
+        )
+    return number
 
 
 def next_serial(directory: Path) -> int:

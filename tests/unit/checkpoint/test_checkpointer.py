@@ -159,6 +159,18 @@ def test_what_cannot_be_saved_is_named(tmp_path, value):
     assert os.listdir(tmp_path) == [".lock"]
 
 
+@pytest.mark.parametrize("step", [-1, 2.0, "7", None])
+def test_a_step_that_would_not_be_found_again_is_refused(tmp_path, step):
+    """Rather than written under a name that no restore looks for; nothing is left of it."""
+    with Checkpointer({"n": 1}, tmp_path / "d", signals=False) as ckpt:
+        for call in (lambda: ckpt.save(step), lambda: ckpt.confirm(step, tmp_path)):
+            with pytest.raises(CheckpointError, match="step must be a whole number of finished steps, 0 or more, not"):
+                call()
+        ckpt.save(np.int64(7))
+    assert [saved.step for saved in folder.saved_in(tmp_path / "d")] == [7]
+    assert len(list((tmp_path / "d").glob("save-*"))) == 1
+
+
 def test_the_folder_works_alone(tmp_path):
     """The library needs nothing of the package: a copy of its folder under another parent works."""
     (tmp_path / "slurmext").mkdir()
