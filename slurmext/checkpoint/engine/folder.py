@@ -67,9 +67,7 @@ def counted(step: object) -> int:
     except TypeError:
         number = -1
     if number < 0:
-        raise CheckpointError(
-            f"step must be a whole number of finished steps, 0 or more, not {step!r}; save(300)"
-        )
+        raise CheckpointError(f"step must be a whole number of finished steps, 0 or more, not {step!r}; save(300)")
     return number
 
 
