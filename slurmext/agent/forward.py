@@ -24,6 +24,7 @@ from slurmext.adapters.tcp.wire import (
     WireError,
     agent_payload,
     keep_alive,
+    sent,
     server_payload,
     split_address,
 )
@@ -155,7 +156,7 @@ class Forwarder:
                 os.eventfd_read(self._spool.wake)
 
     def _deliver(self, lines: Lines, line: bytes) -> None:
-        lines.send(line)
+        lines.send(sent(line, time.time()))
         while "ack" not in (answer := _said(lines)):
             self._obey(answer)
         if f'"seq": {answer.get("ack")},'.encode() not in line[:80]:

@@ -48,7 +48,7 @@ def checkpoint_of(event: AgentEvent, job_id: str) -> CheckpointRecord:
         path=str(detail.get("path", ""))[:4096],
         size_bytes=size if isinstance(size, int) else None,
         # a job's own clock or claim never puts its checkpoint into the future
-        saved_s=min(float(saved), event.at_s) if isinstance(saved, int | float) else event.at_s,
+        saved_s=min(float(saved) + event.behind_s, event.at_s) if isinstance(saved, int | float) else event.at_s,
         confirmed_s=event.at_s,
         node=event.node,
     )

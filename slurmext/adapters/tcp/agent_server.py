@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hmac
 import json
 import logging
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from slurmext.adapters.munge import MungeAuth, MungeError
+from slurmext.adapters.tcp.clocks import NodeClock
 from slurmext.adapters.tcp.orders import Order
 from slurmext.adapters.tcp.queries import OnQuery, serve_query
 from slurmext.adapters.tcp.wire import (
@@ -227,10 +229,11 @@ class AgentServer:
         return node
 
     def _events(self, lines: Lines, node: str, key: int) -> None:
+        clock = NodeClock()
         while (message := lines.receive()) is not None:
-            seq = message.get("seq")
+            seq, now_s = message.get("seq"), time.time()
             try:
-                event = parse_event(message, node)
+                event = parse_event(message, node, functools.partial(clock.behind_s, now_s=now_s))
             except WireError as error:
                 # Asking for it again would bring the same line for ever and hold up those behind it.
                 log.warning("%s", error)

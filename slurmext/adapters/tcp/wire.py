@@ -3,7 +3,7 @@
     server: {"slurmext": 1, "nonce": "<hex>"}
     agent:  {"node": "n1", "nonce": "<hex>", "credential": "MUNGE:…"}     over b"slurmext-agent/1 n1 <server's> <own>"
     server: {"ok": true, "credential": "MUNGE:…"}                  over b"slurmext-controller/1 n1 <server's> <agent's>"
-    agent:  {"seq": 1, "boot": "<uuid>", "node": "n1", "event": "…", "at_s": 1.0, …}
+    agent:  {"seq": 1, "boot": "<uuid>", "node": "n1", "event": "…", "at_s": 1.0, …, "sent_s": 2.0}
     server: {"ack": 1, "failures": "2.5/1.2e7"}
     server: {"end": {"job_id": 12, "started_before_s": 1.0}}        at any time after the agent's first event
 
@@ -17,7 +17,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +45,8 @@ class AgentEvent:
 
     `event` is `hello`, `job_start`, `job_end`, `checkpoint`, `gpu_activity`, `gpus`, `gpu_use` or one of
     `slice_reserved`, `slice_made`, `slice_missed`, `slice_freed`, `slice_sample`. `uid` and, of a checkpoint, `detail`
-    come from the job's owner as checked by the agent; `detail` is data, never a path to open as root.
+    come from the job's owner as checked by the agent; `detail` is data, never a path to open as root. `at_s` is by the
+    controller's clock, and `behind_s` what was added to the node's for that.
     """
 
     node: str
@@ -56,11 +57,21 @@ class AgentEvent:
     job_id: str | None = None
     uid: int | None = None
     detail: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    behind_s: float = 0.0
 
 
-def parse_event(line: Mapping[str, Any], node: str) -> AgentEvent:
-    """An event of an agent that proved to be `node`'s. Raises WireError."""
+def sent(line: bytes, now_s: float) -> bytes:
+    """An event's line, with the time it is sent at."""
+    return line.rstrip().removesuffix(b"}") + b', "sent_s": %.6f}\n' % now_s
+
+
+def parse_event(line: Mapping[str, Any], node: str, behind_s: Callable[[float], float] = lambda _: 0.0) -> AgentEvent:
+    """An event of an agent that proved to be `node`'s. Raises WireError.
+
+    `behind_s`: how far the node's clock is behind, given when it says the line was sent.
+    """
     rest = dict(line)
+    sent_s = rest.pop("sent_s", None)  # agents of earlier releases do not say it
     seq, boot, event, at_s = (rest.pop(key, None) for key in ("seq", "boot", "event", "at_s"))
     claimed, job_id, uid = rest.pop("node", None), rest.pop("job_id", None), rest.pop("uid", None)
     good = (
@@ -71,7 +82,8 @@ def parse_event(line: Mapping[str, Any], node: str) -> AgentEvent:
     )  # fmt: skip
     if not good:
         raise WireError(f"node {node} sent no usable event: {str(dict(line))[:200]}")
-    return AgentEvent(node=node, boot=boot, seq=seq, event=event, at_s=float(at_s),
+    behind = behind_s(float(sent_s)) if isinstance(sent_s, int | float) else 0.0
+    return AgentEvent(node=node, boot=boot, seq=seq, event=event, at_s=float(at_s) + behind, behind_s=behind,
                       job_id=None if job_id is None else str(job_id), uid=uid, detail=rest)  # fmt: skip
 
 
