@@ -22,7 +22,7 @@ from typing import Any, Final
 from slurmext.staging.device import Device, device_of
 from slurmext.staging.errors import StagingError
 from slurmext.staging.forward import forward_key
-from slurmext.staging.places import Place, fallback, find, given_directory, locate
+from slurmext.staging.places import Place, fallback, find, given_directory, given_place, locate
 from slurmext.staging.safetensors import TensorEntry
 from slurmext.staging.shards import Shard
 from slurmext.staging.sources import Files, Part, Source, Stalled
@@ -140,15 +140,15 @@ def _stream(
 
 def _begun(model: _Name, roots: str | None, wait_s: float) -> Place:
     """Where the model is, or has begun to arrive."""
-    if given_directory(model) is None:
-        deadline_s = time.monotonic() + wait_s
-        while True:
-            if place := find(os.fspath(model), roots=roots):
-                return place
-            if time.monotonic() >= deadline_s or fallback(os.fspath(model)):
-                break
-            time.sleep(_POLL_S)
-    return locate(model, roots=roots)
+    if directory := given_directory(model):
+        return given_place(directory)
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        if place := find(os.fspath(model), roots=roots):
+            return place
+        if time.monotonic() >= deadline_s or fallback(os.fspath(model)):
+            return locate(model, roots=roots)
+        time.sleep(_POLL_S)
 
 
 def _opened(files: Files, parts: Mapping[str, Part], framework: str) -> Weights:

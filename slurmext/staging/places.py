@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -62,17 +62,21 @@ def locate(model: str | os.PathLike[str], *, roots: str | None = None, wait_s: f
     Waits up to `wait_s` for one that is being staged; then for a model that is not complete the fallback is taken, and
     said so. Raises NotStaged, BadReference.
     """
-    if directory := given_directory(model):
-        return Place(directory=directory, staged=(directory / OWN).is_dir(), complete=is_complete(directory))
+    directory = given_directory(model)
     reference = os.fspath(model)
     deadline_s = time.monotonic() + wait_s
     while True:
-        place = find(reference, roots=roots)
+        place = given_place(directory) if directory is not None else find(reference, roots=roots)
         if place is not None and place.complete:
             return place
         if time.monotonic() >= deadline_s:
-            return _instead(reference, place, roots)
+            return _instead(reference, place, searched(roots), None if directory else fallback(reference))
         time.sleep(_POLL_S)
+
+
+def given_place(directory: Path) -> Place:
+    """The place that a directory is."""
+    return Place(directory=directory, staged=(directory / OWN).is_dir(), complete=is_complete(directory))
 
 
 def find(reference: str, *, roots: str | None = None) -> Place | None:
@@ -142,15 +146,13 @@ def in_memory(directory: Path) -> bool:
     return bool(within) and max(within, key=lambda row: len(row[1]))[2] in {"tmpfs", "hugetlbfs", "ramfs"}
 
 
-def _instead(reference: str, place: Place | None, roots: str | None) -> Place:
-    stored = fallback(reference)
+def _instead(reference: str, place: Place | None, looked: Sequence[str], stored: Path | None) -> Place:
     if stored is not None:
         log.warning("%s is not staged on this node: reading it from %s", reference, stored)
         return Place(directory=stored, staged=False)
     if place is not None:
-        raise NotStaged(f"{reference} is not complete on this node ({place.directory}): wait for it, or stage it again")
-    told = ", ".join(searched(roots))
-    raise NotStaged(f"{reference} is not on this node (looked in {told}): sbatch --preload={reference}")
+        raise NotStaged(f"{place.directory} is not complete: wait for it (wait_s=), or stage it again")
+    raise NotStaged(f"{reference} is not on this node (looked in {', '.join(looked)}): sbatch --preload={reference}")
 
 
 def _is_roots(directory: str) -> bool:

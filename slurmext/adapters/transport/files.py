@@ -109,14 +109,6 @@ class FileInlet:
         self._ahead.clear()
         self._release()
 
-    def _open(self, path: Path) -> None:
-        tree, _ = find_tree(path, self._manifest.key.revision if (path / "snapshots").is_dir() else None)
-        for entry in self._manifest.files:
-            with tree.open(entry.name) as descriptor:
-                self._descriptors.append(os.dup(descriptor))
-            if os.fstat(self._descriptors[-1]).st_size != entry.size:
-                raise BadModel(f"{path}/{entry.name} is not {entry.size} bytes long any more")
-
     def _next(self) -> Run | None:
         while self._wanted:
             first = self._manifest.of_rank(heappop(self._wanted))

@@ -188,7 +188,7 @@ class StagingEngine:
             self._rates[place] = now_s, ready, rate
         elif place not in self._rates:
             self._rates[place] = now_s, ready, rate
-        if staged.complete:
+        if staged.settled:
             state = StageState.COMPLETE
         elif staged.fault is not None:
             state = StageState.FAILED
@@ -220,6 +220,8 @@ class StagingEngine:
             staged = self._tier(order.tier).create(manifest, order.access, owner=order.owner)
             if not staged.complete:
                 staged.prefault()
+            elif not staged.settled:
+                staged.flush()  # the disk was full when it was to be written
         except SlurmextError as error:
             log.warning("%s: %s", place[0], error)
             self._give_up(place, str(error))

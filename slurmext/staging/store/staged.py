@@ -49,6 +49,7 @@ class StagedModel:
         self._closed = False
         self._ready = ReadyMap(directory / OWN / "ready", manifest.chunk_count, fingerprint, mapped=not durable)
         self._ready_bytes = self._counted()
+        self._kept = self._ready.ready
         try:
             for entry in manifest.files:
                 descriptor = os.open(directory / entry.name, _FLAGS)
@@ -70,6 +71,11 @@ class StagedModel:
     def complete(self) -> bool:
         """Whether every chunk is good."""
         return self._ready.ready == self.manifest.chunk_count
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is complete and will still be after a power cut, on disk."""
+        return self.complete and (not self.durable or self._kept == self.manifest.chunk_count)
 
     @property
     def ready_chunks(self) -> int:
@@ -116,7 +122,7 @@ class StagedModel:
             self._ready_bytes += self.manifest.lengths[index]
             self._unflushed += self.manifest.lengths[index]
             complete = self.complete
-            if complete:
+            if complete and not self.durable:
                 self.changed.notify_all()
         if self.durable and (complete or self._unflushed >= _FLUSH_BYTES):
             self.flush()
@@ -137,9 +143,9 @@ class StagedModel:
             self._listeners = [other for other in self._listeners if other is not listener]
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until the model is complete or has a fault; returns whether it is complete."""
+        """Wait until the model is complete, on disk for good, or has a fault; returns whether it is complete."""
         with self.changed:
-            return self.changed.wait_for(lambda: self.complete or self.fault is not None, timeout_s) and self.complete
+            return self.changed.wait_for(lambda: self.settled or self.fault is not None, timeout_s) and self.settled
 
     def fail(self, why: str) -> None:
         """Nothing more can be received."""
@@ -161,6 +167,9 @@ class StagedModel:
             except OSError as error:
                 self.fail(f"{self.directory}: {error.strerror}")
                 raise NoRoom(f"{self.directory} cannot be written: {error.strerror}") from error
+            with self.changed:
+                self._kept = state.count(1)
+                self.changed.notify_all()
 
     def recheck(self) -> list[int]:
         """Check every chunk that is said to be good; forgets and returns those that are not."""

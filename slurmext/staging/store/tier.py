@@ -74,6 +74,10 @@ class Tier:
         """Where a model's files are, or would be."""
         return self.root / key.slug / key.revision
 
+    def _draft_of(self, key: ModelKey) -> Path:
+        final = self.path_of(key)
+        return final.with_name(f"{_NEW}{final.name}")
+
     def create(self, manifest: Manifest, access: Access, *, owner: int = 0) -> StagedModel:
         """Make room for a model and its files, or return what is already here. Raises NoRoom, StagingError.
 
@@ -90,13 +94,19 @@ class Tier:
                     return held
                 self.evict(manifest.key)
             self._make_room(manifest)
+            staged = None
             try:
                 directory = self._lay_out(manifest, access)
                 staged = StagedModel(directory, manifest, fingerprint, durable=self.kind is TierKind.DISK)
-            except OSError as error:
-                self._remove(self.path_of(manifest.key))
+                self._give(staged, access, owner)
+            except (OSError, StagingError) as error:
+                if staged is not None:
+                    staged.close()
+                for half in (self._draft_of(manifest.key), self.path_of(manifest.key)):
+                    self._remove(half)
+                if isinstance(error, StagingError):
+                    raise
                 raise NoRoom(f"{self.root}: {manifest.key} cannot be laid out: {error.strerror}") from error
-            self._give(staged, access, owner)
             self._models[manifest.key] = staged
             self._uses[manifest.key] = 0
             return staged
@@ -148,8 +158,11 @@ class Tier:
         """Flush and let go of everything; the files stay."""
         with self._lock:
             for staged in self._models.values():
-                if not staged.complete and staged.fault is None:
-                    staged.flush()
+                if not staged.settled and staged.fault is None:
+                    try:
+                        staged.flush()
+                    except NoRoom as error:
+                        log.warning("%s", error)
                 staged.close()
             self._models.clear()
 
@@ -191,7 +204,7 @@ class Tier:
     def _lay_out(self, manifest: Manifest, access: Access) -> Path:
         final = self.path_of(manifest.key)
         final.parent.mkdir(mode=0o755, exist_ok=True)
-        draft = final.with_name(f"{_NEW}{final.name}")
+        draft = self._draft_of(manifest.key)
         shutil.rmtree(draft, ignore_errors=True)
         (draft / OWN).mkdir(parents=True, mode=0o755)
         restrict(draft, access)
@@ -230,9 +243,12 @@ class Tier:
             for directory in sorted(folder.iterdir()):
                 try:
                     staged = self._reopen(directory)
-                except (OSError, StagingError) as error:
+                except (StagingError, FileNotFoundError) as error:
                     log.warning("%s is removed: %s", directory, error)
                     staged = None
+                except OSError as error:  # too many open files, a disk that does not answer now: no reason to lose it
+                    log.warning("%s is left alone: %s", directory, error)
+                    continue
                 if staged is None:
                     shutil.rmtree(directory, ignore_errors=True)
                 else:
