@@ -54,7 +54,8 @@ class JobRecord:
     for srun and salloc, which cannot be requeued; `het` marks a component of a heterogeneous job. `nodes`, `cpus` and
     `memory_mib` are what it asks for or has in all, `all_tasks` its tasks as its user counts them. Of its array no more
     than `array_limit` tasks run at a time. `terms` are its QOS and licenses as Slurm prints them; `reservation` is the
-    one that it runs in, `exclusive` whether it has its nodes for itself.
+    one that it runs in, `exclusive` whether it has its nodes for itself. Slurm's backfill expects a waiting one to start on
+    `expected_nodes`.
     """
 
     slurm_id: str
@@ -87,6 +88,7 @@ class JobRecord:
     het: bool = False
     dependency: str = ""
     required_nodes: str = ""
+    expected_nodes: tuple[str, ...] = ()
     array_limit: int | None = None
     terms: str = ""
     reservation: str = ""

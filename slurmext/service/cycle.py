@@ -30,6 +30,7 @@ from slurmext.service.observe import Memory, Observation, observe
 from slurmext.service.policies import Policies
 from slurmext.service.slices.desk import SliceDesk, SliceResult
 from slurmext.service.slices.memory import SliceMemory
+from slurmext.service.staging.ahead import Decided
 from slurmext.service.staging.desk import StageDesk
 from slurmext.service.tidying import Tidying
 
@@ -107,12 +108,12 @@ class Controller:
         decided = self._planner.plan(observation.snapshot) if policy.version else Plan()
         self.tidying.saw(decided)
         said = dict(messages(observation.snapshot, decided))
-        began = 0
+        began, staged = 0, dict[str, str]()
         if self.staging is not None and not self._shadow:
             # Before the releases: a job that starts at once finds its nodes told what it wants.
-            for job, words in self.staging.run(observation.snapshot, view, decided).items():
-                if words:
-                    said[job] = f"{said.get(job, '')}; {words}".removeprefix("; ")
+            last = None if self.slices is None else self.slices.last
+            seen = Decided(snapshot=observation.snapshot, plan=decided, slices=observation.slices, sliced=last)
+            staged = self.staging.run(seen, view)
         if policy.version and not self._shadow:
             self._remember_use(token, observation.snapshot, policy)
             began = self._applier.start(token, decided, observation, policy)
@@ -124,7 +125,9 @@ class Controller:
         if before and not self._shadow:
             self._applier.hold_requeued()
         reasons = {**decided.reasons, **sliced.reasons}
-        self._store.save_jobs(token, job_rows(observation, reasons, {**said, **sliced.messages}, view.read_s))
+        said |= sliced.messages
+        said |= {job: "; ".join(filter(None, (said.get(job), words))) for job, words in staged.items()}
+        self._store.save_jobs(token, job_rows(observation, reasons, said, view.read_s))
         if policy.version and not self._shadow:
             self.failures.see(token, observation, view.read_s)
         self.last = observation, decided

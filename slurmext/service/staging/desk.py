@@ -9,30 +9,24 @@ from dataclasses import dataclass, field
 
 from slurmext.errors import SlurmextError
 from slurmext.model.cluster import ClusterView, JobRecord
-from slurmext.model.job import Job, JobState
-from slurmext.model.plan import Plan
-from slurmext.model.snapshot import Snapshot
+from slurmext.model.job import JobState
 from slurmext.model.staged_model import ADMIN, ModelEntry, ModelReplica
-from slurmext.policy.staging.likely import likely_nodes
 from slurmext.ports import Clock, StageAgents, Store
 from slurmext.service.models.quotas import Quotas
-from slurmext.service.staging.conducting import Conducting, access_of
+from slurmext.service.staging.ahead import Ahead, Decided, Start
+from slurmext.service.staging.conducting import Conducting
 from slurmext.service.staging.hosts import StageHost, StageHosts, host_of
 from slurmext.service.staging.jobs import JobModels, Wanted
+from slurmext.service.staging.keeping import Keeping
 from slurmext.service.staging.needs import ModelNeed
-from slurmext.staging.access import Access
 from slurmext.staging.kinds import StageState, TierKind
 from slurmext.staging.names import ModelKey
-from slurmext.staging.order import Progress, Source, StageOrder
-from slurmext.staging.preload import Registered, references_in
+from slurmext.staging.preload import references_in
 
 log = logging.getLogger(__name__)
 
 _SAVED_EVERY_S = 5.0
 """How far models are is written down so often; what is complete or failed, at once."""
-_ENTRIES_S = 2.0
-_MOST_AHEAD = 32
-"""Waiting jobs whose models are brought to nodes before they are planned."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,18 +52,17 @@ class StageDesk:
         self, *, store: Store, agents: StageAgents, clock: Clock, quotas: Quotas | None = None, ahead_s: float = 3600.0
     ) -> None:
         self._store, self._agents, self._clock = store, agents, clock
-        self._quotas, self._ahead_s = quotas or Quotas(), ahead_s
+        self._quotas, self._ahead = quotas or Quotas(), Ahead(ahead_s=ahead_s)
         self._hosts = StageHosts()
         self._jobs = JobModels(store.models, clock)
         self._lock = threading.RLock()
         self._conducting = Conducting(agents, clock, self._hosts, on_failed=self._failed)
         self._waiting: dict[tuple[str, int], _Waiting] = {}
         self._saved: dict[str, _Saved] = {}
-        self._entries_s = 0.0
-        self._entries: dict[ModelKey, ModelEntry] = {}
-        self._access: dict[ModelKey, Access] = {}
-        self._likely: dict[str, tuple[str, ...]] = {}
-        self._told: dict[str, tuple[Registered, ...]] = {}
+        self._keeping = Keeping(
+            store.models, agents, clock, self._hosts,
+            pinned=lambda entry: self._conducting.want(entry, entry.pinned_nodes),
+        )  # fmt: skip
 
     # cycles
 
@@ -80,53 +73,37 @@ class StageDesk:
             if record.state is JobState.PENDING and _asked(record)
         }  # fmt: skip
 
-    def run(self, observation: Snapshot, view: ClusterView, decided: Plan) -> Mapping[str, str]:
+    def run(self, decided: Decided, view: ClusterView) -> Mapping[str, str]:
         """Have models brought to nodes where jobs are about to start or likely to; what is to be said of each job."""
-        records = {record.slurm_id: record for record in view.jobs if _asked(record)}
         self._conducting.racks({node.name: node.rack for node in view.nodes if node.rack})
-        self._keep_pins()
-        if not records:
-            self._likely.clear()
-            return {}
-        released = {release.job: release.placement for release in decided.release}
+        self._keeping.keep()
+        wanted = {
+            record.slurm_id: self._wanted(record) for record in view.jobs
+            if record.state is JobState.PENDING and record.uid is not None and _asked(record)
+        }  # fmt: skip
+        waiting = [record for record in view.jobs if record.slurm_id in wanted]
         said = dict[str, str]()
-        planned = _planned(observation, decided)
-        ahead = 0
-        asking = [job for job in observation.jobs if job.id in records]
-        for job in sorted(asking, key=lambda job: (job.submitted_s, job.id)):
-            record = records[job.id]
-            if record.uid is None or record.state is not JobState.PENDING:
-                continue
-            wanted = self._jobs.of(record.raw_id or record.slurm_id, record.uid, _asked(record))
-            entries = [each.entry for each in wanted if each.entry is not None]
-            if job.id in released:
-                nodes = tuple(part.node for part in released[job.id])
-                self._tell_job(record, wanted, nodes)
-            else:
-                if job.blocked or ahead >= _MOST_AHEAD:
-                    continue
-                ahead += 1
-                nodes = self._likely_nodes(job, observation, planned.get(job.id, ()), entries)
+        promised, rooms = dict[str, dict[ModelKey, int]](), self.rooms(TierKind.MEMORY)
+        starts = self._ahead.starts(waiting, decided, lambda record: self._warm(_entries(wanted[record.slurm_id])))
+        for start in starts:
+            job_id, entries = start.record.slurm_id, _entries(wanted[start.record.slurm_id])
+            if start.sure:
+                self._tell_job(start.record, wanted[job_id], start.nodes)
             for entry in entries:
+                nodes = _beside(entry, start, promised, rooms)
                 self._conducting.want(entry, self._with_room(entry, nodes))
-            said[job.id] = "; ".join(filter(None, (self._sentence(entry, nodes) for entry in entries)))
-        self._likely = {job_id: nodes for job_id, nodes in self._likely.items() if job_id in records}
+            said[job_id] = "; ".join(filter(None, (self._sentence(entry, start.nodes) for entry in entries)))
         return said
 
-    def _likely_nodes(
-        self, job: Job, snapshot: Snapshot, planned: Collection[str], entries: Sequence[ModelEntry]
-    ) -> tuple[str, ...]:
-        warm = {*self._warm(entries), *self._likely.get(job.id, ())}  # what was begun is gone on with
-        nodes = likely_nodes(job, snapshot, planned=planned, warm=warm, ahead_s=self._ahead_s)
-        self._likely[job.id] = nodes
-        return nodes
+    def _wanted(self, record: JobRecord) -> tuple[Wanted, ...]:
+        if record.uid is None:
+            return ()
+        return self._jobs.of(record.raw_id or record.slurm_id, record.uid, _asked(record))
 
     def _need(self, record: JobRecord) -> ModelNeed:
-        if record.uid is None:
-            return ModelNeed()
-        wanted = self._jobs.of(record.raw_id or record.slurm_id, record.uid, _asked(record))
+        wanted = self._wanted(record)
         why = "; ".join(each.why for each in wanted if each.entry is None)
-        return ModelNeed(why=why, warm=self._warm([each.entry for each in wanted if each.entry is not None]))
+        return ModelNeed(why=why, warm=self._warm(_entries(wanted)))
 
     def _warm(self, entries: Sequence[ModelEntry]) -> tuple[str, ...]:
         """Nodes that hold all of these models, or if there is none those that have most of them."""
@@ -166,68 +143,7 @@ class StageDesk:
         on = f"is on {', '.join(ready)} and " if ready else ""
         return f"{entry.key} {on}comes to {', '.join(missing)}{f' ({why})' if why else ''}"
 
-    # pins, permissions, what is there and should not be
-
-    def _keep_pins(self) -> None:
-        entries = self._registered()
-        held = [progress for host in self._hosts.all().values() for progress in host.models.values()]
-        if any(_is_stray(progress, entries) for progress in held):
-            entries = self._registered(afresh=True)  # it may have been registered a moment ago
-        for entry in entries.values():
-            if entry.pinned_nodes:
-                self._conducting.want(entry, entry.pinned_nodes)
-        for node, host in self._hosts.all().items():
-            for (key, tier), progress in host.models.items():
-                if _is_stray(progress, entries):
-                    if not {*progress.pins} - {ADMIN} and progress.state is not StageState.FAILED:
-                        log.info("%s on %s is not registered: removed there", key, node)
-                        if progress.pins:  # a pin of what was removed holds nothing
-                            self._agents.act(node, "unpin", key, tier, ADMIN)
-                        self._agents.act(node, "evict", key, tier)
-                elif tier is TierKind.MEMORY:
-                    pinned = node in entries[key].pinned_nodes
-                    if pinned and ADMIN not in progress.pins and progress.ready_bytes:
-                        self._agents.act(node, "pin", key, tier, ADMIN)
-                    elif not pinned and ADMIN in progress.pins:
-                        self._agents.act(node, "unpin", key, tier, ADMIN)
-        self._keep_access(entries)
-        self._keep_catalogue(entries)
-
-    def _keep_catalogue(self, entries: Mapping[ModelKey, ModelEntry]) -> None:
-        """What there is, for nodes to know while nobody can be asked."""
-        known = tuple(
-            Registered(
-                key=entry.key, fingerprint=entry.fingerprint, uid=entry.uid, gid=entry.gid, public=entry.public,
-                storage=entry.storage,
-            )
-            for entry in entries.values()
-        )  # fmt: skip
-        nodes = [node for node in self._hosts.all() if self._told.get(node, ()) != known]
-        if nodes:
-            self._agents.catalogue(nodes, known)
-            self._told.update(dict.fromkeys(nodes, known))
-
-    def _keep_access(self, entries: Mapping[ModelKey, ModelEntry]) -> None:
-        """Who may read a model changed: nodes that hold it are told."""
-        for key, entry in entries.items():
-            access = access_of(entry)
-            before = self._access.get(key)
-            self._access[key] = access
-            if before is None or before == access:
-                continue
-            for node in self._hosts.holders(key, entry.fingerprint):
-                for tier in TierKind:
-                    host = self._hosts.get(node)
-                    if host is not None and (key, tier) in host.models:
-                        self._agents.stage(node, _restricted(entry, tier))
-
-    def _registered(self, *, afresh: bool = False) -> dict[ModelKey, ModelEntry]:
-        now_s = self._clock.now()
-        with self._lock:
-            if afresh or not 0 <= now_s - self._entries_s < _ENTRIES_S:
-                self._entries = {entry.key: entry for entry in self._store.models.models()}
-                self._entries_s = now_s
-            return self._entries
+    # room
 
     def _with_room(self, entry: ModelEntry, nodes: Collection[str]) -> list[str]:
         """Nodes on which the model's owner may have it."""
@@ -247,7 +163,7 @@ class StageDesk:
 
     def greeted(self, node: str, detail: Mapping[str, object]) -> None:
         """An agent connected."""
-        self._told.pop(node, None)
+        self._keeping.forget_node(node)
         self.said(node, detail)
 
     def said(self, node: str, detail: Mapping[str, object]) -> bool:
@@ -317,7 +233,7 @@ class StageDesk:
         """From a timer: notice agents that went away, links that got busy."""
         for node in self._conducting.tick():
             self._saved.pop(node, None)
-            self._told.pop(node, None)
+            self._keeping.forget_node(node)
             try:
                 self._store.models.node_gone(node)
             except SlurmextError as error:
@@ -336,7 +252,7 @@ class StageDesk:
     def wanted(self, key: ModelKey, nodes: Collection[str], tier: TierKind, by: str) -> None:
         """These nodes shall have the model."""
         self.changed()
-        entry = self._registered().get(key)
+        entry = self._keeping.registered().get(key)
         if entry is not None:
             log.info("%s wants %s on %s", by, key, ", ".join(sorted(nodes)))
             self._conducting.want(entry, nodes, tier)
@@ -344,7 +260,7 @@ class StageDesk:
     def evict(self, key: ModelKey, nodes: Collection[str], tier: TierKind) -> Collection[str]:
         """Have it removed there, unless a job there uses it; returns the nodes that were told."""
         self._conducting.forget(key, tier, nodes)
-        entry = self._registered().get(key)
+        entry = self._keeping.registered().get(key)
         for node in nodes:
             if entry is None or node not in entry.pinned_nodes:  # a pin taken back a moment ago
                 self._agents.act(node, "unpin", key, tier, ADMIN)
@@ -362,37 +278,28 @@ class StageDesk:
     def changed(self) -> None:
         """Pins or permissions changed: look again soon."""
         self._jobs.forget_answers()
-        with self._lock:
-            self._entries_s = 0.0
+        self._keeping.forget_entries()
+
+
+def _beside(
+    entry: ModelEntry, start: Start, promised: dict[str, dict[ModelKey, int]], rooms: Mapping[str, int]
+) -> list[str]:
+    """Nodes of the start whose pool has room for the model beside those of the starts before: models of jobs that only
+    may start there would else drive each other out, again and again.
+    """
+    found = list[str]()
+    for node in start.nodes:
+        taken = promised.setdefault(node, {})
+        others = sum(size for key, size in taken.items() if key != entry.key)
+        if start.sure or node not in rooms or others + entry.size <= rooms[node]:
+            taken[entry.key] = entry.size
+            found.append(node)
+    return found
+
+
+def _entries(wanted: Sequence[Wanted]) -> list[ModelEntry]:
+    return [each.entry for each in wanted if each.entry is not None]
 
 
 def _asked(record: JobRecord) -> tuple[str, ...]:
     return record.annotation.preload if record.annotation is not None else ()
-
-
-def _is_stray(progress: Progress, entries: Mapping[ModelKey, ModelEntry]) -> bool:
-    """Whether a node holds what nobody registered."""
-    entry = entries.get(progress.key)
-    return entry is None or bool(progress.fingerprint and progress.fingerprint != entry.fingerprint)
-
-
-def _planned(snapshot: Snapshot, decided: Plan) -> dict[str, set[str]]:
-    """Nodes that are kept or vacated for a job."""
-    found = dict[str, set[str]]()
-    for fence in (*snapshot.fences, *decided.fence):
-        found.setdefault(fence.beneficiary, set()).update(part.node for part in fence.placement)
-    placed = {job.id: job.placement for job in snapshot.jobs}
-    leaving = [(job.id, job.evicting_for) for job in snapshot.jobs if job.evicting_for]
-    leaving += [(evict.job, evict.beneficiary) for evict in decided.evict if evict.beneficiary]
-    for victim, beneficiary in leaving:
-        found.setdefault(beneficiary, set()).update(part.node for part in placed.get(victim, ()))
-    return found
-
-
-def _restricted(entry: ModelEntry, tier: TierKind) -> StageOrder:
-    """For a node that holds the model: who may read it now."""
-    sources: tuple[Source, ...] = ()
-    return StageOrder(
-        key=entry.key, fingerprint=entry.fingerprint, sources=sources, access=access_of(entry), tier=tier,
-        owner=entry.uid,
-    )  # fmt: skip

@@ -15,7 +15,7 @@ from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Snapshot
 from slurmext.model.staged_model import ModelEntry
 from slurmext.policy.planner import Planner
-from slurmext.policy.staging.likely import likely_nodes
+from slurmext.service.staging.ahead import Decided
 from slurmext.service.staging.desk import StageDesk
 from slurmext.staging.kinds import StageState, TierKind
 from slurmext.staging.names import ModelKey
@@ -27,6 +27,7 @@ from slurmext.testing.memory_store import MemoryStore
 ALICE, BOB = 4_000_001, 4_000_002
 NODES = ("n1", "n2", "n3", "n4")
 SIZE = 1 << 30
+NOTHING = Decided(snapshot=Snapshot(now_s=0, nodes=()), plan=Plan())
 
 
 class Agents:
@@ -35,6 +36,7 @@ class Agents:
     def __init__(self) -> None:
         self.here = dict.fromkeys(NODES, "10.0.0.1")
         self.staged: dict[str, StageOrder] = {}
+        self.orders: list[tuple[str, StageOrder]] = []
         self.acts: list[tuple[str, str, str]] = []
         self.preloads: dict[tuple[str, int], tuple[Preload, ...]] = {}
         self.known: dict[str, tuple[Registered, ...]] = {}
@@ -44,6 +46,7 @@ class Agents:
 
     def stage(self, node: str, order: StageOrder) -> bool:
         self.staged[node] = order
+        self.orders.append((node, order))
         return node in self.here
 
     def act(self, node: str, act: str, key: ModelKey, _tier: TierKind, _holder: str = "") -> bool:
@@ -202,7 +205,7 @@ def test_nodes_are_told_before_the_job_is_released_and_what_it_waits_for_is_said
     )
     snapshot = Snapshot(now_s=stage.clock.s, nodes=tuple(Node(name=name, gpus=2) for name in NODES), jobs=jobs)
     release = Release(job="1", placement=(NodeGpus(node="n3", gpus=1),), queue_usage=QueueUsage.GUARANTEED)
-    said = stage.desk.run(snapshot, view, Plan(release=(release,)))
+    said = stage.desk.run(Decided(snapshot=snapshot, plan=Plan(release=(release,))), view)
     assert set(stage.agents.staged) == {"n3"}
     assert str(stage.agents.preloads["n3", 1][0].key) == "org/net@v1"
     assert said["1"] == "org/net@v1 comes to n3 0 %"
@@ -217,17 +220,17 @@ def test_a_model_that_is_not_registered_any_more_leaves_and_a_pinned_one_comes(s
     stage.store.models.remove(gone.key)
     stage.store.models.pin(kept.key, ["n3"])
     stage.desk.changed()
-    stage.desk.run(Snapshot(now_s=0, nodes=()), ClusterView(read_s=0), Plan())
+    stage.desk.run(NOTHING, ClusterView(read_s=0))
     assert stage.agents.acts == [("n1", "evict", "org/gone@v1")]
     assert set(stage.agents.staged) == {"n3"}
 
 
 def test_a_model_registered_a_moment_ago_is_not_taken_for_one_that_is_not(stage: Stage) -> None:
     """What is registered is looked up again before anything is removed."""
-    stage.desk.run(Snapshot(now_s=0, nodes=()), ClusterView(read_s=0), Plan())
+    stage.desk.run(NOTHING, ClusterView(read_s=0))
     entry = stage.model()
     stage.says("n1", progress(entry, 1))
-    stage.desk.run(Snapshot(now_s=0, nodes=()), ClusterView(read_s=0), Plan())
+    stage.desk.run(NOTHING, ClusterView(read_s=0))
     assert stage.agents.acts == []
 
 
@@ -261,19 +264,22 @@ def test_a_job_starts_on_a_node_with_its_model_only_where_that_costs_nothing() -
     assert placed(leaving, warm="n3") == "n1"
 
 
-def test_likely_nodes_are_those_kept_for_the_job_then_warm_ones_then_those_free_first() -> None:
-    """Nothing is brought to nodes that nobody leaves for hours."""
-    job = Job(id="1", queue="q", state=JobState.PENDING, gpus_per_task=2, tasks=2)
-
-    def busy(node: str, left_s: float) -> Job:
-        return Job(id=node, queue="q", state=JobState.RUNNING, started_s=0, time_limit_s=left_s,
-                   placement=(NodeGpus(node=node, gpus=2),))  # fmt: skip
-
-    snapshot = Snapshot(
-        now_s=0, nodes=tuple(Node(name=name, gpus=2) for name in NODES),
-        jobs=(job, busy("n1", 9000), busy("n2", 600), busy("n3", 60), busy("n4", 9000)),
+def test_models_of_jobs_that_may_start_on_a_node_do_not_drive_each_other_out(stage: Stage) -> None:
+    """What the pool has no room for beside the models of those who wait longer is not brought ahead; released, it is."""
+    models = [stage.model(f"org/m{number}", public=True) for number in range(3)]
+    stage.says("n1", room={"memory": [0, int(2.5 * SIZE)]})
+    for node in NODES[1:]:
+        del stage.agents.here[node]
+    stage.desk.tick()
+    records = tuple(
+        JobRecord(slurm_id=str(number), raw_id=str(number), uid=BOB, state=JobState.PENDING, required_nodes="n1",
+                  priority=1, annotation=Annotation(preload=(entry.key.name,)))
+        for number, entry in enumerate(models)
     )  # fmt: skip
-    assert likely_nodes(job, snapshot, planned=(), warm=(), ahead_s=3600) == ("n3", "n2")
-    assert likely_nodes(job, snapshot, planned=(), warm=("n2",), ahead_s=3600) == ("n2", "n3")
-    assert likely_nodes(job, snapshot, planned=("n4",), warm=(), ahead_s=3600) == ("n4", "n3")
-    assert likely_nodes(job, snapshot, planned=(), warm=(), ahead_s=100) == ("n3",)
+    stage.desk.run(NOTHING, ClusterView(read_s=0, jobs=records))
+    assert [str(order.key) for _, order in stage.agents.orders] == ["org/m0@v1", "org/m1@v1"]
+    job = Job(id="2", queue="q", state=JobState.PENDING)
+    release = Release(job="2", placement=(NodeGpus(node="n1", gpus=1),), queue_usage=QueueUsage.GUARANTEED)
+    snapshot = Snapshot(now_s=0, nodes=(Node(name="n1", gpus=1),), jobs=(job,))
+    stage.desk.run(Decided(snapshot=snapshot, plan=Plan(release=(release,))), ClusterView(read_s=0, jobs=records))
+    assert str(stage.agents.orders[-1][1].key) == "org/m2@v1"
