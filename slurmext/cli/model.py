@@ -132,8 +132,11 @@ def import_model(
     if answer["shared_bytes"]:
         shared = size(answer["shared_bytes"])
         parts += f", {shared} of it {_as_in(answer['shared_with'])}"
-    verb = "could be registered" if dry_run else "was registered before" if answer["already"] else "is registered"
+    verb = "was registered before" if answer["already"] else "could be registered" if dry_run else "is registered"
     click.echo(f"{answer['reference']} {verb}: {parts}")
+    if answer["storage_before"]:
+        moved = "would then be read" if dry_run else "is now read"
+        click.echo(f"it {moved} from {answer['storage']}, no longer from {answer['storage_before']}")
     room = answer["largest_room"]
     if room is not None and answer["size"] > room:
         say(f"no node has room for it in memory (the most: {size(room)}): jobs will read it from {answer['storage']}")

@@ -23,7 +23,7 @@ class ModelRegistry(Protocol):
         ...
 
     def add(self, entry: ModelEntry, manifest: bytes) -> ModelEntry:
-        """Register a revision; returns it with its number. The same again changes nothing.
+        """Register a revision; returns it with its number. The same again changes nothing but where it is stored.
 
         A name is its first owner's: others add no revisions to it. A revision never changes. Raises NameTaken.
         """

@@ -38,9 +38,10 @@ class MemoryModels:
             if owners - {entry.uid}:
                 raise NameTaken(f"the name {entry.key.name!r} is another user's: choose another name")
             if known := self._entries.get(entry.key):
-                if known.fingerprint == entry.fingerprint:
-                    return known
-                raise NameTaken(f"{entry.key} is registered with other content: choose another revision")
+                if known.fingerprint != entry.fingerprint:
+                    raise NameTaken(f"{entry.key} is registered with other content: choose another revision")
+                self._change(entry.key, storage=entry.storage)
+                return self._entries[entry.key]
             stored = replace(entry, number=next(self._numbers))
             self._entries[entry.key] = stored
             self._manifests[entry.fingerprint] = manifest

@@ -53,13 +53,20 @@ def test_the_newest_revision_is_the_last_registered(models: Any) -> None:
     assert models.models() == [first, second]
 
 
-def test_the_same_again_changes_nothing_and_other_content_is_refused(models: Any) -> None:
-    """A revision never changes under those who use it."""
+def test_the_same_again_is_read_from_where_it_lies_now_and_other_content_is_refused(models: Any) -> None:
+    """A revision never changes under those who use it; its files may move. Who may read it stays."""
     stored = models.add(BASE, b"1")
-    assert models.add(replace(BASE, storage="/elsewhere"), b"1") == stored
+    models.add(replace(BASE, key=ModelKey("org/other", "v1"), fingerprint="ef" * 32), b"3")
+    models.share(BASE.key, gid=50, public=False)
+    assert models.add(BASE, b"1") == replace(stored, gid=50)
+    moved = models.add(replace(BASE, storage="/elsewhere", created_s=9.0, public=True), b"1")
+    assert moved == replace(stored, storage="/elsewhere", gid=50)
     with pytest.raises(NameTaken, match="other content"):
-        models.add(replace(BASE, fingerprint="cd" * 32), b"2")
-    assert models.models() == [stored] and models.manifest(BASE.fingerprint) == b"1"
+        models.add(replace(BASE, fingerprint="cd" * 32, storage="/third"), b"2")
+    with pytest.raises(NameTaken, match="another user's"):
+        models.add(replace(BASE, uid=1002, storage="/evil"), b"1")
+    assert models.resolve("org/base", 1001) == moved and models.manifest(BASE.fingerprint) == b"1"
+    assert models.resolve("org/other", 1001).storage == BASE.storage
 
 
 def test_a_name_is_its_first_owners(models: Any) -> None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random
 
+from slurmext.adapters.sql.errors import is_deadlock
 from slurmext.adapters.sql.models import Model, ModelManifest, ModelName, ModelPin
 from slurmext.adapters.sql.models import ModelReplica as ReplicaRow
 from slurmext.model.staged_model import ModelEntry, ModelReplica, ModelUsage, resolve, usage_of
@@ -54,8 +56,10 @@ class SqlModels:
         """The revision that a reference means to this user."""
         return resolve(self.models(), reference, uid, gids)
 
+    # MariaDB ends one of two who find that a third has just taken the name.
+    @retry(retry=retry_if_exception(is_deadlock), stop=stop_after_attempt(8), wait=wait_random(0, 0.1), reraise=True)
     def add(self, entry: ModelEntry, manifest: bytes) -> ModelEntry:
-        """Register a revision; returns it with its number. The same again changes nothing. Raises NameTaken."""
+        """Register a revision; returns it with its number. The same again says where it lies now. Raises NameTaken."""
         key, mine = entry.key, {"cluster": self._db.cluster, "name": entry.key.name}
         values: dict[str, Any] = {name: getattr(entry, name) for name in _ENTRY}
         with self._db.write() as connection:
@@ -72,6 +76,7 @@ class SqlModels:
                     row = {"model_id": number, "part": part, "data": manifest[at : at + PART_BYTES]}
                     connection.execute(insert(ModelManifest).values(**row))
                 return replace(entry, number=number, pinned_nodes=())
+            connection.execute(update(Model).where(*self._is(key)).values(storage=entry.storage))
         return next((each for each in self.models() if each.key == key), entry)
 
     def _claim(self, connection: Connection, entry: ModelEntry) -> None:

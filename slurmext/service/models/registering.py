@@ -57,10 +57,12 @@ class Registering:
         manifest = parse_manifest(raw, fingerprint=fingerprint)
         entries = self._registry.models()
         known = next((each for each in entries if each.key == manifest.key), None)
-        if known is None or known.fingerprint != fingerprint:
+        if known is None:
             self._quotas.check_registered(caller.uid, self._registry.usage(caller.uid), manifest.size)
         if any(each.uid != caller.uid for each in entries if each.key.name == manifest.key.name):
             raise NameTaken(f"the name {manifest.key.name!r} is another user's: choose another name")
+        if known is not None and known.fingerprint != fingerprint:
+            raise NameTaken(f"{manifest.key} is registered with other content: choose another revision")
         others = [each for each in entries if each.key != manifest.key and chunks_shared(each, caller)]
         shared_bytes, shared_with = self._shared(manifest, others)
         entry = ModelEntry(
@@ -71,10 +73,13 @@ class Registering:
         dry_run = given.flag("dry_run")
         if not dry_run:
             entry = self._registry.add(entry, raw)
+            if known is not None and (public or gid is not None):
+                self._registry.share(entry.key, gid=gid, public=public)
         return {
             "reference": str(entry.key), "size": entry.size, "files": entry.files, "chunks": entry.chunks,
             "shared_bytes": shared_bytes, "shared_with": shared_with, "dry_run": dry_run, "storage": entry.storage,
-            "already": known is not None and known.fingerprint == fingerprint,
+            "already": known is not None,
+            "storage_before": known.storage if known is not None and known.storage != storage else None,
             "largest_room": max(self._desk.rooms(TierKind.MEMORY).values(), default=None),
         }  # fmt: skip
 

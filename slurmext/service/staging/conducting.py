@@ -85,6 +85,9 @@ class Conducting:
             if transfer is not None and transfer.entry.fingerprint != entry.fingerprint:
                 del self._transfers[place]
                 transfer = None
+            elif transfer is not None and transfer.entry.storage != entry.storage:
+                transfer.entry = entry  # imported again from where it lies now
+                transfer.storage_failed.clear()
             under_way: Collection[str] = transfer.targets if transfer is not None else ()
             new = {
                 node

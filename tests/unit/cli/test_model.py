@@ -68,6 +68,25 @@ def test_a_directory_becomes_a_model(run: Any, tmp_path: Path, store: MemoryStor
     assert "model.safetensors" in run("show", "org/base").output
 
 
+def test_importing_files_that_were_moved_says_from_where_they_are_read(
+    run: Any, tmp_path: Path, store: MemoryStore
+) -> None:
+    """The same bytes at another place: the registry takes it, and names the old one."""
+    path = tensors(tmp_path / "weights", 1, 2)
+    run("import", path, "org/base@v1")
+    moved = path.rename(tmp_path / "archive")
+    told = f"it would then be read from {moved}, no longer from {path}"
+    assert told in run("import", "--dry-run", moved, "org/base@v1").output
+    assert store.models.models()[0].storage == str(path)
+    done = run("import", moved, "org/base@v1")
+    assert "org/base@v1 was registered before" in done.output
+    assert f"it is now read from {moved}, no longer from {path}" in done.output
+    assert store.models.models()[0].storage == str(moved)
+    assert run("verify", "org/base").exit_code == 0
+    assert "no longer" not in run("import", moved, "org/base@v1").output
+    assert run("import", moved, "org/base@v1", uid=65534).exit_code == 1
+
+
 def test_a_dry_run_registers_nothing(run: Any, tmp_path: Path, store: MemoryStore) -> None:
     """It says what would be."""
     done = run("import", "--dry-run", tensors(tmp_path / "w", 1), "org/base@v1")

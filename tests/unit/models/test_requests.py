@@ -64,6 +64,26 @@ def test_groups_and_everyone_read_what_is_shared_and_change_nothing(site: Site) 
     assert names(site.ask(BOB, "models")) == []
 
 
+def test_importing_again_says_where_the_files_lie_now(site: Site) -> None:
+    """The owner's word, nobody else's; nodes are told, and who may read it changes only when that is said."""
+    manifest = made("ann/m", 1)
+    assert site.register(ANN, manifest, public=True)["storage_before"] is None
+    tried = site.register(ANN, manifest, storage="/new", dry_run=True)
+    assert (tried["already"], tried["storage"], tried["storage_before"]) == (True, "/new", "/share/m")
+    assert site.store.models.resolve("ann/m", 1001).storage == "/share/m"
+    for other in (EVE, ROOT):
+        with pytest.raises(NameTaken):
+            site.register(other, manifest, storage="/evil")
+    site.desk.asked.clear()
+    assert site.register(ANN, manifest, storage="/new")["storage_before"] == "/share/m"
+    entry = site.store.models.resolve("ann/m", 1001)
+    assert (entry.storage, entry.public) == ("/new", True)
+    assert [asked[0] for asked in site.desk.asked] == ["changed"]
+    assert site.register(ANN, manifest, storage="/new", group="nlp")["storage_before"] is None
+    entry = site.store.models.resolve("ann/m", 1001)
+    assert (entry.gid, entry.public) == (54321, False)
+
+
 @pytest.mark.parametrize("storage", ["m", "/a/../b", "/a/..", "/" + "ü" * 2048, "/a\nb"])
 def test_storage_is_an_absolute_path(site: Site, storage: str) -> None:
     """As long as the kernel takes one at most: agents are told of many in one line."""
@@ -79,8 +99,9 @@ def test_names_cannot_be_taken_over(site: Site) -> None:
             site.register(other, made("org/llama", 9, revision="v2"), public=True)
         with pytest.raises(NameTaken):
             site.register(other, made("org/llama", 9, revision="v2"), dry_run=True)
-    with pytest.raises(NameTaken, match="other content"):
-        site.register(ANN, made("org/llama", 9))
+    for dry_run in (None, True):
+        with pytest.raises(NameTaken, match="other content"):
+            site.register(ANN, made("org/llama", 9), dry_run=dry_run)
     assert names(site.ask(EVE, "models")) == ["org/llama@v1"]
 
 
