@@ -19,6 +19,7 @@ from slurmext.adapters.devices import NvidiaDevices
 from slurmext.adapters.munge import MungeAuth
 from slurmext.adapters.munge_library import find_munge
 from slurmext.adapters.nvml import NvmlDriver, NvmlSliceDriver
+from slurmext.adapters.nvml.fabric import fabric_domain
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
 from slurmext.adapters.tcp.model_orders import ModelOrder
 from slurmext.adapters.tcp.orders import EndJob, TellJob
@@ -127,6 +128,7 @@ class Agent:
             connected=lambda: self.forwarder.connected_since_s is not None,
             job_ids=lambda: {job.job_id for job in jobs.all()},
             most_wait_s=lambda: longest_prolog_s(site.slurm.conf),
+            domain_of=fabric_domain,
         )
         self.node = Node(
             name=node,

@@ -156,7 +156,7 @@ class AgentSite(_Strict):
 
 
 class StagingSite(_Strict):
-    """Models staged into the memory of nodes. In `memory_dir`, `disk_dir` and `host`, `%n` is the node's name."""
+    """Models staged into the memory of nodes. In directories and hosts, `%n` is the node's name."""
 
     memory_dir: AbsolutePath = Field(
         Path("/dev/shm/slurmext/models"),  # noqa: S108 - a directory of root's own in it
@@ -182,6 +182,17 @@ class StagingSite(_Strict):
     )
     transport: Literal["sockets", "nixl", "auto"] = Field(
         "sockets", description="How models move: TCP sockets, RDMA through NIXL, or NIXL where it can be used (auto)."
+    )
+    domain_host: str | None = Field(
+        None,
+        description="Name or address at which nodes of the same NVLink domain reach a node, as '%n-nvl'; null = as all "
+        "others do.",
+        min_length=1,
+    )
+    domain_gbps: Positive | None = Field(
+        None,
+        description="What a node sends to one of the same NVLink domain without using its network link, Gb/s; null = "
+        "nothing, they are only near.",
     )
     link_gbps: Positive = Field(10, description="What a node's network link carries in each direction, Gb/s.")
     tx_cap_gbps: Positive | None = Field(

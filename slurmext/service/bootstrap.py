@@ -9,13 +9,14 @@ from collections.abc import Callable, Collection
 from slurmext.adapters.slurm_cli.actuator import SlurmActuator
 from slurmext.adapters.slurm_cli.reader import SlurmReader
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
+from slurmext.adapters.slurm_cli.topology import SlurmTopology
 from slurmext.adapters.unix_groups import UnixGroups, uids_of
 from slurmext.config.policy import SitePolicy
 from slurmext.config.site import SiteConfig
 from slurmext.model.slicing import SlicedGpu
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.invariants.over_time import Look
-from slurmext.ports import Clock, SliceAgents, StageAgents, Store
+from slurmext.ports import SliceAgents, StageAgents, Store
 from slurmext.service.apply import Applier, EndLeft, Tell
 from slurmext.service.cycle import Controller
 from slurmext.service.models import ModelRequests, Quotas
@@ -89,12 +90,19 @@ def controller(
         groups_of=UnixGroups(),
         on_look=on_look,
         slices=desk,
-        staging=None if stage_agents is None else _stage_desk(site, store, stage_agents, clock),
+        staging=None if stage_agents is None else _stage_desk(site, store, stage_agents, SlurmTopology(runner, clock)),
     )
 
 
-def _stage_desk(site: SiteConfig, store: Store, agents: StageAgents, clock: Clock) -> StageDesk:
-    return StageDesk(store=store, agents=agents, clock=clock, quotas=_quotas(site), ahead_s=site.staging.ahead_s)
+def _stage_desk(site: SiteConfig, store: Store, agents: StageAgents, topology: SlurmTopology) -> StageDesk:
+    return StageDesk(
+        store=store,
+        agents=agents,
+        clock=SystemClock(),
+        quotas=_quotas(site),
+        ahead_s=site.staging.ahead_s,
+        topology=topology,
+    )
 
 
 def model_requests(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -11,8 +12,10 @@ import pytest
 
 from slurmext.adapters.slurm_cli.reader import SlurmReader
 from slurmext.adapters.slurm_cli.runner import Answer, SlurmRunner
+from slurmext.adapters.slurm_cli.topology import SlurmTopology, parse_topology
 from slurmext.model.cluster import JobRecord
 from slurmext.model.job import JobState, NodeGpus
+from slurmext.model.topology import Topology
 
 NODE = "NodeName=n1 CPUTot=8 State=IDLE Gres=gpu:h100:8 RealMemory=1000"
 PLAIN = {
@@ -190,3 +193,29 @@ def test_a_later_squeue_that_shows_no_limits_has_each_array_asked_about_once() -
     slurm.slurm.later, slurm.slurm.details = True, "JobId=12 ArrayTaskThrottle=1"
     assert [slurm.limits() for _ in range(3)] == [{"12_0": 1, "12_1": 1}] * 3
     assert len(slurm.slurm.asked) == 1
+
+
+def test_the_network_is_read_from_slurms_topology() -> None:
+    """Leaf switches of a tree, blocks of topology/block; a cluster without any has none."""
+    tree = """SwitchName=s0 Level=0 LinkSpeed=1 Nodes=n[1-2]
+SwitchName=s1 Level=0 LinkSpeed=1 Nodes=n3
+SwitchName=core Level=1 LinkSpeed=1 Nodes=n[1-3] Switches=s[0-1]
+"""
+    assert parse_topology(tree) == Topology(racks={"n1": "s0", "n2": "s0", "n3": "s1"})
+    blocks = "BlockName=b1 BlockIndex=0 Nodes=n[1-2] BlockSize=2\nBlockName=b2 BlockIndex=1 Nodes=n3 BlockSize=2\n"
+    assert parse_topology(blocks) == Topology(domains={"n1": "b1", "n2": "b1", "n3": "b2"})
+    assert parse_topology("scontrol: error: No topology information available\n") == Topology()
+
+
+def test_the_topology_is_asked_for_now_and_then(tmp_path: Path) -> None:
+    """It hardly ever changes; while Slurm is away it stays as it was."""
+    program, clock = tmp_path / "scontrol", SimpleNamespace(now=lambda: now_s)
+    program.write_text("#!/bin/sh\necho SwitchName=s0 Level=0 LinkSpeed=1 Nodes=n1\n")
+    program.chmod(0o755)
+    now_s, runner = 1000.0, SlurmRunner(tmp_path)
+    topology = SlurmTopology(runner, clock)
+    assert [topology(), topology()] == [Topology(racks={"n1": "s0"})] * 2
+    assert runner.calls == 1
+    now_s += 3600
+    program.unlink()
+    assert topology() == Topology(racks={"n1": "s0"})

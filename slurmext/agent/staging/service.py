@@ -53,7 +53,9 @@ class StagingOff(SlurmextError):
 
 
 class Models:
-    """`manifest_of(key)` asks slurmextd for a model's manifest; `job_ids` are the jobs that run here."""
+    """`manifest_of(key)` asks slurmextd for a model's manifest; `job_ids` are the jobs that run here; `domain_of` tells
+    the NVLink domain that the node is in.
+    """
 
     def __init__(
         self,
@@ -68,7 +70,9 @@ class Models:
         connected: Callable[[], bool],
         job_ids: Callable[[], Collection[int]],
         most_wait_s: Callable[[], float] = lambda: math.inf,
+        domain_of: Callable[[], str] = str,
     ) -> None:
+        self._domain_of, self._domain = domain_of, ""
         self._most_wait_s = most_wait_s
         self._site, self._node, self._events = site, node, events
         self._prover, self._uids = prover, frozenset(uids)
@@ -239,6 +243,7 @@ class Models:
     # telling
 
     def _tend(self) -> None:
+        self._find_domain()
         while not self._stop.is_set():
             busy = False
             try:
@@ -247,6 +252,17 @@ class Models:
                 log.exception("models were not told")
             self._changed.wait(LOOK_S if busy else IDLE_LOOK_S if self._engine is not None else None)
             self._changed.clear()
+
+    def _find_domain(self) -> None:
+        """In the background: a driver that nobody uses may take seconds to answer."""
+        if self._transport is None:
+            return
+        self._domain = self._domain_of()
+        if self._domain:
+            log.info("models: this node is in the NVLink domain %s", self._domain)
+            # Until there is a model here, the inventory says nothing.
+            self._events.add("models", **self._facts(self._transport))
+            self.announce()
 
     def _tell(self) -> bool:
         """Tell what changed; whether something is on its way."""
@@ -286,6 +302,9 @@ class Models:
         return {
             "port": transport.address[1],
             "host": None if site.host is None else site.host.replace("%n", self._node),
+            "domain": self._domain,
+            "domain_host": None if site.domain_host is None else site.domain_host.replace("%n", self._node),
+            "domain_bps": None if site.domain_gbps is None else site.domain_gbps * 1e9,
             "link_bps": site.link_gbps * 1e9,
             "tx_cap_bps": None if site.tx_cap_gbps is None else site.tx_cap_gbps * 1e9,
             "storage_bps": site.storage_gbps * 1e9,

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from slurmext.model.staged_model import ModelEntry
+from slurmext.model.topology import Topology
 from slurmext.ports import Clock, StageAgents
 from slurmext.service.staging.hosts import Place, StageHost, StageHosts
 from slurmext.staging.access import Access
@@ -62,7 +63,7 @@ class Conducting:
         self._transfers: dict[Place, _Transfer] = {}
         self._failed: dict[tuple[str, Place], tuple[float, str]] = {}
         self._resume: dict[str, dict[Place, ModelEntry]] = {}
-        self._racks: Mapping[str, str] = {}
+        self._topology = Topology()
 
     @property
     def busy(self) -> bool:
@@ -70,9 +71,9 @@ class Conducting:
         with self._lock:
             return bool(self._transfers)
 
-    def racks(self, racks: Mapping[str, str]) -> None:
-        """Which rack nodes are in."""
-        self._racks = racks
+    def near(self, topology: Topology) -> None:
+        """Which nodes are close to each other, where their agents do not know better."""
+        self._topology = topology
 
     def want(self, entry: ModelEntry, nodes: Collection[str], tier: TierKind = TierKind.MEMORY) -> None:
         """These nodes shall have the model. Those that have it, or failed a moment ago, are left alone."""
@@ -247,6 +248,7 @@ class Conducting:
     def _as_host(self, host: StageHost, transfer: _Transfer | None) -> Host:
         tx_others, rx_others = self._leased(host.node, transfer)
         tx_own, rx_own = self._own(host.node, transfer)
+        domain = self._domain(host)
         return Host(
             name=host.node,
             tx_bps=host.link_bps,
@@ -254,8 +256,14 @@ class Conducting:
             tx_used_bps=max(tx_others, host.tx_bps - tx_own),
             rx_used_bps=max(rx_others, host.rx_bps - rx_own),
             tx_cap_bps=host.tx_cap_bps,
-            rack=self._racks.get(host.node, ""),
+            rack=self._topology.racks.get(host.node, domain),
+            # Without links of its own within it, a domain is nodes that are near each other, as a rack is.
+            domain=domain if host.domain_bps else "",
+            domain_bps=host.domain_bps,
         )
+
+    def _domain(self, host: StageHost) -> str:
+        return host.domain or self._topology.domains.get(host.node, "")
 
     def _leased(self, node: str, but: _Transfer | None) -> tuple[float, float]:
         """What other transfers have planned on the node's link: (sending, receiving)."""
@@ -288,6 +296,7 @@ class Conducting:
             abs(before.tx_used_bps - now.tx_used_bps) > most
             or abs(before.rx_used_bps - now.rx_used_bps) > most
             or before.tx_cap_bps != now.tx_cap_bps
+            or (before.rack, before.domain) != (now.rack, now.domain)
         )
 
     def _hand_out(self, transfer: _Transfer) -> None:
@@ -303,20 +312,25 @@ class Conducting:
             sources=tuple(
                 Source(peer=peer, share=feed.share)
                 for feed in assignment.feeds
-                if (peer := self._peer(entry, feed.source)) is not None
+                if (peer := self._peer(entry, feed.source, assignment.node)) is not None
             ),
-            backups=tuple(peer for name in assignment.backups if (peer := self._peer(entry, name)) is not None),
+            backups=tuple(
+                peer for name in assignment.backups if (peer := self._peer(entry, name, assignment.node)) is not None
+            ),
             access=access_of(entry),
             tier=transfer.tier,
             storage=Path(entry.storage) if entry.storage else None,
             owner=entry.uid,
         )
 
-    def _peer(self, entry: ModelEntry, name: str) -> Peer | None:
+    def _peer(self, entry: ModelEntry, name: str, receiver: str) -> Peer | None:
         if name == STORAGE:
             return Peer(node=STORAGE, address=entry.storage)
-        host = self._hosts.get(name)
-        return None if host is None else Peer(node=name, address=host.address)
+        host, other = self._hosts.get(name), self._hosts.get(receiver)
+        if host is None:
+            return None
+        within = other is not None and self._domain(host) and self._domain(host) == self._domain(other)
+        return Peer(node=name, address=(host.domain_address if within else "") or host.address)
 
 
 def access_of(entry: ModelEntry) -> Access:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from slurmext.errors import SlurmextError
 from slurmext.model.cluster import ClusterView, JobRecord
 from slurmext.model.job import JobState
 from slurmext.model.staged_model import ADMIN, ModelEntry, ModelReplica
+from slurmext.model.topology import Topology
 from slurmext.ports import Clock, StageAgents, Store
 from slurmext.service.models.quotas import Quotas
 from slurmext.service.staging.ahead import Ahead, Decided, Start
@@ -49,11 +50,18 @@ class StageDesk:
     """Asked by cycles, by agents' events, by users' requests and by a timer, each from a thread of its own."""
 
     def __init__(
-        self, *, store: Store, agents: StageAgents, clock: Clock, quotas: Quotas | None = None, ahead_s: float = 3600.0
+        self,
+        *,
+        store: Store,
+        agents: StageAgents,
+        clock: Clock,
+        quotas: Quotas | None = None,
+        ahead_s: float = 3600.0,
+        topology: Callable[[], Topology] = Topology,
     ) -> None:
         self._store, self._agents, self._clock = store, agents, clock
         self._quotas, self._ahead = quotas or Quotas(), Ahead(ahead_s=ahead_s)
-        self._hosts = StageHosts()
+        self._hosts, self._topology = StageHosts(), topology
         self._jobs = JobModels(store.models, clock)
         self._lock = threading.RLock()
         self._conducting = Conducting(agents, clock, self._hosts, on_failed=self._failed)
@@ -75,8 +83,9 @@ class StageDesk:
 
     def run(self, decided: Decided, view: ClusterView) -> Mapping[str, str]:
         """Have models brought to nodes where jobs are about to start or likely to; what is to be said of each job."""
-        self._conducting.racks({node.name: node.rack for node in view.nodes if node.rack})
         self._keeping.keep()
+        if self._keeping.registered():
+            self._conducting.near(self._topology())
         wanted = {
             record.slurm_id: self._wanted(record) for record in view.jobs
             if record.state is JobState.PENDING and record.uid is not None and _asked(record)

@@ -14,6 +14,7 @@ from slurmext.staging.order import Progress, parse_progress
 
 _MOST_MODELS = 1000
 _LEAST_BPS = 1e3
+_LONGEST = 253
 Place = tuple[ModelKey, TierKind]
 
 
@@ -21,7 +22,9 @@ Place = tuple[ModelKey, TierKind]
 class StageHost:
     """A node that takes models. Rates are bits per second; `tx_bps` and `rx_bps` what flows now, all of it together.
 
-    `address` is where its agent serves; `room` bytes taken and bytes there are, by tier.
+    `address` is where its agent serves, `domain_address` where it does for nodes of its NVLink `domain` ("": the same),
+    and `domain_bps` what those get from it beside the network link (0: nothing); `room` bytes taken and bytes there
+    are, by tier.
     """
 
     node: str
@@ -29,6 +32,9 @@ class StageHost:
     link_bps: float
     tx_cap_bps: float | None = None
     storage_bps: float = 1e10
+    domain: str = ""
+    domain_bps: float = 0.0
+    domain_address: str = ""
     tx_bps: float = 0.0
     rx_bps: float = 0.0
     room: Mapping[TierKind, tuple[int, int]] = field(default_factory=dict[TierKind, tuple[int, int]])
@@ -40,15 +46,17 @@ def host_of(node: str, came_from: str, said: Mapping[str, object]) -> StageHost 
     port = _number(said.get("port"))
     if port is None or not 0 < port < 65536:  # noqa: PLR2004
         return None
-    name = said.get("host")
-    host = name if isinstance(name, str) and name else came_from
+    near = _text(said.get("domain_host"))
     cap = _number(said.get("tx_cap_bps"))
     return StageHost(
         node=node,
-        address=f"[{host}]:{port:.0f}" if ":" in host else f"{host}:{port:.0f}",
+        address=_address(_text(said.get("host")) or came_from, port),
         link_bps=max(_LEAST_BPS, _number(said.get("link_bps")) or 1e10),
         tx_cap_bps=cap or None,
         storage_bps=max(_LEAST_BPS, _number(said.get("storage_bps")) or 1e10),
+        domain=_text(said.get("domain")),
+        domain_bps=_number(said.get("domain_bps")) or 0.0,
+        domain_address=_address(near, port) if near else "",
         tx_bps=_number(said.get("tx_bps")) or 0.0,
         rx_bps=_number(said.get("rx_bps")) or 0.0,
         room=_room(said.get("room")),
@@ -116,6 +124,14 @@ def _room(said: object) -> dict[TierKind, tuple[int, int]]:
         if isinstance(row, list) and len(pair := cast("list[object]", row)) == 2:  # noqa: PLR2004
             found[kind] = int(_number(pair[0]) or 0), int(_number(pair[1]) or 0)
     return found
+
+
+def _address(host: str, port: float) -> str:
+    return f"[{host}]:{port:.0f}" if ":" in host else f"{host}:{port:.0f}"
+
+
+def _text(value: object) -> str:
+    return value[:_LONGEST] if isinstance(value, str) else ""
 
 
 def _number(value: object) -> float | None:

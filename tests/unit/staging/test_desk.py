@@ -14,6 +14,7 @@ from slurmext.model.plan import Plan, QueueUsage, Release
 from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Snapshot
 from slurmext.model.staged_model import ModelEntry
+from slurmext.model.topology import Topology
 from slurmext.policy.planner import Planner
 from slurmext.service.staging.ahead import Decided
 from slurmext.service.staging.desk import StageDesk
@@ -77,7 +78,10 @@ class Stage:
 
     def __init__(self) -> None:
         self.store, self.agents, self.clock = MemoryStore(), Agents(), Clock()
-        self.desk = StageDesk(store=self.store, agents=self.agents, clock=self.clock)
+        self.topology = Topology()
+        self.desk = StageDesk(
+            store=self.store, agents=self.agents, clock=self.clock, topology=lambda: self.topology
+        )  # fmt: skip
         for node in NODES:
             self.says(node)
 
@@ -155,6 +159,48 @@ def test_a_node_that_went_away_is_given_the_rest_when_it_is_back(stage: Stage) -
     stage.agents.here[first] = "10.0.0.1"
     stage.says(first, progress(entry, 0.5))
     assert first in stage.agents.staged
+
+
+def test_an_nvlink_domain_takes_a_model_once_from_outside(stage: Stage) -> None:
+    """Within it nodes take it from each other, at the address that is meant for that and beside their network links."""
+    entry = stage.model()
+    near = {"domain_bps": 4e11, "link_bps": 1e9}
+    for node, domain in zip(NODES, ("a", "b", "a", "b"), strict=True):
+        stage.says(node, domain=domain, domain_host=f"{node}-nvl", **near)
+    stage.desk.wanted(entry.key, NODES, TierKind.MEMORY, "alice")
+    taken = {node: stage.agents.sources(node) for node in NODES}
+    domains = {"n1": "a", "n3": "a", "n2": "b", "n4": "b"}
+    inside = [node for node, sources in taken.items() if [domains.get(each) for each in sources] == [domains[node]]]
+    assert len(inside) == 2
+    assert {domains[node] for node in inside} == {"a", "b"}
+    for node in inside:
+        [source] = stage.agents.staged[node].sources
+        assert source.peer.address == f"{source.peer.node}-nvl:6832"
+    [outside] = [node for node in NODES if node not in inside and taken[node] != [STORAGE]]
+    assert stage.agents.staged[outside].sources[0].peer.address == "10.0.0.1:6832"
+
+
+@pytest.mark.parametrize(
+    ("topology", "said", "places"),
+    [
+        (Topology(racks=dict(zip(NODES, "abab", strict=True))), "", "abab"),
+        (Topology(domains=dict(zip(NODES, "abab", strict=True))), "", "abab"),
+        (Topology(domains=dict(zip(NODES, "abab", strict=True))), "abba", "abba"),
+    ],
+    ids=["switches", "blocks", "NVML"],
+)
+def test_what_is_near_is_entered_once(stage: Stage, topology: Topology, said: str, places: str) -> None:
+    """A leaf switch, or a block of Slurm's where the agents' NVML does not know better."""
+    entry = stage.model()
+    stage.topology = topology
+    for node, domain in zip(NODES, said, strict=False):
+        stage.says(node, domain=domain)
+    stage.desk.run(NOTHING, ClusterView(read_s=0))
+    stage.desk.wanted(entry.key, NODES, TierKind.MEMORY, "alice")
+    place = dict(zip(NODES, places, strict=True))
+    links = [(node, source) for node in NODES for source in stage.agents.sources(node) if source != STORAGE]
+    assert len(links) == len(NODES) - 1
+    assert sum(place[node] != place[source] for node, source in links) == 1
 
 
 def test_two_transfers_do_not_count_on_the_same_link(stage: Stage) -> None:
