@@ -78,6 +78,7 @@ extern bool writable;       /* whether this process may change the state: root *
 struct call {
 	const char *name;
 	unsigned int death;
+	unsigned int victim; /* 0: the caller */
 };
 
 nvmlReturn_t call_begin(struct call *call, const char *name);
@@ -102,6 +103,7 @@ nvmlReturn_t copy(char *to, unsigned int length, const char *from);
 /* --- faults.c --- */
 
 nvmlReturn_t rules_before(struct call *call);
+void kill_somebody(unsigned int victim);
 void record(const char *name, nvmlReturn_t result);
 
 /* --- handles.c --- */

@@ -25,6 +25,11 @@ static struct rule rule_for(const char *name)
 	return found;
 }
 
+void kill_somebody(unsigned int victim)
+{
+	kill(victim == 0 ? getpid() : (pid_t)victim, SIGKILL);
+}
+
 nvmlReturn_t rules_before(struct call *call)
 {
 	lock();
@@ -32,11 +37,12 @@ nvmlReturn_t rules_before(struct call *call)
 	unsigned int delay_ms = state->delay_ms + rule.delay_ms;
 	nvmlReturn_t result = state->fault;
 	unlock();
+	if (rule.death == DIES_BEFORE)
+		kill_somebody(rule.victim);
 	if (delay_ms > 0)
 		usleep(delay_ms * 1000);
-	if (rule.death == DIES_BEFORE)
-		kill(getpid(), SIGKILL);
 	call->death = rule.death;
+	call->victim = rule.victim;
 	return result != SUCCESS ? result : rule.result;
 }
 

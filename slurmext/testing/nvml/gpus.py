@@ -223,9 +223,10 @@ class SimulatedGpus:
 
     def on_call(
         self, call: str = "*", *, result: int = 0, delay_ms: int = 0, death: int = 0, skip: int = 0, times: int = 0,
-        pid: int = 0,
+        pid: int = 0, victim: int = 0,
     ) -> None:  # fmt: skip
-        """Let calls whose name fits (`nvmlDeviceCreate*`) fail with `result`, take longer or kill who makes them.
+        """Let calls whose name fits (`nvmlDeviceCreate*`) fail with `result`, take longer or kill who makes them, or
+        another process (`victim`), and then go on.
 
         The first `skip` of them pass, after `times` (0: for ever) it is over; with `pid` only that process's count.
         """
@@ -235,13 +236,18 @@ class SimulatedGpus:
                 raise ValueError(f"{MAX_RULES} rules are the most: clear_calls() first")
             rule = self._state.rule[used]
             rule.call, rule.result, rule.delay_ms, rule.death = call.encode(), result, delay_ms, death
-            rule.skip, rule.times, rule.pid, rule.seen, rule.armed = skip, times, pid, 0, 1
+            rule.skip, rule.times, rule.pid, rule.victim, rule.seen, rule.armed = skip, times, pid, victim, 0, 1
 
-    def clear_calls(self) -> None:
-        """Forget every rule about calls, and the calls made."""
+    def disarm(self) -> None:
+        """Forget every rule about calls."""
         with self._locked():
             for rule in self._state.rule:
                 rule.armed = 0
+
+    def clear_calls(self) -> None:
+        """Forget every rule about calls, and the calls made."""
+        self.disarm()
+        with self._locked():
             self._state.recorded = 0
 
     def calls(self) -> list[Call]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import ClassVar
 
-MAGIC, VERSION = b"slxnvml", 2
+MAGIC, VERSION = b"slxnvml", 3
 WORKS_WHILE_HELD = -1
 MAX_GPUS = 64
 MAX_CHANGES = 32
@@ -71,7 +71,7 @@ class Holder(ctypes.Structure):
 class Rule(ctypes.Structure):
     _fields_: ClassVar = [
         ("armed", _U32), ("pid", _U32), ("skip", _U32), ("times", _U32), ("seen", _U32), ("result", _I32),
-        ("delay_ms", _U32), ("death", _U32), ("call", _CHAR * 64),
+        ("delay_ms", _U32), ("death", _U32), ("victim", _U32), ("unused", _U32), ("call", _CHAR * 64),
     ]  # fmt: skip
 
 

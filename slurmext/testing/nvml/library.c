@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,7 +116,7 @@ nvmlReturn_t call_end(const struct call *call, nvmlReturn_t result)
 	if (state != NULL)
 		record(call->name, result);
 	if (call->death == DIES_AFTER)
-		kill(getpid(), SIGKILL);
+		kill_somebody(call->victim);
 	return result;
 }
 

@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 #define STATE_MAGIC "slxnvml"
-#define STATE_VERSION 2
+#define STATE_VERSION 3
 #define MAX_GPUS 64
 #define MAX_CHANGES 32
 #define MAX_PROFILES 18
@@ -117,6 +117,8 @@ struct rule {
 	int32_t result; /* 0: the call is carried out */
 	uint32_t delay_ms;
 	uint32_t death;
+	uint32_t victim; /* who dies; 0: whoever calls */
+	uint32_t unused;
 	char call[64];
 };
 
