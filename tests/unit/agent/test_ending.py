@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from slurmext.agent.ending import end_job
+from tests.waiting import until
 
 JOB, OTHER = 4_100_000_001, 4_100_000_002
 """Ids that no Slurm on this machine gives."""
@@ -63,8 +64,7 @@ def test_every_process_of_the_job_goes_and_the_stepd_stays(steps: list[Step]) ->
     victims, others = steps[0].below(), steps[1].below()
     assert len(victims) >= 4
     assert end_job(JOB, started_before_s=time.time() + 5, cluster="mine") == len(victims)
-    time.sleep(0.2)
-    assert not set(victims) & set(steps[0].below())
+    until(lambda: not set(victims) & set(steps[0].below()))
     assert steps[0].process.poll() is None
     assert set(others) <= set(steps[1].below())
 

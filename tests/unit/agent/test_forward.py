@@ -20,15 +20,9 @@ from slurmext.adapters.tcp.wire import MAX_LINE_BYTES, WireError, parse_event
 from slurmext.agent import spool as spool_module
 from slurmext.agent.forward import Forwarder
 from slurmext.agent.spool import EventSpool
+from tests.waiting import until
 
 from .conftest import KeyedMunge
-
-
-def until(what, timeout_s: float = 15) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 class Controller:

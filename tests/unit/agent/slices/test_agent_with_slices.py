@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 
 import pytest
 
@@ -14,6 +13,7 @@ from slurmext.adapters.tcp.orders import FreeWarmSlice, ReserveSlices, SetGpuUse
 from slurmext.install.hooks import interpreter
 from slurmext.model.slicing import GpuUse
 from slurmext.testing.nvml import DRIVER_ROOT, ENVIRONMENT, SimulatedGpus
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="device nodes are root's")
 ASK = """\
@@ -36,14 +36,6 @@ def gpus(library, folder, monkeypatch):
 @pytest.fixture
 def agent(gpus, new_agent):
     return new_agent()
-
-
-def until(what, seconds=10):
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def events(site, name):

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from slurmext.agent.mps.control import started
 from slurmext.agent.mps.police import LOOKS, Police
 from slurmext.model.slicing import GpuUse
 from slurmext.testing.mps import CLIENT, build, set_faults
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the daemons are root's")
 ALICE, BOB = 65533, 65534
@@ -173,9 +173,8 @@ def test_a_client_that_crashed(node, control):
     crashing.stdout.readline()
     crashing.send_signal(signal.SIGKILL)
     crashing.wait()
-    time.sleep(0.1)
     if not node.shares._control.speaks_v3():
-        assert "FAULT" in client(node, control, 1, ALICE).communicate()[0]
+        until(lambda: "FAULT" in client(node, control, 1, ALICE).communicate()[0])
         assert len(node.shares.mend()) == 1
         assert "percent 25" in client(node, control, 1, ALICE).communicate()[0]
     assert node.book.shares()[1] == other
@@ -187,8 +186,8 @@ def test_a_daemon_that_died(node, control):
     """It is started again for a job that goes on, in the same place."""
     node.start(1, share(node, 25, 1000), uid=ALICE)
     os.kill(node.book.shares()[0].pid, signal.SIGKILL)
-    time.sleep(0.2)
-    assert len(node.shares.mend()) == 1 and node.shares.mend() == []
+    until(lambda: len(node.shares.mend()) == 1)
+    assert node.shares.mend() == []
     assert "percent 25" in client(node, control, 1, ALICE).communicate()[0]
     end(node, 1)
     assert daemons(node) == []
