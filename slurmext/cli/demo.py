@@ -90,10 +90,10 @@ def _artist(console: Console) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         if not any(card["use"] in {"mig", "shared"} for card in answer["gpus"]):
             return
         if live is not None:
-            live.update(drawn(answer), refresh=True)
+            live.update(drawn(answer, columns=console.width), refresh=True)
         elif time.monotonic() - last_s >= _DRAWN_EVERY_S:
             last_s = time.monotonic()
-            console.print(drawn(answer))
+            console.print(drawn(answer, columns=console.width))
 
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
     with live or contextlib.nullcontext():

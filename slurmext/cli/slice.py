@@ -138,13 +138,15 @@ def show_map(session: Session, *, as_json: bool, show_all: bool, every: float | 
         print_json(session.ask("slice_map"))
         return
     if every is None:
-        console().print(drawn(session.ask("slice_map"), show_all=show_all))
+        screen = console()
+        screen.print(drawn(session.ask("slice_map"), show_all=show_all, columns=screen.width))
         return
     from rich.live import Live
 
     with Live(console=console(), auto_refresh=False) as live:
         while True:
-            live.update(drawn(session.ask("slice_map"), show_all=show_all), refresh=True)
+            picture = drawn(session.ask("slice_map"), show_all=show_all, columns=live.console.width)
+            live.update(picture, refresh=True)
             time.sleep(every)
 
 

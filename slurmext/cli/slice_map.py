@@ -13,29 +13,41 @@ if TYPE_CHECKING:
 
 Card = Mapping[str, Any]
 
-WIDTH = 64
-"""Columns of a whole GPU: so many for 8 units as for 12."""
+WIDTH, LEAST_WIDTH = 64, 16
+"""Columns of a whole GPU, so many for 8 units as for 12: on a wide terminal, and at least."""
+_TITLES = ("Node", "GPU", "Type", "Use", "Memory units, or percent of a shared GPU", "Free")
+_GAP = 2
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
 _HUNDRED = 100
 
 
-def drawn(answer: Mapping[str, Any], *, show_all: bool = False) -> RenderableType:
-    """Something rich can print."""
+def drawn(answer: Mapping[str, Any], *, show_all: bool = False, columns: int = 10_000) -> RenderableType:
+    """Something rich can print, in so many columns of a terminal."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     cards = [card for card in answer["gpus"] if show_all or card["use"] in {"mig", "shared"}]
+    told = [_told(card) for card in cards]
+    rest = sum(max(map(len, column)) + _GAP for column in zip(_TITLES[:4] + _TITLES[5:], *told, strict=True))
+    width = max(LEAST_WIDTH, min(WIDTH, columns - rest))
     table = Table(box=None, pad_edge=False, show_header=True, header_style="bold")
-    for title in ("Node", "GPU", "Type", "Use"):
-        table.add_column(title, no_wrap=True)
-    table.add_column("Memory units, or percent of a shared GPU", no_wrap=True, min_width=WIDTH)
-    table.add_column("Free", justify="right", no_wrap=True)
-    for card in cards:
-        use = card["use"] + (" (leaving)" if card["leaving"] else "")
-        free = f"{card['free_gpus']:.2f}" if card["use"] in {"mig", "shared"} else ""
-        table.add_row(card["node"], str(card["minor"]), card["gpu_type"], use, bar(card), free)
+    for title in _TITLES:
+        units = title == _TITLES[4]
+        table.add_column(
+            title, no_wrap=True, min_width=width if units else None, justify="right" if title == "Free" else "left",
+            max_width=width if units and width < WIDTH else None,
+        )  # fmt: skip
+    for card, (*left, free) in zip(cards, told, strict=True):
+        table.add_row(*left, bar(card, width), free)
     return Group(table, Text(summary(answer))) if cards else Text(f"no GPU is cut or shared\n{summary(answer)}")
+
+
+def _told(card: Card) -> tuple[str, ...]:
+    """The columns around the picture."""
+    use = card["use"] + (" (leaving)" if card["leaving"] else "")
+    free = f"{card['free_gpus']:.2f}" if card["use"] in {"mig", "shared"} else ""
+    return card["node"], str(card["minor"]), card["gpu_type"], use, free
 
 
 def summary(answer: Mapping[str, Any]) -> str:
@@ -51,24 +63,24 @@ def summary(answer: Mapping[str, Any]) -> str:
     return "; ".join(filter(None, parts))
 
 
-def bar(card: Card) -> Text:
-    """One GPU to scale."""
+def bar(card: Card, width: int = WIDTH) -> Text:
+    """One GPU to scale, in so many columns."""
     from rich.text import Text
 
     if card["use"] == "shared":
-        return _shares(card["parts"])
+        return _shares(card["parts"], width)
     if card["use"] != "mig" or not card["memory_units"]:
         return Text(
             "whole" if card["use"] == "whole" else "not known: its agent is away, or something else cut it", "dim"
         )
-    return _instances(card)
+    return _instances(card, width)
 
 
-def _instances(card: Card) -> Text:
+def _instances(card: Card, columns: int) -> Text:
     from rich.text import Text
 
     units, text = int(card["memory_units"]), Text()
-    edge = [round(unit * WIDTH / units) for unit in range(units + 1)]
+    edge = [round(unit * columns / units) for unit in range(units + 1)]
     by_start = {part["start"]: part for part in card["parts"]}
     unit = 0
     while unit < units:
@@ -80,15 +92,15 @@ def _instances(card: Card) -> Text:
     return text
 
 
-def _shares(parts: Sequence[Card]) -> Text:
+def _shares(parts: Sequence[Card], columns: int) -> Text:
     from rich.text import Text
 
     text, at = Text(), 0
     for part in parts:
-        width = min(WIDTH - at, max(1, round(part["percent"] * WIDTH / _HUNDRED)))
+        width = min(columns - at, max(1, round(part["percent"] * columns / _HUNDRED)))
         text.append(*_block(part, width))
         at += width
-    text.append("·" * (WIDTH - at), "dim")
+    text.append("·" * (columns - at), "dim")
     return text
 
 

@@ -57,7 +57,8 @@ GPU_MEM = Option(
     example="18G",
     summary="run on a part of a GPU with at least this much GPU memory",
     detail=(
-        "The smallest MIG instance or MPS share with so much GPU memory is chosen for each task; `slurmext job "
+        "The smallest MIG instance or MPS share with so much GPU memory is chosen for each task (a number alone means "
+        "MiB, as with --mem); `slurmext job "
         "explain` says which and why. May be given together with --gpu-compute."
     ),
     good=("18G", "512M", "1T", "10240", "1", "16777216", "16T"),

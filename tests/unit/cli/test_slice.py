@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from slurmext.cli.main import cli
 from slurmext.cli.session import Session
-from slurmext.cli.slice_map import bar
+from slurmext.cli.slice_map import bar, drawn
 from slurmext.model.slice_state import GpuHold, GpuRecord, HoldState, SliceRecord, SliceSample, SliceState
 from slurmext.model.slicing import GpuUse
 from slurmext.model.state import JobKey, JobRow
@@ -91,10 +93,23 @@ def test_the_map_draws_units_to_scale(run: Any) -> None:
 def test_a_number_is_shown_whole_or_not_at_all(percent: int) -> None:
     """`1025` would be read as what it says."""
     share = {"kind": "share", "percent": percent, "job": "1234567", "state": "busy", "memory_mib": 10250}
-    drawn = bar({"use": "shared", "parts": [share]}).plain
-    assert len(drawn) == 64
-    assert set(re.findall(r"\d+", drawn)) <= {"1234567", str(percent), "10250"}
-    assert (percent < 32) or f"[1234567 {percent}% 10250M" in drawn
+    line = bar({"use": "shared", "parts": [share]}).plain
+    assert len(line) == 64
+    assert set(re.findall(r"\d+", line)) <= {"1234567", str(percent), "10250"}
+    assert (percent < 32) or f"[1234567 {percent}% 10250M" in line
+
+
+@pytest.mark.parametrize("columns", [60, 80, 97, 200])
+def test_the_map_fits_the_terminal(run: Any, columns: int) -> None:
+    """The picture is drawn narrower, and node, GPU, type, use and what is free stay whole."""
+    screen, found = Console(width=columns, file=io.StringIO()), json.loads(run("map", "--json").output)
+    screen.print(drawn(found, show_all=True, columns=columns))
+    head, *lines = screen.file.getvalue().splitlines()
+    cards = [[card["node"], str(card["minor"]), card["gpu_type"], card["use"]] for card in found["gpus"]]
+    assert max(map(len, (head, *lines))) <= columns
+    assert head.split()[:4] == ["Node", "GPU", "Type", "Use"] and head.endswith("Free")
+    assert [line.split()[:4] for line in lines[: len(cards)]] == cards
+    assert [line.split()[-1] for line in lines[:2]] == [f"{card['free_gpus']:.2f}" for card in found["gpus"][:2]]
 
 
 def test_others_are_only_taken_to_ordinary_users(run: Any) -> None:
