@@ -22,7 +22,17 @@ from slurmext.config.policy_document import (
     WindowDocument,
 )
 from slurmext.config.quota import Share
-from slurmext.config.site import AgentSite, DaemonSite, ManagedSite, OptionsSite, SiteConfig, SlicesSite, SlurmSite
+from slurmext.config.site import (
+    AgentSite,
+    CopiesSite,
+    DaemonSite,
+    ManagedSite,
+    OptionsSite,
+    SiteConfig,
+    SlicesSite,
+    SlurmSite,
+    StagingSite,
+)
 from slurmext.config.sizes import SizeDocument
 from slurmext.config.slices import PoolDocument, PoolWindowDocument, SlicesDocument
 
@@ -101,6 +111,8 @@ def site_page() -> str:
         ("daemon", DaemonSite),
         ("agent", AgentSite),
         ("agent.slices", SlicesSite),
+        ("agent.copies", CopiesSite),
+        ("staging", StagingSite),
         ("managed", ManagedSite),
         ("options", OptionsSite),
     )
