@@ -6,13 +6,15 @@ import grp
 import os
 import pwd
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from slurmext.adapters.unix_groups import uids_of
+from slurmext.config.node_table import nodes_tsv
 from slurmext.config.policy import SitePolicy
 from slurmext.config.slice_table import slices_tsv
 from slurmext.config.submit_table import NameService, queues_tsv
+from slurmext.model.node import Node
 from slurmext.model.slicing import SlicedGpu
 
 
@@ -23,6 +25,7 @@ class RunDir:
         self._path = path
         self._readonly = readonly
         self._policy: SitePolicy | None = None
+        self._nodes = ""
 
     def prepare(self, slurm_user: str) -> None:
         """Make it, and the file that job_submit, which runs as `slurm_user`, writes to wake slurmextd."""
@@ -54,6 +57,12 @@ class RunDir:
         """What can be cut from the GPUs at hand; of `unheard` nodes nobody knows yet."""
         if cards:
             self._write("slices.tsv", slices_tsv(cards, unheard))
+
+    def write_nodes(self, nodes: Iterable[Node]) -> None:
+        """The most that a node has of everything."""
+        if (text := nodes_tsv(nodes)) != self._nodes:
+            self._write("nodes.tsv", text)
+            self._nodes = text
 
     def _write(self, name: str, text: str) -> None:
         """Replace a file in one step, readable by all."""

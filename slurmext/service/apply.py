@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 HOLD_WITHIN_S = 2.0
 HOLD_BEFORE_S = 3.0
 """A requeued victim is held when its beneficiary runs, but within this time, and this long before it is eligible."""
+_NEVER = "BadConstraints"
+"""Slurm's reason of a job that asks for what no node of its partition has; it has it held then."""
 _BEHIND_OTHERS = "Priority"
 """Slurm's reason of a job that it would start if jobs of higher priority did not wait in its partition."""
 _BEHIND_OTHERS_S = 1.5
@@ -228,6 +230,12 @@ class Applier:
         elif record.state is not JobState.PENDING:
             nodes = [part.node for part in record.placement] or cast("list[str]", action.detail.get("nodes") or [])
             self._advance(token, action, ActionState.DONE, f"started on {','.join(nodes)}")
+        elif record.held and record.reason == _NEVER:
+            # Slurm holds it by itself, and would again at once. A reservation of slices has a penalty of its own.
+            detail: dict[str, object] = {} if "reservation" in action.detail else {"not_started": True}
+            self._advance(
+                token, action, ActionState.ABANDONED, f"Slurm says that no node could run it: {_NEVER}", detail
+            )
         elif record.held:
             self._advance(token, action, ActionState.ABANDONED, "the job is held")
         elif action.state is ActionState.INTENT:

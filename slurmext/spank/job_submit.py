@@ -23,7 +23,7 @@ class LuaSite:
     transparent: str | None = None
 
 
-PARTS = ("values", "gpus", "files", "queues", "sizes", "slices", "decide", "act")
+PARTS = ("values", "gpus", "files", "queues", "sizes", "slices", "nodes", "decide", "act")
 """What the script is made of, in the order of use."""
 
 

@@ -85,6 +85,7 @@ local function decide(given_desc, part_list, submit_uid)
     if comment and comment:find("slurmext/1", 1, true) then changes.admin_comment = "" end
     return changes
   end
+  check_nodes(job_desc, sliced)
   local tasks = tasks_or(job_desc.num_tasks, nil)
   if options.gang_min and tasks and tonumber(options.gang_min) > tasks then
     refuse(string.format("%s=%s: the job has %d tasks and cannot need more than that; for example %s=%d",

@@ -50,6 +50,20 @@ def test_a_job_that_slurm_has_no_room_for_is_planned_anew_at_once(site: Site) ->
     assert site.state(job) is JobState.RUNNING
 
 
+def test_a_job_that_no_node_can_run_is_not_released_over_and_over(site: Site) -> None:
+    """Slurm holds it by itself as soon as it is released; it is tried again only now and then, later each time."""
+    job = site.slurm.submit("prod")
+    site.slurm.stuck.add(job)
+    for _ in range(60):
+        site.rounds(1)
+        record = site.slurm.records[job]
+        if not record.held:
+            site.slurm.records[job] = replace(record, priority=0, reason="BadConstraints")
+    assert site.done("release") == [job, job]
+    said = [action.message for action in site.store.actions() if action.state is ActionState.ABANDONED]
+    assert said == ["Slurm says that no node could run it: BadConstraints"] * 2
+
+
 def test_jobs_let_through_unheld_are_adopted(site: Site) -> None:
     """A pending job that nobody holds comes under admission: held first, released when quota allows."""
     borrow_everything(site)

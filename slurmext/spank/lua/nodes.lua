@@ -1,0 +1,41 @@
+-- Nodes -------------------------------------------------------------------------------------------------------------
+
+-- The most memory and CPUs that any node has, as { mib, name } and { count, name }; nil while slurmextd has not told.
+local function read_largest()
+  local text = read_file(SITE.run_dir .. "/nodes.tsv")
+  if not text then return nil end
+  local largest = {}
+  for what, most, name in text:gmatch("(%w+)\t(%d+)\t([^\t\n]+)") do largest[what] = { tonumber(most), name } end
+  return largest
+end
+
+-- The least of it that the job takes of one node, however its tasks are spread.
+local function least_on_a_node(job_desc, sliced)
+  local nodes, tasks = nodes_of(job_desc), tasks_or(job_desc.num_tasks, nil)
+  local definite = sliced or tasks_or(job_desc.min_nodes, nil)
+  local together = definite and tasks and math.ceil(tasks / nodes) or 1
+  local cpus = math.max(1, number_or(job_desc.cpus_per_task, 1)) * math.max(1, together)
+  local mib = tonumber(job_desc.min_mem_per_node)
+  local per_cpu, per_gpu = tonumber(job_desc.min_mem_per_cpu), tostring(job_desc.mem_per_tres or ""):match("gpu[:=](%d+)")
+  if per_cpu then mib = per_cpu * cpus end
+  if per_gpu then mib = tonumber(per_gpu) * math.max(1, gpus_in(job_desc.tres_per_node) or 1) end
+  return cpus, mib or 0
+end
+
+-- A held job that no node could ever run would wait for ever: Slurm refuses those that it may look at, in its own words.
+local function check_nodes(job_desc, sliced)
+  local largest = read_largest()
+  if not largest then return end
+  local cpus, mib = least_on_a_node(job_desc, sliced)
+  local memory, count = largest.memory, largest.cpus
+  if memory and mib > memory[1] then
+    local asked, there = gib(mib), gib(memory[1])
+    if asked == there then asked, there = mib .. " MiB", memory[1] .. " MiB" end
+    refuse(string.format("Memory specification can not be satisfied: the job asks for %s on a node, and the largest here (%s)"
+      .. " has %s; ask for at most --mem=%dM", asked, memory[2], there, memory[1]))
+  elseif count and cpus > count[1] then
+    refuse(string.format("CPU count per node can not be satisfied: the job asks for %d CPUs on a node, and the largest here"
+      .. " (%s) has %d; ask for fewer --cpus-per-task, or for more nodes", cpus, count[2], count[1]))
+  end
+end
+

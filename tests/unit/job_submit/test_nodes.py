@@ -1,0 +1,79 @@
+"""What no node could ever hold is refused at once, for whole GPUs and parts of them alike."""
+
+from __future__ import annotations
+
+import pytest
+
+from slurmext.config.node_table import nodes_tsv
+from slurmext.model.node import Node, NodeState
+from tests.unit.job_submit.site import Controller
+
+NODES = (
+    Node(name="n1", gpus=2, cpus=64, memory_mib=65536),
+    Node(name="n2", gpus=4, cpus=32, memory_mib=131072, state=NodeState.DOWN),
+)
+MEMORY = "Memory specification can not be satisfied: the job asks for "
+PART = {"SLURMEXT_GPU_MEM": "1G"}
+
+
+@pytest.fixture(params=[{}, PART], ids=["whole", "part"])
+def submit(request: pytest.FixtureRequest, controller: Controller):
+    """`sbatch` of a job on a whole GPU, and of one on a part of a GPU."""
+    (controller.folder / "nodes.tsv").write_text(nodes_tsv(NODES))
+    whole = {} if request.param else {"tres_per_node": "gres/gpu:2", "tres_per_job": None}
+    more = {"tres_per_job": None} if request.param else whole
+    return lambda **job: controller.submit(options=request.param, **{**more, **job})
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        ({"min_mem_per_node": 131073}, MEMORY + "131073 MiB on a node, and the largest here (n2) has 131072 MiB; ask for at most --mem=131072M"),
+        ({"min_mem_per_node": 10485760}, MEMORY + "10240 GiB on a node, and the largest here (n2) has 128 GiB"),
+        ({"min_mem_per_cpu": 65536, "cpus_per_task": 3}, MEMORY + "192 GiB on a node"),
+        ({"min_mem_per_cpu": 65536, "num_tasks": 6, "min_nodes": 2}, MEMORY + "192 GiB on a node"),
+        ({"cpus_per_task": 65}, "the job asks for 65 CPUs on a node, and the largest here (n1) has 64; ask for fewer --cpus-per-task"),
+        ({"cpus_per_task": 13, "num_tasks": 10, "min_nodes": 2}, "the job asks for 65 CPUs on a node"),
+    ],
+)  # fmt: skip
+def test_more_than_any_node_has_is_refused_with_the_largest(submit, job: dict[str, int], said: str) -> None:
+    """In Slurm's words, the largest node and what would do; nodes that are down count, as in Slurm."""
+    outcome = submit(**job)
+    assert outcome.code != 0 and outcome.set == {}
+    assert [said in line for line in outcome.user] == [True], outcome.user
+
+
+@pytest.mark.parametrize("job", [
+    {}, {"min_mem_per_node": 0}, {"min_mem_per_node": 131072, "cpus_per_task": 64}, {"min_mem_per_cpu": 2048, "cpus_per_task": 64},
+    {"min_mem_per_cpu": 65536, "num_tasks": 2}, {"cpus_per_task": 32, "num_tasks": 4, "min_nodes": 2},
+])  # fmt: skip
+def test_what_fits_is_taken(submit, job: dict[str, int]) -> None:
+    assert submit(**job).code == 0
+
+
+def test_memory_for_each_gpu(controller: Controller) -> None:
+    """It counts for those of one node."""
+    (controller.folder / "nodes.tsv").write_text(nodes_tsv(NODES))
+    asked = {"tres_per_job": None, "tres_per_node": "gres:gpu:4"}
+    assert controller.submit(**asked, mem_per_tres="gres:gpu:32768").code == 0
+    assert MEMORY + "132 GiB" in controller.submit(**asked, mem_per_tres="gres:gpu:33792").user[0]
+
+
+@pytest.mark.parametrize("table", [None, "", "memory\n", "nodes\tx\ty\n", "\0"])
+def test_without_a_usable_table_nothing_is_refused(controller: Controller, table: str | None) -> None:
+    if table is not None:
+        (controller.folder / "nodes.tsv").write_text(table)
+    assert controller.submit(min_mem_per_node=10485760, cpus_per_task=999).code == 0
+
+
+def test_unmanaged_jobs_are_slurms(controller: Controller) -> None:
+    """It refuses them itself."""
+    (controller.folder / "nodes.tsv").write_text(nodes_tsv(NODES))
+    assert controller.submit(tres_per_job=None, min_mem_per_node=10485760).code == 0
+
+
+def test_what_is_not_known_of_every_node_is_not_told() -> None:
+    """The largest may be the one that nobody knows."""
+    unknown = Node(name="n3", gpus=1, cpus=128)
+    assert nodes_tsv([*NODES, unknown]) == "cpus\t128\tn3\n"
+    assert nodes_tsv([]) == ""
