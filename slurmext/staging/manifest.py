@@ -27,6 +27,8 @@ ANCHOR_BYTES: Final = 8 * CHUNK_BYTES
 DIGEST_BYTES: Final = 16
 MOST_FILES: Final = 10_000
 MOST_CHUNKS: Final = 1 << 23
+MOST_HEAD_BYTES: Final = 8 << 20
+"""What a manifest says besides its chunks: as JSON it takes many times as much memory, and any user may send one."""
 _VERSION: Final = 1
 
 
@@ -100,7 +102,9 @@ class Manifest:
             raise BadManifest(f"{self.key}: chunks that belong to no file")
         object.__setattr__(self, "starts", (*starts, at))
         object.__setattr__(self, "_offsets", offsets)
-        sequence = array("I", (index for begin, end in self.order for index in range(begin, min(end, at))))
+        # Added up before they are written out: ranges that overlap may be any number of chunks.
+        once = not self.order or sum(max(0, end - begin) for begin, end in self.order) == at
+        sequence = array("I", (index for begin, end in self.order if once for index in range(begin, min(end, at))))
         if self.order and (len(sequence) != at or len(set(sequence)) != at):
             raise BadManifest(f"{self.key}: an order that does not have every chunk once")
         ranks = array("I", sequence)
@@ -169,6 +173,10 @@ def parse_manifest(raw: bytes, *, fingerprint: str | None = None) -> Manifest:
     if fingerprint is not None and hashlib.sha256(raw).hexdigest() != fingerprint:
         raise BadManifest("a manifest that is not the one the registry knows; import the model again")
     line, _, rest = raw.partition(b"\n")
+    if len(line) > MOST_HEAD_BYTES:
+        raise BadManifest(
+            f"a manifest whose files and order take more than {MOST_HEAD_BYTES >> 20} MiB: split the model"
+        )
     try:
         head: Any = json.loads(line)
         count = head["chunks"]
@@ -179,7 +187,7 @@ def parse_manifest(raw: bytes, *, fingerprint: str | None = None) -> Manifest:
         files = tuple(_entry(*row) for row in head["files"])
         key = ModelKey(head["model"], head["revision"])
         order = tuple((_count(begin, count), _count(end, count)) for begin, end in head.get("order", ()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadManifest(f"not a manifest ({error}); import the model again") from error
     lengths = array("I", rest[: 4 * count])
     if sys.byteorder == "big":
@@ -197,12 +205,15 @@ def cuts(size: int, anchors: Iterable[int] = ()) -> Iterator[int]:
 
 def shared_chunks(wanted: Manifest, held: Sequence[Manifest]) -> dict[int, tuple[int, int]]:
     """Chunks of `wanted` that others have too: index -> (which of `held`, its chunk)."""
-    places: dict[tuple[bytes, int], tuple[int, int]] = {}
+    due: dict[tuple[bytes, int], list[int]] = {}  # of the one model, not of all the others: those may be terabytes
+    for index in range(wanted.chunk_count if held else 0):
+        due.setdefault((wanted.digest(index), wanted.lengths[index]), []).append(index)
+    found: dict[int, tuple[int, int]] = {}
     for number, manifest in enumerate(held):
         for index in range(manifest.chunk_count):
-            places.setdefault((manifest.digest(index), manifest.lengths[index]), (number, index))
-    found = ((index, places.get((wanted.digest(index), wanted.lengths[index]))) for index in range(wanted.chunk_count))
-    return {index: place for index, place in found if place is not None}
+            for mine in due.pop((manifest.digest(index), manifest.lengths[index]), ()):
+                found[mine] = number, index
+    return found
 
 
 def _count(value: Any, most: int) -> int:
@@ -212,6 +223,7 @@ def _count(value: Any, most: int) -> int:
 
 
 def _entry(name: str, size: int, sha256: str, kind: str) -> FileEntry:
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0 or len(bytes.fromhex(sha256)) != 32:  # noqa: PLR2004
+    good = isinstance(name, str) and isinstance(size, int) and not isinstance(size, bool) and size >= 0
+    if not good or len(bytes.fromhex(sha256)) != 32:  # noqa: PLR2004
         raise BadManifest(f"file {name!r} has no usable size and checksum")
     return FileEntry(name=name, size=size, sha256=sha256, kind=FileKind(kind))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tracemalloc
+from array import array
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,15 @@ import xxhash
 
 from slurmext.staging.errors import BadManifest, BadModel, BadReference
 from slurmext.staging.importer import import_model
-from slurmext.staging.manifest import CHUNK_BYTES, FileKind, cuts, parse_manifest, shared_chunks
+from slurmext.staging.manifest import (
+    CHUNK_BYTES,
+    FileEntry,
+    FileKind,
+    Manifest,
+    cuts,
+    parse_manifest,
+    shared_chunks,
+)
 from slurmext.staging.names import ModelKey, check_file_name, parse_reference
 
 from .conftest import noise, write_model
@@ -62,6 +72,31 @@ def test_a_manifest_survives_being_written_down(tmp_path):
             parse_manifest(raw[:cut])
     with pytest.raises(BadModel, match="would leave"):
         parse_manifest(raw.replace(b'"config.json"', b'"../etc/foo"'))
+
+
+def test_a_manifest_that_was_made_to_harm_is_refused_at_once():
+    """Any user may send one: it takes neither time nor memory beyond its own size."""
+    count = 100_000
+    good = Manifest(
+        key=ModelKey("org/m", "v1"), files=(FileEntry(name="config.json", size=count, sha256="ab" * 32),),
+        lengths=array("I", [1]) * count, digests=bytes(16 * count), order=((0, count),),
+    )  # fmt: skip
+    line, _, rest = good.dump().partition(b"\n")
+    whole = f'"order":[[0,{count}]]'.encode()
+    heads = {
+        "overlaps": line.replace(whole, whole[:-1] + f",[0,{count}]".encode() * 1000 + b"]"),
+        "nests": line.replace(whole, b'"order":' + b"[" * 100_000 + b"]" * 100_000),
+        "is long": line.replace(whole, b'"order":[' + b"[]," * 4_000_000 + b"[]]"),
+        "has numbers for names": line.replace(b'"config.json"', b"7"),
+    }
+    for how, head in heads.items():
+        assert head != line
+        tracemalloc.start()
+        with pytest.raises(BadManifest):
+            parse_manifest(head + b"\n" + rest)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 64 << 20, how
 
 
 def test_a_fine_tune_shares_what_it_did_not_change(tmp_path):
