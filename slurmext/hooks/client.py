@@ -83,20 +83,24 @@ def ask(path: str, line: bytes, deadline_s: float) -> dict:
     return reply
 
 
-def ask_again(op: str, path: str, deadline_s: float) -> dict:
-    """As `ask`. A job's models are worth waiting for an agent that is just being restarted."""
+def ask_again(op: str, path: str, deadline_s: float, retry_s: float = RETRY_S) -> dict:
+    """As `ask`. A job's models are worth waiting for an agent that is just being restarted, whenever that happens."""
     if op != "preload":
         return ask(path, request(op, os.environ), deadline_s)
     import time
 
-    until_s = time.monotonic() + RETRY_S
+    lost_s = asked_s = time.monotonic()
     while True:
         try:
             return ask(path, request(op, os.environ), deadline_s)
         except OSError:
-            if time.monotonic() > until_s:
+            now_s = time.monotonic()
+            if now_s - asked_s > 1:
+                lost_s = now_s  # it was there until now
+            if now_s > lost_s + retry_s:
                 raise
             time.sleep(0.5)
+            asked_s = time.monotonic()
 
 
 def parse(text: str) -> object:

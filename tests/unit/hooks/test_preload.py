@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from slurmext.hooks import client
 from tests.unit.hooks.test_wrappers import Hooks
 
 MINE, OTHERS = 65534, 4_000_000
@@ -26,6 +30,36 @@ def marking(folder: Path) -> tuple[str, Path]:
     program.write_text(f'#!/bin/sh\necho "$4 $6" >>{calls}\n')
     program.chmod(0o755)
     return str(program), calls
+
+
+def test_an_agent_that_is_restarted_long_after_the_prolog_began_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time that it has for that counts from when it was lost."""
+    path = tmp_path / "agent.sock"
+    for name in ("SLURM_JOB_ID", "SLURM_JOB_UID"):
+        monkeypatch.setenv(name, "12")
+
+    def agent() -> None:
+        with socket.socket(socket.AF_UNIX) as first:
+            first.bind(str(path))
+            first.listen()
+            with first.accept()[0]:
+                time.sleep(1.2)  # longer than it has when the prolog begins
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as second:
+            second.bind(str(path))
+            second.listen()
+            with second.accept()[0] as connection:
+                connection.recv(4096)
+                connection.sendall(b'{"ok": true}\n')
+
+    thread = threading.Thread(target=agent, daemon=True)
+    thread.start()
+    while not path.exists():
+        time.sleep(0.01)
+    assert client.ask_again("preload", str(path), 30, retry_s=1) == {"ok": True}
+    thread.join()
 
 
 def test_a_job_without_models_starts_no_program_and_one_with_models_a_single_one(tmp_path: Path) -> None:
