@@ -13,6 +13,7 @@ import random
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 CONNECT_S = 2.0
@@ -30,6 +31,11 @@ def known() -> tuple[str, int] | None:
     """The agent's address and this job's number; None where there is no agent to ask."""
     address, job = os.environ.get("SLURMEXT_AGENT_SOCKET", ""), os.environ.get("SLURM_JOB_ID", "")
     return (address, int(job)) if address and job.isdecimal() else None
+
+
+def out_of_sight(address: str) -> bool:
+    """Whether not even the directory of its socket is there, as in a container that does not have it mounted."""
+    return not Path(address).parent.is_dir()
 
 
 def ask(

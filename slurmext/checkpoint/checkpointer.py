@@ -252,12 +252,16 @@ class Checkpointer:
                 self.gate, place, board, self._listener, take=self._take_quiet, every_s=self.every_s,
                 announce=self._announce,
             )  # fmt: skip
+            self._pilot.superseded = self._superseded
             self._pilot.start()
         return self._pilot
 
+    def _superseded(self) -> bool:
+        return self._engine is not None and self._engine.superseded()
+
     def _announce(self) -> None:
         if self._signals:
-            announce(wanted_signal().name.removeprefix("SIG"))
+            announce(wanted_signal().name.removeprefix("SIG"), leads=self.place.leads)
 
     def _meet(self, step: int) -> bool:
         self._owed = self.gate.meet(step, _MEET_S)
@@ -328,7 +332,10 @@ class Checkpointer:
             path, size_bytes = self._last
             cost = {**self._cost, **self.interval.told()} if self._cost else None
             urgent = reason in URGENT
-            return confirm(step=self.saved_step, path=str(path), size_bytes=size_bytes, on_signal=urgent, cost=cost)
+            told = confirm(step=self.saved_step, path=str(path), size_bytes=size_bytes, on_signal=urgent, cost=cost)
+            if told and urgent and self._pilot is not None:
+                self._pilot.confirmed_s = time.monotonic()
+            return told
         return True
 
     def _cost_begins(self, step: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 AUTO_GRACE_S = 60.0
-_ASK_S = 10.0
+ASK_S = 10.0
 RUNNING = "RUNNING"
 
 
@@ -26,7 +26,7 @@ def known_end_s(env: Mapping[str, str] = os.environ) -> float | None:
     return float(end) if end.isdecimal() and int(end) else None
 
 
-def ask_slurm(env: Mapping[str, str] = os.environ) -> tuple[str, float | None] | None:
+def ask_slurm(env: Mapping[str, str] = os.environ, *, timeout_s: float = ASK_S) -> tuple[str, float | None] | None:
     """The job's state and the end of its time limit, as squeue says now. None where it cannot be asked.
 
     One process of a job asks, at its start, just before the end, and after a TERM: no burden on the controller.
@@ -37,7 +37,7 @@ def ask_slurm(env: Mapping[str, str] = os.environ) -> tuple[str, float | None] |
     argv = [command, "--noheader", "--jobs", job, "--states=all", "--format=%A %T %e"]
     try:
         done = subprocess.run(
-            argv, capture_output=True, text=True, timeout=_ASK_S, check=True, stdin=subprocess.DEVNULL
+            argv, capture_output=True, text=True, timeout=timeout_s, check=True, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.SubprocessError):
         return None

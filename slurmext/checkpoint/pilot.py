@@ -30,6 +30,7 @@ _STORM_S = 1.0
 _TERM_AFTER_SAVE_S = 60.0
 _LINGER_S = 120.0
 _TERM_WAIT_S = 10.0
+_SOON_S = 2.0
 _AGAIN_S = 30.0
 _BEFORE_END_S = 5.0
 _ANNOUNCE_EVERY_S = 60.0
@@ -67,6 +68,10 @@ class Pilot:
         """How long a save took lately, from its decision until it was on disk."""
         self.patience_s: Callable[[float], float] = lambda _most_s: 0.0
         """How long to let the program finish the step it is in, given the most it may take."""
+        self.superseded: Callable[[], bool] = lambda: False
+        """Whether the next run of the job waits for this one to be gone; asked when it is to leave."""
+        self.confirmed_s = -_TERM_AFTER_SAVE_S
+        """When the agent last took note of a checkpoint that it had been waited for (time.monotonic)."""
         self.reason: Reason = REQUEST
         """Why the save that is under way was asked for."""
         self._finished = threading.Event()
@@ -122,8 +127,8 @@ class Pilot:
         self._listener.open_here()
         if self._watches:
             self._end_s = deadline.known_end_s()
-            if self._end_s is None and (found := deadline.ask_slurm()):
-                self._end_s = found[1]
+            if self._end_s is None:  # a controller that is slow to answer must not keep this thread from hearing
+                threading.Thread(target=self._learn_end, name="slurmext-deadline", daemon=True).start()
         while not self._closing.is_set():
             try:
                 self._turn(self._pause_s())
@@ -132,6 +137,11 @@ class Pilot:
                 time.sleep(1)
             finally:
                 self._idle.set()
+
+    def _learn_end(self) -> None:
+        if found := deadline.ask_slurm():
+            self._end_s = found[1]
+            self._listener.wake()
 
     def _pause_s(self) -> float:
         pause_s, now = 60.0, time.monotonic()
@@ -322,13 +332,18 @@ class Pilot:
         """After a TERM: end as the program would have, but not while Slurm still takes the job for a running one.
 
         A job that leaves within the grace of a preemption counts as completed on some releases and never comes back;
-        one that waits for the KILL is requeued. Rank 0 asks Slurm, the others watch the board.
+        one that waits for the KILL is requeued. Rank 0 asks Slurm, the others watch the board. Where Slurm cannot be
+        asked, as in a container, a TERM soon after a confirmed checkpoint is that of slurmextd's requeue. What Slurm
+        says may be of the next run: not every Slurm waits for all processes of the one before.
         """
         deadline_s = time.monotonic() + _LINGER_S
         while "SLURM_JOB_ID" in os.environ and time.monotonic() < deadline_s:
             if self._place.leads:
-                found = deadline.ask_slurm()
-                if found is not None and found[0] != deadline.RUNNING:
+                if self.superseded():
+                    break
+                expected = time.monotonic() - self.confirmed_s < _TERM_AFTER_SAVE_S
+                found = deadline.ask_slurm(timeout_s=_SOON_S if expected else deadline.ASK_S)
+                if found[0] != deadline.RUNNING if found is not None else expected:
                     break
             elif self._board is not None and self._board.decided()[0] >= GONE:
                 break

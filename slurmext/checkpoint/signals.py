@@ -137,7 +137,8 @@ class Listener:
         with contextlib.suppress(Exception):
             ctypes.CDLL(None).signal(int(number), 0)
             os.kill(self._owner, number)
-            time.sleep(1)
+            if self._owner != 1:  # a container's first process has no default actions
+                time.sleep(1)
         os._exit(128 + number)
 
     _pass_on: tuple[int, Callable[[int, Any], object]] | None = None

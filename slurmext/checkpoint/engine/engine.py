@@ -161,6 +161,10 @@ class Engine:
             )
         return None
 
+    def superseded(self) -> bool:
+        """For a process that is about to end: whether the next run of its job already waits for the directory."""
+        return self._lock is not None and self._lock.superseded()
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Until nothing is being written or verified; False when that took longer."""
         return self._last is None or self._last.settled.wait(timeout_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 NAME = ".lock"
 WAIT_S = 10.0
 """A requeued job may start while the last process of its former run is still on its way out."""
+LEAVING_WAIT_S = 150.0
+"""Longer than such a process stays that cannot learn whether Slurm still counts on it."""
+LEAVING = ", on its way out"
+NEXT = ".lock-next"
+"""There while a job's next run waits for a process of the one before that said it is LEAVING."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _held: set[str] = set()
 
@@ -44,6 +50,13 @@ class DirectoryLock:
             raise
         _held.add(self._key)
 
+    def superseded(self) -> bool:
+        """For a process on its way out, which this says in the lock: whether its job's next run waits for it."""
+        with contextlib.suppress(OSError):
+            os.pwrite(self._descriptor, self._me(LEAVING), 0)
+            return NEXT in os.listdir(self._path.parent)  # a network file system answers this afresh
+        return False
+
     def release(self) -> None:
         """Let go. A forked helper that runs this by accident does nothing."""
         if self._key in _held and self._owner == os.getpid():
@@ -51,6 +64,7 @@ class DirectoryLock:
             os.close(self._descriptor)
 
     def _take(self, directory: Path, until_s: float) -> None:
+        waited_for = False
         while True:
             try:
                 fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,16 +76,28 @@ class DirectoryLock:
                     return
                 if error.errno not in {errno.EACCES, errno.EAGAIN}:
                     raise write_error(directory, error) from error
+            holder = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+            if holder.endswith(LEAVING):
+                if not waited_for:
+                    waited_for, until_s = True, until_s + LEAVING_WAIT_S - WAIT_S
+                if holder.partition(" (")[0] == self._job():
+                    with contextlib.suppress(OSError):
+                        self._path.with_name(NEXT).touch(mode=0o600)
             if time.monotonic() >= until_s:
-                holder = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip() or "another process"
                 raise CheckpointError(
                     f"{holder} is using the checkpoint directory {directory}: wait for it to end, or give this job its "
                     "own with --ckpt-dir"
                 )
             time.sleep(0.1)
-        me = f"job {os.environ.get('SLURM_JOB_ID', '-')} (pid {os.getpid()} on {socket.gethostname()})\n"
-        try:
+        with contextlib.suppress(OSError):
+            self._path.with_name(NEXT).unlink()  # who still waits says so again
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without the name
             os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, me.encode(), 0)
-        except OSError:
-            pass  # a full disk: the lock holds without the name
+            os.pwrite(self._descriptor, self._me(), 0)
+
+    @staticmethod
+    def _job() -> str:
+        return f"job {os.environ.get('SLURM_JOB_ID', '-')}"
+
+    def _me(self, more: str = "") -> bytes:
+        return f"{self._job()} (pid {os.getpid()} on {socket.gethostname()}){more}\n".encode()

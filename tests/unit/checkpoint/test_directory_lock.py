@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 
 import pytest
 
 from slurmext.checkpoint import Checkpointer, CheckpointError
+from slurmext.checkpoint.engine import lock
+from slurmext.checkpoint.engine.lock import DirectoryLock
 
-from .programs import run, save_steps
+from .programs import run, save_steps, soon
 
 
 def test_two_jobs_cannot_share_a_directory(tmp_path):
@@ -23,6 +27,35 @@ def test_two_jobs_cannot_share_a_directory(tmp_path):
     threading.Timer(0.5, program.kill).start()
     save_steps(tmp_path, 1)  # waits for the holder to end
     program.communicate()
+
+
+def test_the_run_before_makes_way_for_the_next(tmp_path, monkeypatch):
+    """Told to end it stays while Slurm says that the job runs; where that is the next run already, it goes at once."""
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text("#!/bin/sh\necho 41 RUNNING N/A\n")
+    squeue.chmod(0o755)
+    program = run("""
+        import sys, time
+        from slurmext.checkpoint import Checkpointer
+        ckpt = Checkpointer({}, sys.argv[1]); ckpt.restore(); print("held", flush=True)
+        while True:
+            if ckpt.due():
+                ckpt.save(ckpt.gate.step)
+            time.sleep(0.01)
+    """, tmp_path / "saved", SLURM_JOB_ID="41", PATH=f"{squeue.parent}:{os.environ['PATH']}")  # fmt: skip
+    assert program.stdout.readline() == "held\n"
+    program.terminate()
+    assert soon(lambda: "on its way out" in (tmp_path / "saved" / ".lock").read_text())
+    assert program.poll() is None
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "2000000000")
+    with pytest.raises(CheckpointError, match="job 41 .* on its way out is using"):
+        DirectoryLock(tmp_path / "saved", wait_s=lock.WAIT_S - lock.LEAVING_WAIT_S)
+    monkeypatch.setenv("SLURM_JOB_ID", "41")
+    save_steps(tmp_path / "saved", 7)
+    assert program.wait(10) == -signal.SIGTERM
+    assert {path.name for path in (tmp_path / "saved").iterdir() if path.name.startswith(".lock")} == {".lock"}
 
 
 def test_two_checkpointers_in_one_process(tmp_path):
