@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 _SAVED_EVERY_S = 5.0
 """How far models are is written down so often; what is complete or failed, at once."""
 
+_Warm = Callable[[Sequence[ModelEntry]], tuple[str, ...]]
+
 
 @dataclass(slots=True, eq=False)
 class _Saved:
@@ -76,8 +78,9 @@ class StageDesk:
 
     def needs(self, view: ClusterView) -> Mapping[str, ModelNeed]:
         """Of the jobs that wait for models, by their ids in Slurm."""
+        warm = self._warm_once()
         return {
-            record.slurm_id: self._need(record) for record in view.jobs
+            record.slurm_id: self._need(record, warm) for record in view.jobs
             if record.state is JobState.PENDING and _asked(record)
         }  # fmt: skip
 
@@ -93,7 +96,8 @@ class StageDesk:
         waiting = [record for record in view.jobs if record.slurm_id in wanted]
         said = dict[str, str]()
         promised, rooms = dict[str, dict[ModelKey, int]](), self.rooms(TierKind.MEMORY)
-        starts = self._ahead.starts(waiting, decided, lambda record: self._warm(_entries(wanted[record.slurm_id])))
+        warm = self._warm_once()
+        starts = self._ahead.starts(waiting, decided, lambda record: warm(_entries(wanted[record.slurm_id])))
         for start in starts:
             job_id, entries = start.record.slurm_id, _entries(wanted[start.record.slurm_id])
             if start.sure:
@@ -109,10 +113,22 @@ class StageDesk:
             return ()
         return self._jobs.of(record.raw_id or record.slurm_id, record.uid, _asked(record))
 
-    def _need(self, record: JobRecord) -> ModelNeed:
+    def _need(self, record: JobRecord, warm: _Warm) -> ModelNeed:
         wanted = self._wanted(record)
         why = "; ".join(each.why for each in wanted if each.entry is None)
-        return ModelNeed(why=why, warm=self._warm(_entries(wanted)))
+        return ModelNeed(why=why, warm=warm(_entries(wanted)))
+
+    def _warm_once(self) -> _Warm:
+        """As `_warm`, looked up once for all jobs that want the same: there may be thousands of them, and of nodes."""
+        known = dict[tuple[ModelKey, ...], tuple[str, ...]]()
+
+        def warm(entries: Sequence[ModelEntry]) -> tuple[str, ...]:
+            keys = tuple(entry.key for entry in entries)
+            if keys not in known:
+                known[keys] = self._warm(entries)
+            return known[keys]
+
+        return warm
 
     def _warm(self, entries: Sequence[ModelEntry]) -> tuple[str, ...]:
         """Nodes that hold all of these models, or if there is none those that have most of them."""

@@ -46,6 +46,7 @@ class JobModels:
         self._known: dict[tuple[str, int, str], ModelEntry] = {}
         self._answers: dict[tuple[str, int, str], tuple[float, Wanted]] = {}
         self._entries: tuple[float, Sequence[ModelEntry]] = 0.0, ()
+        self._callers: tuple[float, dict[int, Caller]] = 0.0, {}
 
     def of(self, job_id: str, uid: int, references: Sequence[str]) -> tuple[Wanted, ...]:
         """The job's models. A reference without a revision means what it meant when the job was first seen, so that
@@ -79,7 +80,7 @@ class JobModels:
         if known is not None:
             # Permissions may have changed since, or the model may be gone.
             reference = str(known.key)
-        caller = caller_of(uid)
+        caller = self._caller(uid)
         try:
             entry = self._resolved(reference, caller)
         except StagingError as error:
@@ -96,6 +97,17 @@ class JobModels:
         except StagingError:
             # It may have been registered a moment ago.
             return resolve(self._registered(afresh=True), reference, caller.reads_as, caller.gids)
+
+    def _caller(self, uid: int) -> Caller:
+        """The user database is asked once for all jobs of a user that a cycle sees: it may be another host's."""
+        now_s = self._clock.now()
+        with self._lock:
+            if not 0 <= now_s - self._callers[0] < _ENTRIES_S:
+                self._callers = now_s, {}
+            known = self._callers[1]
+        if uid not in known:
+            known[uid] = caller_of(uid)
+        return known[uid]
 
     def _registered(self, *, afresh: bool = False) -> Sequence[ModelEntry]:
         """All models. One reading serves the jobs of a cycle, which may be thousands."""

@@ -40,6 +40,7 @@ class Keeping:
         self._entries: dict[ModelKey, ModelEntry] = {}
         self._access: dict[ModelKey, Access] = {}
         self._told: dict[str, tuple[Registered, ...]] = {}
+        self._catalogue: tuple[Registered, ...] = ()
 
     def forget_node(self, node: str) -> None:
         """Its agent is another one now, or away: it knows nothing."""
@@ -94,7 +95,9 @@ class Keeping:
             )
             for entry in entries.values()
         )  # fmt: skip
-        nodes = [node for node in self._hosts.all() if self._told.get(node, ()) != known]
+        # One comparison, not one for each node: what was told last is the same object for all that were told.
+        self._catalogue = known = self._catalogue if known == self._catalogue else known
+        nodes = [node for node in self._hosts.all() if self._told.get(node) is not known]
         if nodes:
             self._agents.catalogue(nodes, known)
             self._told.update(dict.fromkeys(nodes, known))
