@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import threading
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COMPACT_LINES = 4096
+BATCH = "batch"
+"""The step that is the job's script."""
+_STEPD = re.compile(rb"slurmstepd: \[(\d+)(?:\.(\w*))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,33 +158,38 @@ def job_of_process(pid: int, proc: str = "/proc") -> int | None:
 
 def stepd_job(pid: int, proc: str = "/proc") -> int | None:
     """The job of a root-owned slurmstepd, None for any other process."""
-    try:
-        with open(f"{proc}/{pid}/cmdline", "rb") as file:  # noqa: PTH123 - hundreds of these
-            title = file.read(200)
-        if not title.startswith(b"slurmstepd: [") or _uid_of(pid, proc) != 0:
-            return None
-        return int(title[len(b"slurmstepd: [") :].partition(b".")[0])
-    except (OSError, ValueError):
-        return None
+    step = stepd_step(pid, proc)
+    return None if step is None else step[0]
 
 
 def is_batch_stepd(pid: int, job_id: int, proc: str = "/proc") -> bool:
     """Whether it is the root-owned slurmstepd of the job's batch script."""
+    return stepd_step(pid, proc) == (job_id, BATCH)
+
+
+def stepd_step(pid: int, proc: str = "/proc") -> tuple[int, str] | None:
+    """The job and the step (`0`, `batch`, `extern`) of a root-owned slurmstepd, None for any other process."""
     try:
-        with open(f"{proc}/{pid}/cmdline", "rb") as file:  # noqa: PTH123
-            title = file.read(200)
+        with open(f"{proc}/{pid}/cmdline", "rb") as file:  # noqa: PTH123 - hundreds of these
+            found = _STEPD.match(file.read(200))
     except OSError:
-        return False
-    return title.startswith(b"slurmstepd: [%d.batch]" % job_id) and _uid_of(pid, proc) == 0
+        return None
+    return (int(found[1]), found[2].decode()) if found is not None and _uid_of(pid, proc) == 0 else None
 
 
 def parent_of(pid: int, proc: str = "/proc") -> int:
     """The parent's pid, 0 when the process is gone."""
+    return parent_and_group(pid, proc)[0]
+
+
+def parent_and_group(pid: int, proc: str = "/proc") -> tuple[int, int]:
+    """The parent's pid and the process group (proc(5), stat), both 0 when the process is gone."""
     try:
         with open(f"{proc}/{pid}/stat", "rb") as file:  # noqa: PTH123
-            return int(file.read(4096).rpartition(b")")[2].split()[1])
+            words = file.read(4096).rpartition(b")")[2].split()
+            return int(words[1]), int(words[2])
     except (OSError, ValueError, IndexError):
-        return 0
+        return 0, 0
 
 
 def started_ticks(pid: int | str, proc: str = "/proc") -> int | None:

@@ -11,9 +11,10 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from slurmext.agent.jobs import started_ticks
+from slurmext.agent.jobs import BATCH, parent_and_group, started_ticks, stepd_step
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +61,13 @@ class Listeners:
         with self._lock:
             self._jobs.pop(job_id, None)
 
-    def tell(self, job_id: int, signal_name: str) -> set[int]:
-        """Send it to those of the job's processes that asked for it; returns their pids."""
+    def tell(self, job_id: int, signal_name: str, *, reached: Callable[[int], bool] = lambda _pid: False) -> set[int]:
+        """Send it to those of the job's processes that asked for it and that nobody else has `reached` (by pid);
+        returns their pids.
+        """
         with self._lock:
             wanted = [one for one in self._jobs.get(job_id, {}).values() if one.signal == signal_name]
-        told = {one.pid for one in wanted if self._send(one)}
+        told = {one.pid for one in wanted if not reached(one.pid) and self._send(one)}
         if told:
             log.info("job %d: %s sent to %d processes that asked for it", job_id, signal_name, len(told))
         return told
@@ -80,6 +83,24 @@ class Listeners:
             finally:
                 os.close(handle)
         return False
+
+
+def reached_by_slurm(pid: int, *, script: bool, proc: str = "/proc") -> bool:
+    """Whether a process has the signal from Slurm already: a second one would make it save again.
+
+    Those of srun's steps have it, and those in the process group of the batch script, unless Slurm was told to leave
+    the script alone (`script`: it is ours to tell).
+    """
+    own_group, child = 0, pid
+    for _ in range(256):
+        above, group = parent_and_group(child, proc)
+        own_group = own_group or group
+        if above <= 1:
+            return False
+        if (step := stepd_step(above, proc)) is not None:
+            return step[1].isdecimal() or (step[1] == BATCH and not script and own_group == group)
+        child = above
+    return False
 
 
 def _owned_by(pid: int, uid: int, proc: str) -> bool:

@@ -32,6 +32,7 @@ from slurmext.agent.files import only_one, own_directory, replace_file
 from slurmext.agent.forward import Forwarder
 from slurmext.agent.gpus import GpuWatch
 from slurmext.agent.jobs import JobTable, jobs_with_processes, started_ticks
+from slurmext.agent.listeners import reached_by_slurm
 from slurmext.agent.node import Node
 from slurmext.agent.notes import Notes
 from slurmext.agent.script import tell_script
@@ -206,7 +207,9 @@ class Agent:
             self.slices.obey(order)
 
     def _tell(self, order: TellJob) -> None:
-        told = self.node.listeners.tell(order.job_id, order.signal)
+        told = self.node.listeners.tell(
+            order.job_id, order.signal, reached=lambda pid: reached_by_slurm(pid, script=order.script)
+        )
         number = signal.Signals.__members__.get("SIG" + order.signal)
         if order.script and number is not None:
             tell_script(order.job_id, number, cluster=self._cluster, besides=told)

@@ -25,7 +25,7 @@ def as_text(answer: Answer) -> list[str]:
     """Lines for a person."""
     return [
         _clean(line)
-        for part in (_head, _slices, _notices, _why, _when, _losses, _saved, _reasons, _timeline)
+        for part in (_head, _left_to_slurm, _slices, _notices, _why, _when, _losses, _saved, _reasons, _timeline)
         for line in part(answer)
     ]
 
@@ -49,6 +49,24 @@ def _head(answer: Answer) -> Iterator[str]:
     sliced = job["gpus"] != int(job["gpus"]) or answer.get("slices")
     what = f"{counted(job['gpus'], 'GPU')}{' in slices' if sliced else ''}" if job["gpus"] else "no GPUs"
     yield f"Job {job['job_id']}{name} of {job['user']}, {what} in queue {job['queue'] or '-'}: {doing}."
+
+
+def _left_to_slurm(answer: Answer) -> Iterator[str]:
+    """What a heterogeneous job gets, and what not."""
+    if not answer.get("left_to_slurm"):
+        return
+    ckpt = answer["job"]["ckpt"]
+    yield ""
+    yield "Left to Slurm"
+    yield "  It is a heterogeneous job: queues do not take it, Slurm alone starts it, and nobody is evicted for it."
+    if ckpt is None:
+        yield "  It was submitted without --ckpt: nothing tells it to save."
+        return
+    if ckpt.endswith(",chain"):
+        yield f"  --ckpt={ckpt}: near its time limit all components are told to save, then it is requeued and goes on."
+    else:
+        yield f"  --ckpt={ckpt}: with ',chain' it would be told to save near its time limit, and go on in another run."
+    yield "  Requeued by Slurm, after a failed node say, it goes on from what it saved last."
 
 
 def _slices(answer: Answer) -> Iterator[str]:

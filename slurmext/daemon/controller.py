@@ -105,7 +105,7 @@ class Daemon:
             forecast=forecast_apart,
             changed=self._wake.set,
             tidy=self._controller.tidying.ask,
-            raw_id=self._controller.raw_id,
+            raw_ids=self._controller.raw_ids,
         )
         models = bootstrap.model_requests(site, self._store, self._controller.staging, self._wake.set)
         self._queries = QueryServer(site.run_dir / SOCKET_NAME, queries, models=models, trusted_uids=uids)

@@ -70,6 +70,10 @@ class Actuator(Protocol):
         """Begin to hold requeued jobs and make them eligible; does not wait, and may be called until it shows."""
         ...
 
+    def expedite(self, job_ids: Sequence[str]) -> None:
+        """Begin to make requeued heterogeneous jobs eligible; does not wait, and may be called until it shows."""
+        ...
+
     def cancel(self, job_id: str) -> None:
         """Cancel a job."""
         ...

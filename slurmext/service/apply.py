@@ -82,7 +82,7 @@ class Applier:
         self._guard_s, self._end_left, self._tell = guard_s, end_left, tell
         self.deadlines = Deadlines()
         self._store, self._reader, self._actuator, self._clock, self._crash = store, reader, actuator, clock, crash
-        self._unheld = list[str]()
+        self._unheld, self._delayed = list[str](), list[str]()
         self._hold_at_once = False
         self._robbed = set[str]()
         self._first = set[int]()
@@ -133,7 +133,7 @@ class Applier:
         self, observation: Observation, open_actions: Sequence[ActionRecord], now: float, grace_s: float
     ) -> list[Intent]:
         """Jobs whose time limit is near and who asked to go on in another run."""
-        runs = {(known.key, known.record.start_s) for known in observation.known.values()}
+        runs = {(known.key, known.record.start_s) for known in chain.candidates(observation)}
         self.linked &= runs
         intents = chain.links(observation, open_actions, self.linked, now=now, grace_s=grace_s)
         self.linked |= {run for run in runs if run[0] in {intent.job for intent in intents}}
@@ -169,7 +169,7 @@ class Applier:
 
     def _forewarn(self, token: int, action: ActionRecord, record: JobRecord | None) -> bool:
         """Signal a victim, if it still is what the plan saw. True for one that knows no checkpoint signal."""
-        if record is not None and record.state is JobState.PENDING:
+        if record is not None and record.state is JobState.PENDING and not record.het:
             self._try(token, action, self._actuator.hold, ActionState.DONE)
             return False
         if record is None or record.state is not JobState.RUNNING or record.start_s != action.detail.get("start_s"):
@@ -186,7 +186,8 @@ class Applier:
         except SlurmRefused as refused:
             self._advance(token, action, ActionState.FAILED, str(refused))
             return False
-        self._tell([part.node for part in record.placement], record.raw_id, signal, own)
+        for part in record.components or (record,):
+            self._tell([place.node for place in part.placement], part.raw_id, signal, own and part.batch)
         self._crash("signalled")
         now = self._clock.now()
         self._advance(
@@ -201,18 +202,21 @@ class Applier:
         """Take every open action as far as Slurm's state allows. Returns how many are still open."""
         now = self._clock.now()
         self._unheld.clear()
+        self._delayed.clear()
         self._robbed.clear()
         self._firsts_left = _MOST_FIRSTS
         due = list[_Due]()
         open_actions = self._store.open_actions()
         self._leaving.see(open_actions, observation, now)
         for action in open_actions:
-            known = observation.known.get(action.job.job_id)
+            known = observation.find(action.job.job_id)
             record = known.record if known and known.key == action.job else None
             if action.kind is ActionKind.EVICT:
                 answer = checkpoints.get(action.job.job_id)
                 due += self._follow_eviction(token, action, record, answer, now)
-                if record is not None and self._hold_is_due(action, record, observation, now):
+                if record is not None and record.het:
+                    self._delayed += [action.job.job_id] if _is_delayed(record, now) else []
+                elif record is not None and self._hold_is_due(action, record, observation, now):
                     self._unheld.append(action.job.job_id)
             elif action.kind is ActionKind.RELEASE:
                 self._follow_release(token, action, record, observation, now)
@@ -287,7 +291,7 @@ class Applier:
             self._finish(token, action, "ended by itself", now)
         elif record.state is JobState.RUNNING and record.start_s != action.detail.get("start_s"):
             # Slurm's requeue delay is shorter than ours before the hold: from now on there is none.
-            self._hold_at_once = True
+            self._hold_at_once = self._hold_at_once or not record.het
             self._robbed.add(str(action.detail.get("beneficiary", "")))
             self._finish(token, action, "requeued, and started again", now)
         elif record.state is JobState.RUNNING and action.state is ActionState.SIGNALLED:
@@ -306,6 +310,8 @@ class Applier:
                 return [(action, {})]
         elif record.state is JobState.PENDING and record.held:
             self._finish(token, action, "requeued and held", now)
+        elif record.state is JobState.PENDING and record.het and not _is_delayed(record, now):
+            self._finish(token, action, "requeued; Slurm starts it when there is room", now)
         elif record.state is JobState.RUNNING and action.state is ActionState.REQUEUED:
             return [(action, {})]  # asked for, but Slurm does not show it: ask again
         elif record.state is JobState.COMPLETING and action.state is ActionState.REQUEUED:
@@ -316,9 +322,10 @@ class Applier:
         """Nobody waits for Slurm's KillWait longer than for a grace, and nobody for both."""
         if record.raw_id and now >= self.deadlines.grace_end_s(action):
             self.deadlines.ended(action, now)
-            nodes = [part.node for part in record.placement]
-            log.info("job %s does not end on %s: what is left is killed", record.slurm_id, ",".join(nodes))
-            self._end_left(nodes, record.raw_id, number(action, "requeued_s"))
+            for part in record.components or (record,):
+                nodes = [place.node for place in part.placement]
+                log.info("job %s does not end on %s: what is left is killed", part.slurm_id, ",".join(nodes))
+                self._end_left(nodes, part.raw_id, number(action, "requeued_s"))
 
     def _requeue(self, token: int, due: Sequence[_Due], observation: Observation) -> None:
         if not due:
@@ -327,7 +334,7 @@ class Applier:
         self._crash("requeued")
         self._hand_over(token, {action.job for action, _ in due if action.job.job_id not in refused}, observation)
         if self._hold_at_once:
-            self._actuator.hold_requeued([action.job.job_id for action, _ in due])
+            self._actuator.hold_requeued([a.job.job_id for a, _ in due if a.job.job_id not in observation.het])
         now = self._clock.now()
         for action, detail in due:
             why = refused.get(action.job.job_id)
@@ -368,6 +375,8 @@ class Applier:
         if self._unheld:
             self._actuator.hold_requeued(self._unheld)
             self._crash("held requeued")
+        if self._delayed:
+            self._actuator.expedite(self._delayed)
 
     def _finish(self, token: int, action: ActionRecord, message: str, now: float) -> None:
         """Close an eviction and write the victim's ledger."""
@@ -406,3 +415,8 @@ class Applier:
         log.info("action %d %s job %s: %s %s", action.id, action.kind, action.job.job_id, state, message)
         self._store.advance(token, action.id, state, self._clock.now(), message=message, detail=detail)
         self._crash(f"{action.kind} {state}")
+
+
+def _is_delayed(record: JobRecord, now: float) -> bool:
+    """Whether it was requeued and Slurm does not start it before some delay is over."""
+    return record.state is JobState.PENDING and (record.eligible_s or 0) > now

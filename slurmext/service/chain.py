@@ -6,7 +6,7 @@ requeued, for the next one would only repeat it: Slurm ends it at its limit.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from slurmext.model.state import ActionKind, ActionRecord, CheckpointRecord, Intent, JobKey
 from slurmext.service.ckpt_wish import due_s
@@ -31,7 +31,7 @@ def links(
     """Evictions of the jobs whose limit is near. `told` are runs that have been dealt with. Times in Unix seconds."""
     going = {action.job for action in open_actions if action.kind is ActionKind.EVICT}
     found = list[Intent]()
-    for known in observation.known.values():
+    for known in candidates(observation):
         record = known.record
         at_s = due_s(record, grace_s)
         if at_s is None or now < at_s or known.key in going or (known.key, record.start_s) in told:
@@ -45,10 +45,16 @@ def next_s(observation: Observation, told: Collection[Told], *, now: float, grac
     """When the next job's limit is near."""
     times = [
         at_s
-        for known in observation.known.values()
+        for known in candidates(observation)
         if (known.key, known.record.start_s) not in told and (at_s := due_s(known.record, grace_s)) and at_s > now
     ]
     return min(times, default=None)
+
+
+def candidates(observation: Observation) -> Iterator[Known]:
+    """Jobs that may be told to save for their limit: those of queues, and heterogeneous ones as wholes."""
+    yield from observation.known.values()
+    yield from observation.het.values()
 
 
 def saved_in_run(action: ActionRecord, checkpoint: CheckpointRecord | None) -> bool:

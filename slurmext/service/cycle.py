@@ -187,14 +187,22 @@ class Controller:
                 self._applier.notify(observation.known[event.job_id or ""].record, words)
 
     def slurm_id(self, raw_id: str) -> str:
-        """The id Slurm's commands take of the job that calls itself `raw_id` (they differ for array tasks)."""
-        known = self.last[0].known.values() if self.last else ()
-        return next((job.record.slurm_id for job in known if job.record.raw_id == raw_id), raw_id)
+        """The id Slurm's commands take of the job that calls itself `raw_id`: another one for tasks of arrays, that of
+        the whole for components of heterogeneous jobs.
+        """
+        if self.last is None:
+            return raw_id
+        known, het = self.last[0].known.values(), self.last[0].het.values()
+        whole = (job.record.slurm_id for job in het if any(part.raw_id == raw_id for part in job.record.components))
+        found = next(whole, None) or next((job.record.slurm_id for job in known if job.record.raw_id == raw_id), None)
+        return found or raw_id
 
-    def raw_id(self, slurm_id: str) -> str:
-        """What the job that Slurm's commands call so calls itself: SLURM_JOB_ID, another one for array tasks."""
-        known = self.last[0].known.get(slurm_id) if self.last else None
-        return known.record.raw_id if known is not None and known.record.raw_id else slurm_id
+    def raw_ids(self, slurm_id: str) -> Sequence[str]:
+        """What the job that Slurm's commands call so calls itself: its SLURM_JOB_ID, one for each component."""
+        known = self.last[0].find(slurm_id) if self.last else None
+        if known is None:
+            return (slurm_id,)
+        return [part.raw_id or slurm_id for part in known.record.components or (known.record,)]
 
     def observation(self) -> Observation:
         """The world now, without acting on it."""

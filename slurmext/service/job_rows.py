@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from slurmext.model.heterogeneous import LEFT_TO_SLURM
 from slurmext.model.job import Job, JobState
 from slurmext.model.plan import Reason
 from slurmext.model.slicing import SliceJob
 from slurmext.model.state import JobRow
-from slurmext.service.observe import Observation
+from slurmext.service.observe import Known, Observation
 from slurmext.service.reason_history import with_reason
 
 
@@ -16,7 +17,7 @@ def job_rows(
     observation: Observation, reasons: Mapping[str, Reason], messages: Mapping[str, str], now_s: float
 ) -> list[JobRow]:
     """What the store shall know of the managed jobs after this cycle."""
-    rows = list(observation.ended)
+    rows = [*observation.ended, *(_left_to_slurm(known, now_s) for known in observation.het.values())]
     for job in (*observation.snapshot.jobs, *observation.slices):
         known = observation.known.get(job.id)
         if known is None:
@@ -46,6 +47,27 @@ def job_rows(
             )
         )
     return rows
+
+
+def _left_to_slurm(known: Known, now_s: float) -> JobRow:
+    """So that its owner can ask for it, and for what it saved."""
+    record = known.record
+    return JobRow(
+        job=known.key,
+        name=record.name,
+        user=record.user,
+        account=record.account,
+        state=record.state.value,
+        gpus=record.gpus_per_task,
+        nodes=",".join(part.node for part in record.placement),
+        reason=record.reason if record.state is JobState.PENDING else "",
+        message=LEFT_TO_SLURM,
+        ckpt=record.annotation.ckpt if record.annotation else None,
+        restarts=record.restarts,
+        start_s=float(record.start_s) if record.start_s and record.state is not JobState.PENDING else None,
+        requested_nodes=known.first_nodes,
+        updated_s=now_s,
+    )
 
 
 def _nodes_of(job: Job | SliceJob) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from slurmext.model.cluster import ClusterView, JobRecord
+from slurmext.model.heterogeneous import LEFT_TO_SLURM, first_of, whole_jobs
 from slurmext.model.job import Cap, CapKind, Job, JobState, NodeGpus, Placement
 from slurmext.model.policy import Policy
 from slurmext.model.slicing import SliceJob
@@ -64,7 +65,8 @@ class Known:
 class Observation:
     """A snapshot and the way back from its job ids to Slurm. `rivals`: jobs outside all queues wait in Slurm, too.
 
-    `slices` are the jobs of slices. They are `known`, but in the snapshot only as what their queues use.
+    `slices` are the jobs of slices. They are `known`, but in the snapshot only as what their queues use. `het` are
+    heterogeneous jobs as wholes, with GPUs or a --ckpt: nothing is planned for them.
     """
 
     snapshot: Snapshot
@@ -72,6 +74,11 @@ class Observation:
     ended: tuple[JobRow, ...] = ()
     rivals: bool = False
     slices: tuple[SliceJob, ...] = ()
+    het: Mapping[str, Known] = field(default_factory=dict[str, "Known"])
+
+    def find(self, job_id: str) -> Known | None:
+        """A job that may be told to save, by the id that Slurm's commands take."""
+        return self.known.get(job_id) or self.het.get(job_id)
 
 
 def observe(
@@ -167,8 +174,18 @@ def observe(
         sliced=sliced_gpus(memory.slices),
     )
     rivals = any(_rival(record) for record in view.jobs)
-    ended = _ended(view, known, memory.rows, now_s)
-    return Observation(snapshot=snapshot, known=known, ended=ended, rivals=rivals, slices=tuple(slices))
+    het = _het_jobs(view, memory.rows)
+    ended = _ended(view, {**known, **het}, memory.rows, now_s)
+    return Observation(snapshot=snapshot, known=known, ended=ended, rivals=rivals, slices=tuple(slices), het=het)
+
+
+def _het_jobs(view: ClusterView, rows: Mapping[str, JobRow]) -> dict[str, Known]:
+    """Those that anybody may ask us about."""
+    return {
+        job_id: Known(record=whole, key=_key(whole, rows.get(job_id)), queue=None, first_nodes=whole.required_nodes)
+        for job_id, whole in whole_jobs(view.jobs).items()
+        if whole.gpus_per_task or (whole.annotation is not None and whole.annotation.ckpt)
+    }
 
 
 def _rival(record: JobRecord) -> bool:
@@ -275,8 +292,9 @@ def _ended(
     for job_id, row in rows.items():
         if row.end_s is not None or (job_id in known and known[job_id].key == row.job):
             continue
-        record = final.get(job_id)
+        record = final.get(job_id) or final.get(first_of(job_id))
         state = record.slurm_state.lower() if record else "ended"
         end_s = float(record.end_s) if record and record.end_s else now_s
-        gone.append(replace(row, state=state, end_s=end_s, reason="", message="", updated_s=now_s))
+        message = row.message if row.message == LEFT_TO_SLURM else ""
+        gone.append(replace(row, state=state, end_s=end_s, reason="", message=message, updated_s=now_s))
     return tuple(gone)

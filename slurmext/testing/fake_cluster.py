@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from slurmext.errors import SlurmRefused, SlurmUnavailable
 from slurmext.model.cluster import Annotation, ClusterView, JobRecord
+from slurmext.model.heterogeneous import whole_jobs
 from slurmext.model.job import JobState, NodeGpus
 from slurmext.model.node import Node
 
@@ -68,10 +69,25 @@ class FakeCluster:
         self.records[job_id] = replace(record, **given)  # type: ignore[arg-type]
         return job_id
 
+    def submit_het(self, *gpus: int, ckpt: str | None = None) -> str:
+        """Submit a heterogeneous job, each component with so many GPUs; Slurm starts it by itself."""
+        job_id = str(self._next)
+        for number, count in enumerate(gpus):
+            name = f"{job_id}+{number}"
+            raw_id = self.submit(None, gpus=count, managed=False, het=True, slurm_id=name, batch=not number)
+            annotation = Annotation(ckpt=ckpt, held=False) if ckpt else None
+            self.records[name] = replace(self.records.pop(raw_id), annotation=annotation)
+        return job_id
+
+    def _parts(self, job_id: str) -> list[str]:
+        """The components of a heterogeneous job; else the job."""
+        return [name for name in self.records if name.startswith(f"{job_id}+")] or [job_id]
+
     def end(self, job_id: str, state: str = "COMPLETED") -> None:
         """The job ends."""
-        record = self.records[job_id]
-        self.records[job_id] = replace(record, slurm_state=state, end_s=int(self.now_s), placement=())
+        for part in self._parts(job_id):
+            record = self.records[part]
+            self.records[part] = replace(record, slurm_state=state, end_s=int(self.now_s), placement=())
 
     def tick(self, seconds: float = 1.0) -> None:
         """Time passes: completing jobs are gone from their nodes, released ones start where they fit."""
@@ -79,7 +95,9 @@ class FakeCluster:
         for job_id, record in list(self.records.items()):
             if record.state is JobState.COMPLETING and not self.linger:
                 self.records[job_id] = replace(record, state=JobState.PENDING, slurm_state="PENDING", placement=())
-        for job_id, record in sorted(self.records.items(), key=lambda item: (-(item[1].priority or 0), int(item[0]))):
+        for job_id, record in sorted(
+            self.records.items(), key=lambda item: (-(item[1].priority or 0), int(item[1].raw_id))
+        ):
             ready = record.state is JobState.PENDING and record.slurm_state == "PENDING" and record.priority
             if ready and job_id not in self.stuck and not record.dependency and (record.eligible_s or 0) <= self.now_s:
                 self._start(job_id)
@@ -124,7 +142,8 @@ class FakeCluster:
     def find(self, job_ids: Collection[str]) -> Mapping[str, JobRecord]:
         """These jobs."""
         self._require_up()
-        return {job_id: self.records[job_id] for job_id in job_ids if job_id in self.records}
+        found = {**self.records, **whole_jobs(self.records.values())}
+        return {job_id: found[job_id] for job_id in job_ids if job_id in found}
 
     # Actuator
 
@@ -167,7 +186,7 @@ class FakeCluster:
     def signal(self, job_id: str, signal: str, *, script: bool = True) -> None:  # noqa: ARG002
         """Only noted: what the job does is the test's business."""
         self._require_up()
-        if self.records[job_id].state is not JobState.RUNNING:
+        if self._state(job_id) is not JobState.RUNNING:
             raise SlurmRefused(f"scancel {job_id}: job is not running")
         self.log.append((f"signal {signal}", job_id))
 
@@ -180,20 +199,26 @@ class FakeCluster:
         for job_id in done:
             self._act(
                 "requeue", job_id, state=JobState.COMPLETING, slurm_state="COMPLETING", priority=100,
-                restarts=self.records[job_id].restarts + 1, submit_s=int(self.now_s), start_s=None,
+                restarts=self.records[self._parts(job_id)[0]].restarts + 1, submit_s=int(self.now_s), start_s=None,
                 eligible_s=int(self.now_s) + self.requeue_delay_s,
             )  # fmt: skip
         self.interrupt("requeued")
         return refused
 
     def _state(self, job_id: str) -> JobState:
-        return self.records[job_id].state
+        return self.records[self._parts(job_id)[0]].state
 
     def hold_requeued(self, job_ids: Sequence[str]) -> None:
         """Held and eligible."""
         self._require_up()
         for job_id in job_ids:
             self._act("hold_requeued", job_id, priority=0, reason="JobHeldAdmin", eligible_s=int(self.now_s))
+
+    def expedite(self, job_ids: Sequence[str]) -> None:
+        """Eligible."""
+        self._require_up()
+        for job_id in job_ids:
+            self._act("expedite", job_id, eligible_s=int(self.now_s))
 
     def cancel(self, job_id: str) -> None:
         """Ends it."""
@@ -216,7 +241,8 @@ class FakeCluster:
 
     def _act(self, what: str, job_id: str, **changes: object) -> None:
         self.log.append((what, job_id))
-        self.records[job_id] = replace(self.records[job_id], **changes)  # type: ignore[arg-type]
+        for part in self._parts(job_id):
+            self.records[part] = replace(self.records[part], **changes)  # type: ignore[arg-type]
 
     def _require_up(self) -> None:
         if self.down:

@@ -24,7 +24,7 @@ class SlurmActuator:
         """`holder` is the user placeholder jobs run as (None: whoever we are)."""
         self._runner = runner
         self._as_user = [] if holder is None else [f"--uid={holder}"]
-        self._holding: list[tuple[frozenset[str], subprocess.Popen[bytes]]] = []
+        self._updating: list[tuple[frozenset[str], subprocess.Popen[bytes]]] = []
 
     def release(self, job_ids: Sequence[str]) -> Mapping[str, str]:
         """Release held jobs, many to a call (300 jobs took 0.2 s in one call)."""
@@ -97,14 +97,21 @@ class SlurmActuator:
         seconds that a requeued job otherwise has (121 s by default). Nobody waits for the command: with slurmdbd
         slurmctld sleeps a second over a job whose database index it is still setting.
         """
-        self._holding = [(ids, process) for ids, process in self._holding if process.poll() is None]
-        under_way = {job_id for ids, _ in self._holding for job_id in ids}
+        self._begin_update(job_ids, "Priority=0", "StartTime=now")
+
+    def expedite(self, job_ids: Sequence[str]) -> None:
+        """Eligible at once: StartTime of a heterogeneous job's number is that of all its components."""
+        self._begin_update(job_ids, "StartTime=now")
+
+    def _begin_update(self, job_ids: Sequence[str], *changes: str) -> None:
+        self._updating = [(ids, process) for ids, process in self._updating if process.poll() is None]
+        under_way = {job_id for ids, _ in self._updating for job_id in ids}
         # scontrol update takes a list of job ids, but no array task in it
         plain = [job_id for job_id in job_ids if job_id.isdecimal() and job_id not in under_way]
         tasks = [job_id for job_id in job_ids if not job_id.isdecimal() and job_id not in under_way]
         for batch in (*(plain[at : at + _BATCH] for at in range(0, len(plain), _BATCH)), *([task] for task in tasks)):
-            words = ["update", f"JobId={','.join(batch)}", "Priority=0", "StartTime=now"]
-            self._holding.append((frozenset(batch), self._runner.start("scontrol", words)))
+            words = ["update", f"JobId={','.join(batch)}", *changes]
+            self._updating.append((frozenset(batch), self._runner.start("scontrol", words)))
 
     def cancel(self, job_id: str) -> None:
         """Cancel."""

@@ -13,6 +13,7 @@ from slurmext.adapters.slurm_cli.arrays import TaskLimits, together
 from slurmext.adapters.slurm_cli.runner import SlurmRunner
 from slurmext.errors import SlurmRefused, SlurmUnavailable
 from slurmext.model.cluster import ClusterView, JobRecord, NodeRoom
+from slurmext.model.heterogeneous import whole_jobs
 from slurmext.model.job import HOLDING, JobState, NodeGpus, Placement
 from slurmext.model.node import Node
 from slurmext.ports import Clock
@@ -122,7 +123,9 @@ class SlurmReader:
         """These jobs as Slurm has them now; jobs it no longer knows are left out."""
         wanted = sorted(job_ids)
         found = {job.slurm_id: job for job in self._jobs({}, f"--jobs={','.join(wanted)}")} if wanted else {}
-        return {job_id: self._with_layout(found[job_id]) for job_id in wanted if job_id in found}
+        found = {job_id: self._with_layout(job) for job_id, job in found.items()}
+        found |= whole_jobs(found.values())
+        return {job_id: found[job_id] for job_id in wanted if job_id in found}
 
     def _jobs(self, limits: dict[str, int], *only: str) -> Iterator[JobRecord]:
         """Jobs, each task of an array for itself. `limits` gets those of arrays whose tasks wait together."""
@@ -162,8 +165,10 @@ class SlurmReader:
     def _with_layout(self, job: JobRecord) -> JobRecord:
         """The job with its GPUs per node. Slurm tells that only job by job; it does not change while a job runs."""
         # A state that is not understood may well hold the nodes that Slurm lists for it.
-        if job.state not in HOLDING or not job.gpus_per_task or not job.placement:
+        if job.state not in HOLDING or not job.placement or not (job.gpus_per_task or job.het):
             return replace(job, placement=())
+        if not job.gpus_per_task:
+            return job  # a component without GPUs: where it is, its tasks may have to be told something
         nodes = [part.node for part in job.placement]
         total = job.tasks * job.gpus_per_task
         if len(nodes) == 1:

@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from slurmext.agent.handlers.rate import Rate
-from slurmext.agent.jobs import RunningJob, job_of_process
-from slurmext.agent.node import Node, Refused, job_id_of, seconds, text, whole
+from slurmext.agent.handlers.whose import own_job
+from slurmext.agent.node import Node, Refused, seconds, text, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,6 @@ MAX_DIRECTORY = 4096
 
 def confirm(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
     """A job of the peer saved itself. Accepted from the job's own user only, for a job on this node."""
-    job_id = job_id_of(request)
     detail = {
         "step": whole(request, "step"),
         "path": text(request, "path", longest=MAX_DIRECTORY),
@@ -32,7 +31,7 @@ def confirm(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any
     }
     if isinstance(cost := request.get("cost"), dict):
         detail["cost"] = {name: value for name, value in list(cost.items())[:16] if isinstance(value, int | float)}
-    _mine(node, peer, job_id)
+    job_id = own_job(node, peer, request)
     _RATE.admit(job_id, time.monotonic())
     node.events.add("checkpoint", job_id=job_id, uid=peer.uid, **detail)
     return {}
@@ -40,28 +39,13 @@ def confirm(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any
 
 def listen(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
     """The asking process wants the checkpoint signal of its job. Only for a job of its own user on this node."""
-    job_id, name = job_id_of(request), text(request, "signal", longest=20)
+    name = text(request, "signal", longest=20)
     if "SIG" + name not in signal.Signals.__members__:
         raise Refused(f"signal: {name!r} is none; give a name like USR1")
-    _mine(node, peer, job_id)
+    job_id = own_job(node, peer, request)
     if not node.listeners.add(job_id, pid=peer.pid, uid=peer.uid, signal_name=name):
         raise Refused(f"process {peer.pid} is gone, or too many processes of job {job_id} listen")
     return {}
-
-
-def _mine(node: Node, peer: Peer, job_id: int) -> None:
-    job = node.jobs.get(job_id) or _adopt(node, peer, job_id)
-    if job is None or job.uid != peer.uid:
-        raise Refused(f"job {job_id} is not a job of uid {peer.uid} on node {node.name}")
-
-
-def _adopt(node: Node, peer: Peer, job_id: int) -> RunningJob | None:
-    """A job whose prolog found no agent: its process stands below a slurmstepd that names the job."""
-    if job_of_process(peer.pid) != job_id:
-        return None
-    job = RunningJob(job_id=job_id, uid=peer.uid, started_s=time.time())
-    node.jobs.start(job)
-    return job
 
 
 _RATE = Rate(most=BURST, per_s=PER_S, what="confirmations")

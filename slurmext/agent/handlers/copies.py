@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from slurmext.agent.copies.store import NAME
 from slurmext.agent.handlers.rate import Rate
-from slurmext.agent.jobs import RunningJob, job_of_process
-from slurmext.agent.node import Node, Refused, job_id_of, text, whole
+from slurmext.agent.handlers.whose import own_job
+from slurmext.agent.node import Node, Refused, text, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,14 +69,7 @@ def drain(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
 def _mine(node: Node, peer: Peer, request: Mapping[str, Any]) -> tuple[Copies, int]:
     if node.copies is None:
         raise Refused("this node keeps no copies in memory (agent.copies of the site file)")
-    job_id = job_id_of(request)
-    job = node.jobs.get(job_id)
-    if job is None and job_of_process(peer.pid) == job_id:  # its prolog found no agent
-        job = RunningJob(job_id=job_id, uid=peer.uid, started_s=time.time())
-        node.jobs.start(job)
-    if job is None or job.uid != peer.uid:
-        raise Refused(f"job {job_id} is not a job of uid {peer.uid} on node {node.name}")
-    return node.copies, job_id
+    return node.copies, own_job(node, peer, request)
 
 
 OPERATIONS = {"ckpt_keep": keep, "ckpt_fetch": fetch, "ckpt_drain": drain}

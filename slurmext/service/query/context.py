@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from slurmext.config.policy import SitePolicy, stored_policy
@@ -36,7 +36,7 @@ class Context:
 
     `live` has `status` and `plan`, each JSON values; `world` is its last cycle's (`slices` for parts of GPUs), and
     `forecast` runs that on. `changed` is called when an answer changed something that the next cycle should see,
-    `tidy` when the next cycle shall defragment. `raw_id` is the SLURM_JOB_ID of what Slurm's commands call a job.
+    `tidy` when the next cycle shall defragment. `raw_ids` are the SLURM_JOB_ID of what Slurm's commands call a job.
     """
 
     store: Store
@@ -49,7 +49,7 @@ class Context:
     slices: Callable[[], tuple[SliceSnapshot, SlicePlan] | None] = _no_slices
     changed: Callable[[], None] = lambda: None
     tidy: Callable[[], None] = lambda: None
-    raw_id: Callable[[str], str] = lambda slurm_id: slurm_id
+    raw_ids: Callable[[str], Sequence[str]] = lambda slurm_id: (slurm_id,)
     _parsed: tuple[int, SitePolicy] | None = None
 
     def site_policy(self) -> tuple[PolicyVersion, SitePolicy] | None:

@@ -14,8 +14,9 @@ def copies(context: Context, viewer: Viewer, asked: Question) -> Answer:
     """Where copies of a job's checkpoints are; to agents also how these are reached, who ask by SLURM_JOB_ID."""
     job = asked.job or ""
     if not viewer.sees_all or not job.isdecimal():
-        job = context.raw_id(known_job(context, viewer, job).job.job_id)
-    answer: Answer = {"copies": [asdict(copy) for copy in context.store.copies(job_id=job)]}
+        job = known_job(context, viewer, job).job.job_id
+    ids = context.raw_ids(job)
+    answer: Answer = {"copies": [asdict(copy) for raw_id in ids for copy in context.store.copies(job_id=raw_id)]}
     if viewer.sees_all and "peers" in context.live:
         answer["peers"] = context.live["peers"]()
     return answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
+from slurmext.model.heterogeneous import whole_id
 from slurmext.model.state import Event
 from slurmext.service.query.context import Context
 from slurmext.service.query.jobs import known_job
@@ -64,7 +65,8 @@ def _owned(context: Context, viewer: Viewer, events: Sequence[Event]) -> list[Ev
 
 
 def checkpoints(context: Context, viewer: Viewer, asked: Question) -> Answer:
-    records = context.store.checkpoints(job_id=asked.job, limit=asked.limit)
+    job = None if asked.job is None else whole_id(asked.job)
+    records = context.store.checkpoints(job_id=job, limit=asked.limit)
     if not viewer.sees_all:
         rows = context.store.jobs(job_ids={record.job_id for record in records}, active=False)
         records = [item for item in records if owner_at(rows, item.job_id, item.confirmed_s) == viewer.user]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from slurmext.errors import SlurmextError
+from slurmext.model.heterogeneous import LEFT_TO_SLURM, whole_id
 from slurmext.model.plan import Plan
 from slurmext.model.snapshot import Snapshot
 from slurmext.model.state import ActionKind, ActionRecord, JobRow, Notice
@@ -77,6 +78,7 @@ def explained(context: Context, viewer: Viewer, asked: Question) -> Answer:
         "checkpoint": _last_checkpoint(context, row),
         "timeline": [event_values(event) for event in events],
         "slices": of_job(context, job_id),
+        "left_to_slurm": row.message == LEFT_TO_SLURM,
         **_outlook(context, row),
         **told(context, row),
     }
@@ -116,14 +118,16 @@ def _in_its_way(snapshot: Snapshot, plan: Plan, job_id: str) -> Answer:
 
 
 def known_job(context: Context, viewer: Viewer, job_id: str) -> JobRow:
-    """The newest job of that id the viewer may see. Raises SlurmextError: there is none, or several parts of one."""
-    mine = [
-        row for row in context.store.jobs(job_ids=[job_id], active=False) if viewer.sees_all or row.user == viewer.user
-    ]
+    """The newest job of that id the viewer may see; a component's is that of the whole.
+
+    Raises SlurmextError: there is none, or several parts of one.
+    """
+    rows = context.store.jobs(job_ids=[whole_id(job_id)], active=False)
+    mine = [row for row in rows if viewer.sees_all or row.user == viewer.user]
     if mine:
         return mine[-1]
     visible = [row.job.job_id for row in context.store.jobs(active=True, user=None if viewer.sees_all else viewer.user)]
-    tasks = [name for name in visible if name.startswith((f"{job_id}_", f"{job_id}+"))]
+    tasks = [name for name in visible if name.startswith(f"{job_id}_")]
     if tasks:
         raise SlurmextError(f"job {job_id} has several parts; ask for one of them: {_few(tasks)}")
     own = "" if viewer.sees_all else f" of {viewer.user}"

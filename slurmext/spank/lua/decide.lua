@@ -29,6 +29,11 @@ local function annotation(values)
   return table.concat(words, " ")
 end
 
+-- What stays of the site's own comment on a job.
+local function kept(comment)
+  return comment and #comment <= 200 and not comment:find("slurmext/1", 1, true) and comment or nil
+end
+
 -- A component of a heterogeneous job. Slurm starts all of them together and by itself: queues do not take such a job.
 local function check_het(options)
   local queues = read_queues()
@@ -73,16 +78,27 @@ local function decide(given_desc, part_list, submit_uid)
     or (in_managed_partition(job_desc, part_list) and (gpus ~= nil or not SITE.require_gpu))
   local comment = job_desc.admin_comment
   keep_transparent(options, job_desc, changes)
-  if options.ckpt and job_desc.script and job_desc.requeue == slurm.NO_VAL16 then changes.requeue = 1 end
-  if managed and tasks_or(job_desc.het_job_offset, nil) then
+  local component = tasks_or(job_desc.het_job_offset, nil)
+  -- Of a heterogeneous job only the first component has the script, and all must be ones that may be requeued.
+  if options.ckpt and (job_desc.script or component) and job_desc.requeue == slurm.NO_VAL16 then changes.requeue = 1 end
+  if managed and component then
     check_het(options)
     managed = false
     -- Behind all that is released to Slurm: a job at its head that waits keeps later ones of its partition from starting.
     if job_desc.priority == slurm.NO_VAL and is_alive() and read_queues() then changes.priority = 1 end
   end
+  if component and options.ckpt then
+    -- No queue has it, but slurmextd tells it to save near its time limit.
+    changes.admin_comment = annotation({ ckpt = options.ckpt, note = kept(comment), held = "0" })
+    return changes
+  end
   if not managed then
     -- Nobody but us may make a job look managed.
     if comment and comment:find("slurmext/1", 1, true) then changes.admin_comment = "" end
+    -- Slurm alone starts it; slurmextd brings its models to where that is expected.
+    if options.preload and not gpus then
+      changes.admin_comment = annotation({ preload = options.preload, note = kept(comment), held = "0" })
+    end
     return changes
   end
   check_nodes(job_desc, sliced)
@@ -127,7 +143,7 @@ local function decide(given_desc, part_list, submit_uid)
     oom = options.oom, queue = queue, ckpt = options.ckpt, ckpt_dir = options.ckpt_dir, types = options.types,
     size = options.size, preload = options.preload, gang_min = options.gang_min, preempt = options.preempt and "no" or nil, user_hold = user_hold and "1" or nil,
     begin = user_hold and begin > os.time() and string.format("%d", begin) or nil,
-    note = comment and #comment <= 200 and not comment:find("slurmext/1", 1, true) and comment or nil,
+    note = kept(comment),
     held = held and "1" or "0",
   })
   if #changes.admin_comment > MAX_ANNOTATION then

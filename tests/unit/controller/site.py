@@ -7,7 +7,7 @@ from collections.abc import Callable
 from slurmext.model.job import JobState
 from slurmext.model.state import CheckpointRecord
 from slurmext.policy.invariants import Watch
-from slurmext.service.apply import Applier
+from slurmext.service.apply import Applier, Tell
 from slurmext.service.cycle import Controller
 from slurmext.testing.fake_cluster import FakeCluster
 from slurmext.testing.memory_store import MemoryStore
@@ -32,14 +32,14 @@ class Site:
         self.shadow = shadow
         self.boot()
 
-    def boot(self, crash: Callable[[str], None] = lambda _: None) -> None:
+    def boot(self, crash: Callable[[str], None] = lambda _: None, tell: Tell = lambda *_: None) -> None:
         """A new daemon over the same world."""
         lease = self.store.acquire_lease("controller", "me", 15, self.slurm.now())
         assert lease is not None
         self.token = lease.token
         self.killed: list[tuple[str, float]] = []
         applier = Applier(
-            store=self.store, reader=self.slurm, actuator=self.slurm, clock=self.slurm, crash=crash,
+            store=self.store, reader=self.slurm, actuator=self.slurm, clock=self.slurm, crash=crash, tell=tell,
             end_left=lambda _nodes, job, _before_s: self.killed.append((job, self.slurm.now())),
         )  # fmt: skip
         self.watch, self.broken = Watch(), list[str]()

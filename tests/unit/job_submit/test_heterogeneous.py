@@ -15,6 +15,24 @@ def test_heterogeneous_jobs_are_left_to_slurm(controller: Controller) -> None:
     assert controller.submit(het_job_offset=NO_VAL).comment.endswith("held=1")
 
 
+def test_a_component_that_can_save_says_so_to_slurmextd_and_is_not_held(controller: Controller) -> None:
+    """With GPUs or without, with slurmextd or without; every component may be requeued, not only that of the script."""
+    asked = {"SLURMEXT_CKPT": "auto,chain", "SLURMEXT_CKPT_DIR": "/scratch/run"}
+    first = controller.submit(het_job_offset=0, options=asked, admin_comment="of the site's own script")
+    assert first.code == 0
+    assert first.comment == "slurmext/1 ckpt=auto,chain note=of%20the%20site%27s%20own%20script held=0"
+    assert (first.set["requeue"], first.set["priority"]) == ("1", "1")
+    assert not controller.woken
+    second = controller.submit(
+        het_job_offset=1, options=asked, script=None, tres_per_job=None, admin_comment="slurmext/1 queue=prod"
+    )
+    assert second.set == {"admin_comment": "slurmext/1 ckpt=auto,chain held=0", "requeue": "1"}
+    assert "requeue" not in controller.submit(het_job_offset=1, options=asked, script=None, requeue=0).set
+    controller.beat(3600)
+    assert "priority" not in controller.submit(het_job_offset=0, options=asked).set
+    assert controller.submit(het_job_offset=NO_VAL, options=asked, script=None, tres_per_job=None).set == {}
+
+
 def test_a_heterogeneous_job_cannot_name_a_queue(controller: Controller) -> None:
     """One line that says what to do instead."""
     outcome = controller.submit(het_job_offset=0, options={"SLURMEXT_QUEUE": "research"})
