@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -66,6 +67,29 @@ class Told(click.ClickException):
         click.echo(self.message if self._located else f"slurmext: {self.message}", err=True, file=file)
 
 
+class Mistyped(click.UsageError):
+    """What click finds wrong with a command line: one line, as for our own errors, and where the right way stands."""
+
+    def show(self, file: Any = None) -> None:
+        """The message on standard error."""
+        path = self.ctx.command_path if self.ctx else "slurmext"
+        words = self.format_message().rstrip(".")
+        end = "" if words.endswith("?") else "."
+        click.echo(f"slurmext: {words[:1].lower()}{words[1:]}{end} See '{path} --help'", err=True, file=file)
+
+
+@contextlib.contextmanager
+def _in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        raise Mistyped(error.format_message(), error.ctx) from error
+    except SlurmextError as error:
+        raise Told(error) from error
+
+
 class LazyGroup(Group):
     """Loads the module of a command when that command is used. `lazy` maps name -> (module:attribute, summary)."""
 
@@ -90,8 +114,11 @@ class LazyGroup(Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in self.lazy.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; an error of ours becomes one line and an exit code."""
-        try:
+        """Runs the command; an error becomes one line and an exit code."""
+        with _in_one_line():
             return super().invoke(ctx)
-        except SlurmextError as error:
-            raise Told(error) from error
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        """Reads the options before the command; the same for errors in them."""
+        with _in_one_line():
+            return super().make_context(*args, **more)

@@ -12,6 +12,7 @@ from slurmext.cli.ckpt_interval import DIRECTORY, estimate, why
 from slurmext.cli.formats import moment, size
 from slurmext.cli.render import Column, Output, confirm, immediate_option, json_option, output_options
 from slurmext.errors import UsageError
+from slurmext.model.amounts import counted
 
 if TYPE_CHECKING:
     from slurmext.cli.ckpt_files import Found
@@ -69,8 +70,11 @@ def cli() -> None:
 @click.pass_obj
 def list_checkpoints(session: Session, output: Output, job: str | None, limit: int) -> None:
     """List checkpoints that jobs confirmed, newest first: root sees all, others their own jobs'."""
-    answer = session.ask("checkpoints", job=job, limit=limit)
-    output.rows(COLUMNS, answer["checkpoints"], empty="no checkpoint was confirmed yet")
+    found = session.ask("checkpoints", job=job, limit=limit)["checkpoints"]
+    if job is not None and not found:
+        session.ask("job_show", job=job)  # one that is not known, or not yours, is told so
+    empty = "no checkpoint was confirmed yet" if job is None else f"job {job} has confirmed no checkpoint yet"
+    output.rows(COLUMNS, found, empty=empty)
 
 
 @cli.command(
@@ -92,7 +96,7 @@ def show(ctx: click.Context, output: Output, target: str) -> None:
         copies: list[dict[str, Any]] = ctx.obj.ask("ckpt_copies", job=target)["copies"]
         rows = [{**copy, "done": f"{100 * copy['done_bytes'] // max(1, copy['size_bytes'])} %"} for copy in copies]
         output.rows(COPIES, rows, empty=f"no node has a copy of a checkpoint of job {target} in memory; "
-                    "'slurmext ckpt list --job' has the paths of those on disk")  # fmt: skip
+                    f"'slurmext ckpt list --job {target}' has the paths of those on disk")  # fmt: skip
     else:
         from slurmext.cli.ckpt_files import found_in
 
@@ -186,10 +190,11 @@ def prune(session: Session, directory: Path, keep: int, *, dry_run: bool, immedi
         if not Output(as_json=as_json).value({**names, "removed": False}):
             click.echo("\n".join([f"{what:5}  {name}" for what, which in names.items() for name in which]))
         return
-    confirm(f"remove {len(goes)} checkpoints of {directory} ({', '.join(names['goes'])})?", immediate=immediate)
+    what = counted(len(goes), "checkpoint")
+    confirm(f"remove {what} of {directory} ({', '.join(names['goes'])})?", immediate=immediate)
     ckpt_files.remove(goes)
     if not Output(as_json=as_json).value({**names, "removed": True}):
-        click.echo(f"{len(goes)} checkpoints removed, {len(stays)} stay")
+        click.echo(f"{what} removed, kept: {', '.join(names['stays'])}")
 
 
 @cli.command(

@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "defrag": ("slurmext.cli.defrag:cli", "Move small jobs together, so that whole nodes are free."),
     "trace": ("slurmext.cli.trace:cli", "Histories of jobs to simulate with."),
     "history": ("slurmext.cli.history:cli", "What happened, oldest first."),
-    "ckpt": ("slurmext.cli.ckpt:cli", "Checkpoints that jobs confirmed."),
+    "ckpt": ("slurmext.cli.ckpt:cli", "Checkpoints: of jobs, and in directories."),
     "policy": ("slurmext.cli.policy:cli", "The policy: check, compare, apply, export."),
     "snapshot": ("slurmext.cli.snapshot:cli", "What the daemon sees, as a file."),
     "daemon": ("slurmext.cli.daemon:cli", "The controller, slurmextd."),
@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "install": ("slurmext.cli.install:cli", "Put slurmext into a Slurm."),
     "uninstall": ("slurmext.cli.install:uninstall", "Take slurmext out of a Slurm again."),
     "devcluster": ("slurmext.cli.devcluster:cli", "A real Slurm on this machine, in a directory of its own."),
-    "demo": ("slurmext.cli.demo:cli", "Watch reclaim, checkpoint and resume on a real Slurm, and check them."),
+    "demo": ("slurmext.cli.demo:cli", "Watch reclaim, slices and models on a real Slurm, and check them."),
     "completion": ("slurmext.cli.completion:cli", "Shell completion for bash, zsh or fish."),
 }
 

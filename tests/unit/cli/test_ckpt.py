@@ -72,6 +72,13 @@ def test_verify_names_the_damaged_one(run: Run, directory: Path) -> None:
     assert "rank-" in told[30]
 
 
+def test_list_of_one_job_says_when_there_is_no_such_job(run: Run) -> None:
+    """Rather than that it has confirmed nothing."""
+    empty, unknown = run("ckpt", "list", "--job", "57"), run("ckpt", "list", "--job", "999")
+    assert (empty.exit_code, "job 57 has confirmed no checkpoint yet" in empty.stderr) == (0, True)
+    assert (unknown.exit_code, "no job '999'" in unknown.stderr) == (1, True)
+
+
 def test_verify_takes_a_job_and_reads_where_it_saved_last(run: Run, directory: Path, store: MemoryStore) -> None:
     """By its id, as show and why do; one that saved nothing is told where to look."""
     path = next(directory.glob("save-*-step-40"))

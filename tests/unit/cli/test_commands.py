@@ -50,6 +50,25 @@ def test_tables_have_a_header_unless_told_otherwise(run: Run) -> None:
     assert "train [red]x" in with_header  # a job's name is no markup
 
 
+@pytest.mark.parametrize(
+    ("words", "said", "where"),
+    [
+        (("slice", "history", "--limit", "0"), "invalid value for '--limit': 0 is not in the range x>=1.", "slice history"),
+        (("ckpt", "why"), "missing argument 'JOB'.", "ckpt why"),
+        (("ckpt", "lst"), "there is no command 'lst'; did you mean 'list'?", "ckpt"),
+    ],
+)  # fmt: skip
+def test_a_mistyped_command_line_is_one_line_and_exit_code_2(
+    run: Run, words: tuple[str, ...], said: str, where: str
+) -> None:
+    """What is wrong, and where the right way stands; the name of the program is that of the test runner here."""
+    done = run(*words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == f"slurmext: {said} See 'cli {where} --help'\n"
+    before = run("--nope")
+    assert (before.exit_code, len(before.stderr.splitlines()), "--nope" in before.stderr) == (2, 1, True)
+
+
 def test_json_has_every_field_or_the_chosen_ones(run: Run) -> None:
     """--json with and without -o."""
     whole = json.loads(run("job", "list", "--json").output)
