@@ -81,7 +81,6 @@ class _Story:
         self._home = cluster.home(USER)
         self._script = self._home / "train_numpy.py"
         shutil.copyfile(SHARE / "examples" / "train_numpy.py", self._script)
-        self._began = time.time()
 
     def tell(self) -> Result:
         self._apply_policy()

@@ -13,7 +13,7 @@ enough: the weighted max-min share.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -153,12 +153,3 @@ def filled(
         if left <= _TINY:
             break
     return [min(got, want) for got, want in zip(given, wanted, strict=True)]
-
-
-def level_of(tree: QueueTree, stakes: Sequence[Stake], path: str) -> Iterable[tuple[str, tuple[Stake, ...]]]:
-    """The levels that decide a queue's share, from the top: (the parent's path, the stakes of its children)."""
-    at = tree.by_path[path]
-    for index in reversed(tree.nodes[at].lineage):
-        parent = tree.nodes[index].parent
-        above = tree.nodes[ROOT if parent is None else parent]
-        yield above.path, tuple(stakes[child] for child in above.children)

@@ -17,11 +17,6 @@ def static(queues: Iterable[Queue]) -> tuple[Queue, ...]:
     return tuple(replace(queue, max=queue.guaranteed) for queue in queues)
 
 
-def one_pool(queues: Iterable[Queue]) -> tuple[Queue, ...]:
-    """Nobody is guaranteed anything and nobody is evicted: first come, first served, whatever fits."""
-    return tuple(Queue(path=queue.path) for queue in queues)
-
-
 class QosPreemption:
     """Slurm's preempt/qos with a pair of QOS for every queue, chosen when a job is submitted: high while the queue's
     high jobs (running and waiting) are within its quota, else low. A high job that does not fit kills the newest low

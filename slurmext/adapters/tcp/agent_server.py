@@ -11,7 +11,7 @@ import secrets
 import socket
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slurmext.adapters.munge import MungeAuth, MungeError
@@ -54,7 +54,6 @@ class ConnectedAgent:
     node: str
     address: str
     since_s: float
-    last_event_s: float
 
 
 class AgentServer:
@@ -182,12 +181,11 @@ class AgentServer:
                     return
                 node = agent
                 set_timeouts(connection, receive_s=0, send_s=SEND_S)
-                now = time.time()
                 with self._lock:
-                    self._agents[key] = ConnectedAgent(node=node, address=name, since_s=now, last_event_s=now)
+                    self._agents[key] = ConnectedAgent(node=node, address=name, since_s=time.time())
                     self._lines[key] = lines
                 log.info("agent of %s connected (%s)", node, name)
-                self._events(lines, node, key)
+                self._events(lines, node)
         except (MungeError, WireError) as error:
             log.warning("%s (node %s): %s", name, node, error)
         except OSError as error:
@@ -228,7 +226,7 @@ class AgentServer:
         lines.send({"ok": True, "credential": self._munge.encode(server_payload(node, nonce, theirs))})
         return node
 
-    def _events(self, lines: Lines, node: str, key: int) -> None:
+    def _events(self, lines: Lines, node: str) -> None:
         clock = NodeClock()
         while (message := lines.receive()) is not None:
             seq, now_s = message.get("seq"), time.time()
@@ -240,6 +238,3 @@ class AgentServer:
             else:
                 self._on_event(event)
             lines.send({"ack": seq, "failures": self._failures()})
-            with self._lock:
-                if key in self._agents:
-                    self._agents[key] = replace(self._agents[key], last_event_s=time.time())

@@ -19,7 +19,6 @@ class Serving:
     def __init__(self, outlet: Outlet, staged: StagedModel) -> None:
         self.outlet = outlet
         self.staged = staged
-        self.sent_bytes = 0
         self._wanted = bytearray(staged.manifest.chunk_count)
         self._held = bytearray(staged.manifest.chunk_count)
         self._due: list[int] = []  # ranks
@@ -36,8 +35,6 @@ class Serving:
             while (run := self._next()) is not None:
                 if run.count:
                     self.outlet.push(run)
-                    first, end = run.first, run.first + run.count
-                    self.sent_bytes += sum(self.staged.manifest.lengths[first:end])
                 else:
                     self.outlet.beat(self.staged.ready_chunks)
                     if self.staged.fault is not None:

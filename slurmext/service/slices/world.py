@@ -11,7 +11,6 @@ from slurmext.model.job import Job, JobState
 from slurmext.model.plan import Plan, Reason
 from slurmext.model.slice_state import GpuHold, HoldState, SliceRecord, SliceState
 from slurmext.model.slicing import (
-    GpuUse,
     HoldPlaces,
     SliceDemand,
     SlicedGpu,
@@ -25,7 +24,7 @@ from slurmext.model.slicing import (
 from slurmext.model.snapshot import Snapshot
 from slurmext.service.slices.cards import cards_of, place_of
 from slurmext.service.slices.grow import grown
-from slurmext.service.slices.memory import PLACEHOLDER, SliceMemory
+from slurmext.service.slices.memory import SliceMemory
 
 _WANTS_GPUS = frozenset({Reason.NO_FREE_GPUS, Reason.FRAGMENTED, Reason.RECLAIMING, Reason.CONSOLIDATING})
 
@@ -229,13 +228,3 @@ def _taking(memory: SliceMemory, cards: Sequence[SlicedGpu]) -> tuple[TakeGpu, .
         for hold in memory.holds
         if under_way(hold)
     )
-
-
-def is_placeholder(record: JobRecord) -> bool:
-    """Whether a job is called like ours; that it is ours, its hold says."""
-    return record.name.startswith(PLACEHOLDER)
-
-
-def in_sliced_use(cards: Sequence[SlicedGpu]) -> list[SlicedGpu]:
-    """GPUs that are cut or shared."""
-    return [card for card in cards if card.use in {GpuUse.MIG, GpuUse.SHARED}]
