@@ -5,8 +5,8 @@
     for name, tensor in slurmext.staging.stream("org/model@rev"): ...   # in forward order, before all of it is here
     directory = slurmext.staging.path("org/model@rev")                  # for programs that read a directory
 
-`loader` (with `places`, `sources`, `readers`, `tensors`, `shards`, `forward`, `device`): what a job uses; needs no
-daemon, and nothing but NumPy or torch. `frameworks`: transformers.
+`loader` (with `places`, `sources`, `arriving`, `readers`, `tensors`, `shards`, `forward`, `device`): what a job uses;
+needs no daemon, and nothing but NumPy or torch. `frameworks`: transformers.
 `manifest`, `importer`, `tree`, `safetensors`, `names`: a model's files and chunks. `store`: what a node holds.
 `plan`: the multicast plan (pure). `transport`: the port to what moves bytes. `order`: what agents are told and say.
 Imports of the package only its errors.

@@ -19,13 +19,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from slurmext.staging.arriving import Stalled
 from slurmext.staging.device import Device, device_of
 from slurmext.staging.errors import StagingError
 from slurmext.staging.forward import forward_key
 from slurmext.staging.places import Place, fallback, find, given_directory, given_place, locate
 from slurmext.staging.safetensors import TensorEntry
 from slurmext.staging.shards import Shard
-from slurmext.staging.sources import Files, Part, Source, Stalled
+from slurmext.staging.sources import Files, Part, Source
 from slurmext.staging.tensors import framework_of, tensor_of
 
 log = logging.getLogger(__name__)

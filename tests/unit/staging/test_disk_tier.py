@@ -17,12 +17,12 @@ import pytest
 import xxhash
 
 from slurmext.staging.access import Access
+from slurmext.staging.arriving import Arriving, Stalled
 from slurmext.staging.errors import NoRoom, NotStaged
 from slurmext.staging.importer import Imported, import_model
 from slurmext.staging.loader import load, stream
 from slurmext.staging.manifest import FileEntry, Manifest
 from slurmext.staging.names import OWN, ModelKey
-from slurmext.staging.sources import Arriving, Stalled
 from slurmext.staging.store.tier import Tier, TierKind
 
 from .conftest import noise, receive, write_model

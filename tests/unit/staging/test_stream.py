@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from slurmext.staging.access import Access
+from slurmext.staging.arriving import Stalled
 from slurmext.staging.errors import BadManifest, NotStaged
 from slurmext.staging.forward import forward_key
 from slurmext.staging.importer import Imported, import_model
 from slurmext.staging.loader import load, stream
 from slurmext.staging.manifest import ANCHOR_BYTES, parse_manifest
 from slurmext.staging.places import FALLBACK, ROOTS
-from slurmext.staging.sources import Stalled
 from slurmext.staging.store.staged import StagedModel
 from slurmext.staging.store.tier import Tier, TierKind
 
@@ -137,6 +137,28 @@ def test_tensors_are_given_before_the_model_is_complete(arrival, memory):
     receive(arrival.staged, arrival.imported, sorted(last))
     taker.join(10)
     assert given == ORDER
+
+
+def test_a_tensor_waits_for_its_own_bytes_only(memory, tmp_path):
+    """Not for those that share a page with it, its file's header included: the next file's come much later."""
+    size = ANCHOR_BYTES + 7
+    files = tmp_path / "m"
+    files.mkdir()
+    for number in range(2):
+        content = {f"layers.{number}.{at}": ("U8", [size], noise(size, 2 * number + at)) for at in range(2)}
+        (files / f"model-{number}.safetensors").write_bytes(safetensors(content))
+    made = Arrival(memory / "t", files)
+    manifest = made.imported.manifest
+    heads = [manifest.starts[0], manifest.starts[1]]
+    first = manifest.chunks_of(0, 0, load(files, framework="numpy").entry("layers.0.0").end)
+    receive(made.staged, made.imported, sorted({*heads, *first}))
+    taken = stream("org/m", framework="numpy", roots=str(memory / "t"), wait_s=20)
+    name, tensor = next(taken)
+    assert (name, tensor.tobytes()) == ("layers.0.0", noise(size, 0))
+    tensor[:] = 0
+    receive(made.staged, made.imported, sorted(set(range(manifest.chunk_count)) - {*heads, *first}))
+    assert [each.tobytes() == noise(size, number + 1) for number, (_, each) in enumerate(taken)] == [True] * 3
+    made.tier.close()
 
 
 def test_what_a_job_writes_does_not_hide_what_arrives(memory, tmp_path):
