@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from slurmext.model.staged_model import ModelEntry, resolve
 from slurmext.ports import Clock, ModelRegistry
@@ -37,6 +37,15 @@ class Wanted:
         )  # fmt: skip
 
 
+@dataclass(slots=True, eq=False)
+class _Lately:
+    """What was found out in the last moment, for all jobs that a cycle sees: users, and what means nothing to them."""
+
+    at_s: float = 0.0
+    callers: dict[int, Caller] = field(default_factory=dict[int, Caller])
+    unknown: dict[tuple[int, str], str] = field(default_factory=dict[tuple[int, str], str])
+
+
 class JobModels:
     """From any thread. Raises StoreUnavailable."""
 
@@ -46,7 +55,7 @@ class JobModels:
         self._known: dict[tuple[str, int, str], ModelEntry] = {}
         self._answers: dict[tuple[str, int, str], tuple[float, Wanted]] = {}
         self._entries: tuple[float, Sequence[ModelEntry]] = 0.0, ()
-        self._callers: tuple[float, dict[int, Caller]] = 0.0, {}
+        self._lately = _Lately()
 
     def of(self, job_id: str, uid: int, references: Sequence[str]) -> tuple[Wanted, ...]:
         """The job's models. A reference without a revision means what it meant when the job was first seen, so that
@@ -59,6 +68,7 @@ class JobModels:
         with self._lock:
             self._answers.clear()
             self._entries = 0.0, ()
+            self._lately = _Lately()
 
     def _one(self, job_id: str, uid: int, reference: str) -> Wanted:
         place, now_s = (job_id, uid, reference), self._clock.now()
@@ -80,10 +90,15 @@ class JobModels:
         if known is not None:
             # Permissions may have changed since, or the model may be gone.
             reference = str(known.key)
-        caller = self._caller(uid)
+        lately = self._now()
+        if why := lately.unknown.get((uid, reference)):
+            return Wanted(reference=place[2], why=why)
+        if uid not in lately.callers:
+            lately.callers[uid] = caller_of(uid)
         try:
-            entry = self._resolved(reference, caller)
+            entry = self._resolved(reference, lately.callers[uid])
         except StagingError as error:
+            lately.unknown[uid, reference] = str(error)
             return Wanted(reference=place[2], why=str(error))
         with self._lock:
             self._known[place] = entry
@@ -98,16 +113,12 @@ class JobModels:
             # It may have been registered a moment ago.
             return resolve(self._registered(afresh=True), reference, caller.reads_as, caller.gids)
 
-    def _caller(self, uid: int) -> Caller:
-        """The user database is asked once for all jobs of a user that a cycle sees: it may be another host's."""
+    def _now(self) -> _Lately:
         now_s = self._clock.now()
         with self._lock:
-            if not 0 <= now_s - self._callers[0] < _ENTRIES_S:
-                self._callers = now_s, {}
-            known = self._callers[1]
-        if uid not in known:
-            known[uid] = caller_of(uid)
-        return known[uid]
+            if not 0 <= now_s - self._lately.at_s < _ENTRIES_S:
+                self._lately = _Lately(at_s=now_s)
+            return self._lately
 
     def _registered(self, *, afresh: bool = False) -> Sequence[ModelEntry]:
         """All models. One reading serves the jobs of a cycle, which may be thousands."""

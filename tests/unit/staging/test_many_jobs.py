@@ -33,6 +33,25 @@ def test_jobs_that_want_the_same_model_share_what_is_looked_up(monkeypatch: pyte
     assert len(looked) < 20
 
 
+def test_a_mistyped_name_is_looked_for_once_for_all_jobs_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have been registered a moment ago; once it is, they have it."""
+    stage, read = Stage(), list[int]()
+    records = tuple(
+        JobRecord(slurm_id=str(number), raw_id=str(number), uid=BOB, state=JobState.PENDING,
+                  annotation=Annotation(queue="q", preload=("org/later",)))
+        for number in range(1, 401)
+    )  # fmt: skip
+    models = stage.store.models.models
+    monkeypatch.setattr(stage.store.models, "models", lambda: (read.append(1), models())[1])
+    view = ClusterView(read_s=stage.clock.s, jobs=records, nodes=())
+    (why,) = {need.why for need in stage.desk.needs(view).values()}
+    assert "there is no model 'org/later'" in why
+    assert len(read) <= 2
+    stage.model("org/later", public=True)
+    stage.desk.changed()
+    assert {need.why for need in stage.desk.needs(view).values()} == {""}
+
+
 def test_nodes_are_told_of_the_models_there_are_once_and_when_they_change() -> None:
     """One whose agent is another one is told again, also that there are none any more."""
     stage, told = Stage(), list[tuple[str, ...]]()
