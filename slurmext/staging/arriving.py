@@ -16,8 +16,7 @@ from slurmext.staging.names import OWN
 
 _HEAD_BYTES: Final = 64  # slurmext.staging.store.ready
 _KNOWN: Final = slice(12, 44)  # there: the manifest's fingerprint
-_POLL_S: Final = 0.001
-_SLOW_POLL_S: Final = 0.004
+_POLL_S: Final = 0.004
 _CHECK_S: Final = 0.05
 
 
@@ -51,11 +50,9 @@ class Arriving:
 
     def wait(self, file: int, begin: int, end: int) -> None:
         """Until these bytes of a file are there; to be called once for bytes that the job may write to."""
-        nap_s = _POLL_S
         while not self._here(file, begin, end):
             self._check()
-            time.sleep(nap_s)
-            nap_s = min(2 * nap_s, _SLOW_POLL_S)
+            time.sleep(_POLL_S)
         for page in {begin // mmap.PAGESIZE, max(begin, end - 1) // mmap.PAGESIZE}:
             self._mend(file, page, begin, end)
 
