@@ -28,6 +28,12 @@ def test_a_heterogeneous_job_starts_by_itself_and_its_gpus_are_taken(site: Site)
     site.until_running(whole)
 
 
+def test_a_job_without_gpus_that_names_a_queue_starts_at_once(site: Site) -> None:
+    """There is nothing in the queue for it to wait for, and nobody who would release it."""
+    job = site.cluster.run(["sbatch", "--parsable", "--queue=research", "--wrap", "true"], user="alice").stdout.strip()
+    site.until(lambda: site.state(job) == "COMPLETED")
+
+
 def test_gpus_freed_for_a_job_are_not_taken_by_one_outside_all_queues(site: Site) -> None:
     """Not even when Slurm would ask that one first."""
     site.fill()

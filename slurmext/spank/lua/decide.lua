@@ -112,7 +112,8 @@ local function decide(given_desc, part_list, submit_uid)
     refuse("a job on a part of a GPU needs a policy, and none is in force here; an admin applies one with "
       .. "`slurmext policy apply FILE`")
   end
-  local held = sliced or (queues ~= nil and is_alive()) -- without slurmextd there are no slices to run on
+  -- Without slurmextd there are no slices to run on. A job without GPUs waits for none: Slurm starts it at once.
+  local held = sliced or (gpus ~= nil and queues ~= nil and is_alive())
   local queue = options.queue
   if queues then
     local gid, later = tonumber(job_desc.group_id), false

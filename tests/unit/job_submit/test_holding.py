@@ -75,15 +75,28 @@ def test_a_job_without_gpus_is_untouched(controller: Controller) -> None:
     assert controller.submit(tres_per_job=None).set == {}
 
 
-def test_a_queue_makes_a_cpu_job_managed(controller: Controller) -> None:
-    """--queue asks for it."""
-    assert controller.submit(tres_per_job=None, options={"SLURMEXT_QUEUE": "lab"}).set["priority"] == "0"
+def test_models_of_a_job_without_gpus_are_noted(controller: Controller) -> None:
+    """Slurm starts it as any other: it is neither held nor in a queue. A job with GPUs that is left to Slurm is too."""
+    models = {"SLURMEXT_PRELOAD": "org/net@v1"}
+    found = controller.submit(tres_per_job=None, options=models, admin_comment="slurmext/1 queue=prod/chat held=0")
+    assert found.set == {"admin_comment": "slurmext/1 preload=org/net@v1 held=0"}
+    noted = controller.submit(tres_per_job=None, options=models, admin_comment="ticket 42").comment
+    assert noted == "slurmext/1 preload=org/net@v1 note=ticket%2042 held=0"
+    controller.site = replace(controller.site, partitions=("main",))
+    assert controller.submit(partition="cpu", options=models).set == {}
 
 
-def test_require_gpu_false_manages_every_job(controller: Controller) -> None:
-    """managed.require_gpu: false."""
+def test_a_job_without_gpus_that_names_a_queue_is_noted_and_not_held(controller: Controller) -> None:
+    """It must be one that its user may use; nothing in it is waited for, and nobody would release the job."""
+    found = controller.submit(tres_per_job=None, options={"SLURMEXT_QUEUE": "lab"})
+    assert found.set == {"admin_comment": "slurmext/1 queue=lab held=0"}
+    assert controller.submit(tres_per_job=None, options={"SLURMEXT_QUEUE": "none"}).code
+
+
+def test_require_gpu_false_has_a_queue_for_every_job(controller: Controller) -> None:
+    """managed.require_gpu: false. Only those with GPUs wait in it."""
     controller.site = replace(controller.site, require_gpu=False)
-    assert controller.submit(tres_per_job=None).set["priority"] == "0"
+    assert controller.submit(tres_per_job=None).set == {"admin_comment": "slurmext/1 queue=research held=0"}
 
 
 @pytest.mark.parametrize(("partition", "managed"), [(None, True), ("main", True), ("cpu", False), ("cpu,main", True)])
