@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from slurmext.model.slice_state import SliceRecord
@@ -32,8 +32,12 @@ class SliceAgents(Protocol):
         """Nodes whose agents are connected."""
         ...
 
-    def reserve(self, slices: Sequence[SliceRecord], *, raw_id: str, uid: int, restarts: int) -> bool:
-        """Have slices of one job on one node made when it starts; answered by the event `slice_reserved`."""
+    def reserve(
+        self, slices: Sequence[SliceRecord], *, raw_id: str, uid: int, restarts: int, asked: Mapping[str, str]
+    ) -> bool:
+        """Have slices of one job on one node made when it starts; answered by the event `slice_reserved`. `asked` are
+        the variables of the options that say so, for tasks that have none of them.
+        """
         ...
 
     def withdraw(self, node: str, reservation: str) -> bool:

@@ -35,9 +35,11 @@ class FakeAgents:
         """Whose agents are there."""
         return self.nodes.keys() - self.away
 
-    def reserve(self, slices: Sequence[SliceRecord], *, raw_id: str, uid: int, restarts: int) -> bool:
+    def reserve(
+        self, slices: Sequence[SliceRecord], *, raw_id: str, uid: int, restarts: int, asked: Mapping[str, str]
+    ) -> bool:
         """Answered at once."""
-        del uid, restarts
+        del uid, restarts, asked
         node, name = slices[0].node, slices[0].reservation
         if node in self.away:
             return False

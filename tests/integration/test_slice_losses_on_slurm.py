@@ -53,6 +53,11 @@ def test_a_job_of_a_size_says_what_it_got(sliced: Site) -> None:
         sliced.until_ended(job)
         assert "slice MIG-" in sliced.output("alice", job)
         assert "as 1g.10gb on" in sliced.output("alice", job)
+        # srun's, and a step within what salloc has: there is no script whose environment job_submit could add to
+        wants = ["--size=notebook", "--mem=10"]
+        said = sliced.cluster.run(["srun", *wants, "sh", "-c", SAYS], user="alice").stdout
+        said += sliced.cluster.run(["salloc", *wants, "srun", "--mpi=none", "sh", "-c", SAYS], user="bob").stdout
+        assert [line.split()[3] for line in said.splitlines() if line.startswith("slice MIG-")] == ["1g.10gb"] * 2
     finally:
         sliced.slurmext("policy", "apply", "-i", str(sliced.cluster.dir / "policy.yaml"))
 

@@ -89,6 +89,7 @@ def test_what_nobody_could_ever_get_is_refused_with_what_there_is(sliced: Site) 
         (["--gpu-slice=1g.10gb", "-N3"], "asks for 3 nodes, and only 2 nodes here can hold that"),
         (["--gpu-mem=10G", "-n", "29"], "wants 29 of them on a node and no node can hold more than 28"),
         (["--gpu-slice=1g.10gb", "--gpu-types=a100"], "no GPU here is of that type; there are h100"),
+        (["--gpu-slice=1g.10gb", "--mem=10T"], "Memory specification can not be satisfied: the job asks for 10240 GiB"),
     ):
         assert said in sliced.refused("alice", *options)
 

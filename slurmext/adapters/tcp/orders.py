@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from slurmext.adapters.tcp.model_orders import MODEL_PARSERS, ModelOrder
@@ -15,6 +15,7 @@ from slurmext.model.slicing import GpuUse
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,127}")
 """UUIDs, profiles (`1g.10gb+me`), ids of reservations and jobs (`12_3`)."""
+_VARIABLE = re.compile(r"SLURMEXT_[A-Z_]{1,40}")
 _MOST_ITEMS = 512
 _PERCENT = 100
 
@@ -77,7 +78,7 @@ class ReserveSlices:
 
     `job_id` is Slurm's number (SLURM_JOB_ID); `job` what it is called if that is something else (`12_3`, a task whose
     own number is not known yet). With `restarts` only the run that was requeued so often is meant. A new reservation
-    of a job replaces an unused one before it.
+    of a job replaces an unused one before it. `asked` are the variables of the options that ask for them.
     """
 
     reservation: str
@@ -86,12 +87,14 @@ class ReserveSlices:
     items: tuple[SliceItem, ...]
     restarts: int | None = None
     job: str = ""
+    asked: Mapping[str, str] = field(default_factory=dict)
 
     def line(self) -> dict[str, Any]:
         """As it is sent."""
         return {"slices": {
             "reservation": self.reservation, "job_id": self.job_id, "job": self.job or str(self.job_id),
             "restarts": self.restarts, "uid": self.uid, "items": [item.fields() for item in self.items],
+            "asked": dict(self.asked),
         }}  # fmt: skip
 
 
@@ -176,7 +179,13 @@ def _slices(asked: Mapping[str, Any]) -> ReserveSlices | None:
         items=tuple(items),
         restarts=restarts,
         job=job or str(job_id),
+        asked=_variables(asked.get("asked")),
     )
+
+
+def _variables(asked: object) -> dict[str, str]:
+    rows = asked.items() if isinstance(asked, dict) else ()
+    return {name: value for name, value in rows if _VARIABLE.fullmatch(name) and isinstance(value, str)}
 
 
 def _item(asked: Mapping[str, Any]) -> SliceItem | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from slurmext.adapters.tcp.orders import FreeWarmSlice, ReserveSlices, SetGpuUse, SliceItem, WithdrawSlices
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from slurmext.adapters.tcp.agent_server import AgentServer
     from slurmext.adapters.tcp.orders import Order
@@ -26,7 +26,9 @@ class SliceOrders:
         """Nodes whose agents are connected."""
         return {agent.node for agent in self._server().connected()}
 
-    def reserve(self, slices: Sequence[SliceRecord], *, raw_id: str, uid: int, restarts: int) -> bool:
+    def reserve(
+        self, slices: Sequence[SliceRecord], *, raw_id: str, uid: int, restarts: int, asked: Mapping[str, str]
+    ) -> bool:
         """Have slices of one job on one node made when it starts."""
         first = slices[0]
         items = tuple(
@@ -37,7 +39,7 @@ class SliceOrders:
         base = raw_id if raw_id.isdecimal() else first.job.job_id.partition("_")[0]
         order = ReserveSlices(
             reservation=first.reservation, job_id=int(base), job=first.job.job_id, uid=uid, items=items,
-            restarts=restarts,
+            restarts=restarts, asked=dict(asked),
         )  # fmt: skip
         return self._tell(first.node, order)
 

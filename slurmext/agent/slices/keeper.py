@@ -85,6 +85,7 @@ class SliceKeeper:
         reservation = Reservation(
             reservation=order.reservation, job_id=order.job_id, job=order.job or str(order.job_id),
             uid=order.uid, items=order.items, restarts=order.restarts, stage=Stage.RESERVED, at_s=self._now(),
+            asked=order.asked,
         )  # fmt: skip
         try:
             # Hooks need not wait for the driver here: only orders reserve, and they come one after the other.
@@ -303,7 +304,7 @@ class SliceKeeper:
                 if not any(each.began_s is not None for each in self._p.book.of_job(reservation.job_id)):
                     self._p.files.wait(reservation.job_id, reservation.uid)
             case Stage.LIVE:
-                self._p.files.give(reservation.job_id, reservation.uid, self.slots(reservation))
+                self._p.files.give(reservation.job_id, reservation.uid, self.slots(reservation), reservation.asked)
             case Stage.MISSED:
                 self._p.files.miss(reservation.job_id, reservation.uid, reservation.why)
             case Stage.FREEING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,9 @@ class Piece(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """Slices that a job gets here. `began_s` is when its prolog came; times are Unix seconds."""
+    """Slices that a job gets here. `began_s` is when its prolog came; times are Unix seconds. `asked` is for its tasks:
+    the variables of the options that ask for them.
+    """
 
     reservation: str
     job_id: int
@@ -47,6 +49,7 @@ class Reservation:
     at_s: float
     began_s: float | None = None
     why: str = ""
+    asked: Mapping[str, str] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """As it is written down."""

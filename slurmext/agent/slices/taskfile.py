@@ -5,6 +5,7 @@
     slots 2                     how many; then for each slot, which task LOCALID mod 2 gets:
     0 CUDA_VISIBLE_DEVICES=MIG-…
     1 CUDA_VISIBLE_DEVICES=MIG-…
+    - SLURMEXT_GPU_SLICE=1g.10gb   what the job asked for, for tasks that have no such variable
 
 Only the job's user may read it: the path of an MPS share's pipes in it is what opens that share.
 """
@@ -36,10 +37,13 @@ class TaskFiles(UserFiles):
         """The job must not start here."""
         self._write(job_id, uid, f"miss {one_line(why, _LONGEST_WHY)}\n")
 
-    def give(self, job_id: int, uid: int, slots: Sequence[Mapping[str, str]]) -> None:
-        """The job's tasks take turns at these, each a set of environment variables."""
+    def give(
+        self, job_id: int, uid: int, slots: Sequence[Mapping[str, str]], asked: Mapping[str, str] | None = None
+    ) -> None:
+        """The job's tasks take turns at these, each a set of environment variables; `asked` are the options'."""
         lines = [f"slots {len(slots)}"]
         lines += [f"{slot} {name}={value}" for slot, values in enumerate(slots) for name, value in values.items()]
+        lines += [f"- {name}={value}" for name, value in (asked or {}).items()]
         self._write(job_id, uid, "".join(f"{one_line(line, _LONGEST)}\n" for line in lines))
 
     def _write(self, job_id: int, uid: int, text: str) -> None:

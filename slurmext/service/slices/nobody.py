@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from slurmext.model.slice_state import SliceRecord
 from slurmext.model.slicing import GpuUse
@@ -15,9 +15,11 @@ class NoAgents:
         """None."""
         return ()
 
-    def reserve(self, slices: Sequence[SliceRecord], *, raw_id: str, uid: int, restarts: int) -> bool:
+    def reserve(
+        self, slices: Sequence[SliceRecord], *, raw_id: str, uid: int, restarts: int, asked: Mapping[str, str]
+    ) -> bool:
         """Not told."""
-        del slices, raw_id, uid, restarts
+        del slices, raw_id, uid, restarts, asked
         return False
 
     def withdraw(self, node: str, reservation: str) -> bool:

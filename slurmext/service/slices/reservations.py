@@ -14,6 +14,7 @@ from slurmext.model.slicing import Reserve, SlicedGpu, SlicePlace
 from slurmext.model.state import ActionKind, Intent, JobKey
 from slurmext.ports import Clock, SliceAgents, Store
 from slurmext.service.observe import Known, Observation
+from slurmext.service.slices.asked import asked
 from slurmext.service.slices.cards import milli_of
 from slurmext.service.slices.memory import SliceMemory
 from slurmext.service.slices.presence import Presence
@@ -92,7 +93,8 @@ class Reservations:
         number = self._number_of(job, nodes) if due else ""
         for node in due:
             there = [record for record in records if record.node == node]
-            if self._agents.reserve(there, raw_id=number, uid=job.uid or 0, restarts=job.restarts):
+            wish = asked(job.annotation)
+            if self._agents.reserve(there, raw_id=number, uid=job.uid or 0, restarts=job.restarts, asked=wish):
                 self._told[name, node] = now_s
 
     # what is under way

@@ -53,7 +53,7 @@ local function fill_in(size, job_desc, options)
     for _, key in ipairs(SLICE_KEYS) do given = given or options[key] end
     if not given then
       -- the job's environment says it as the options would: what runs in it knows its slice, and that it must have one
-      fill.variables = {}
+      fill.variables, options.filled = {}, true
       for _, option in ipairs(OPTIONS) do
         local value = size.slices[option.key]
         if value then options[option.key], fill.variables[option.env] = value, value end

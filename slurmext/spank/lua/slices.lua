@@ -13,6 +13,11 @@ local function profiles_there_are(known, types)
   return table.concat(parts, "; ")
 end
 
+-- Who named a size knows nothing of the options that it stands for.
+local function as_asked(options, what)
+  return options.filled and string.format("%s=%s (%s)", flag_name("size"), options.size, what) or what
+end
+
 local function accepted_types(options)
   if not options.types then return nil end
   local types = {}
@@ -31,8 +36,10 @@ local function check_meaning(what, found)
     if profile.memory_mib > most.memory_mib then most = profile end
   end
   if least.memory_mib < most.memory_mib * 0.97 then
-    local remedy = least.type ~= most.type and "choose with " .. flag_name("gpu-types") .. "=" .. least.type
-      or "say what the job needs"
+    local remedy = "say what the job needs"
+    if least.type ~= most.type then
+      remedy = string.format("choose with %s=%s or %s", flag_name("gpu-types"), least.type, most.type)
+    end
     refuse(string.format("%s: that name means %s on one board (%s) and %s on another (%s); %s, or ask for %s=%dM", what,
       gib(least.memory_mib), least.type, gib(most.memory_mib), most.type, remedy, flag_name("gpu-mem"), least.memory_mib))
   end
@@ -77,7 +84,7 @@ end
 
 local function check_profile(options, need, known)
   local name = options.slice:match("^[^:]*")
-  local what = flag_name("gpu-slice") .. "=" .. options.slice
+  local what = as_asked(options, flag_name("gpu-slice") .. "=" .. options.slice)
   local types, found, here = accepted_types(options), {}, profiles_there_are(known, accepted_types(options))
   for _, profile in ipairs(known.profiles[name] or {}) do
     if not types or types[profile.type] then found[#found + 1] = profile end
@@ -137,7 +144,7 @@ local function check_slices(options, job_desc, gpus)
     end
     return false
   end
-  local what = table.concat(asked, " ")
+  local what = as_asked(options, table.concat(asked, " "))
   if #asked > 1 and (options.slice or options.share) then
     refuse(what .. ": one of them says it all; ask for a profile, or for memory and compute, or for a share")
   end
@@ -166,7 +173,7 @@ local function check_slices(options, job_desc, gpus)
       check_parts(what, mib, pct, need, options, known)
     else
       local mib = options.gpu_mem and memory_mib(options.gpu_mem)
-      if mib then check_memory(flag_name("gpu-mem") .. "=" .. options.gpu_mem, mib, options, known) end
+      if mib then check_memory(as_asked(options, flag_name("gpu-mem") .. "=" .. options.gpu_mem), mib, options, known) end
       check_parts(what, mib, options.gpu_compute and percent(options.gpu_compute), need, options, known)
     end
   end

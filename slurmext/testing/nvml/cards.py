@@ -5,7 +5,7 @@ Profiles: what `nvidia-smi mig -lgip` and `-lgipp` print on these cards. The B20
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 
@@ -113,6 +113,8 @@ _B200 = _eighths(
     (18, 30, 36, 70, 72, 148),
     (22.0, 44.25, 89.0, 178.5),
 )
+# Another driver on the same card: its eighths are smaller (mig-parted #187, the table above is #166's).
+_B200_LESS = tuple(replace(row, memory_mib=20_992) if row.name.startswith("1g.23gb") else row for row in _B200)
 _QUARTERS, _HALVES = (0, 3, 6, 9), (0, 6)
 _RTX_PRO_6000 = _rows(
     ("1g.24gb", 0, 14, 1, 4, 46, 23.62, _QUARTERS, 3),
@@ -132,6 +134,8 @@ _A100 = Card(name="NVIDIA A100-SXM4-80GB", memory_mib=81_920, pci_device_id=0x20
              memory_units=8, compute_slices=7, profiles=_A100_80)  # fmt: skip
 _SMALL_A100 = Card(name="NVIDIA A100-SXM4-40GB", memory_mib=40_960, pci_device_id=0x20B010DE, sm=108, architecture=80,
                    memory_units=8, compute_slices=7, profiles=_A100_40)  # fmt: skip
+_BIG_B200 = Card(name="NVIDIA B200", memory_mib=183_359, pci_device_id=0x290110DE, sm=148, architecture=100,
+                 memory_units=8, compute_slices=7, profiles=_B200)  # fmt: skip
 _RTX = Card(name="NVIDIA RTX PRO 6000 Blackwell Server Edition", memory_mib=97_887, pci_device_id=0x2BB510DE, sm=188,
             architecture=120, memory_units=12, compute_slices=4, profiles=_RTX_PRO_6000)  # fmt: skip
 
@@ -145,8 +149,7 @@ CARDS = {
                  memory_units=8, compute_slices=7, profiles=_H100_80),
     "h200": Card(name="NVIDIA H200", memory_mib=143_771, pci_device_id=0x233510DE, sm=132, architecture=90,
                  memory_units=8, compute_slices=7, profiles=_H200),
-    "b200": Card(name="NVIDIA B200", memory_mib=183_359, pci_device_id=0x290110DE, sm=148, architecture=100,
-                 memory_units=8, compute_slices=7, profiles=_B200),
+    "b200": _BIG_B200, "b200_less": replace(_BIG_B200, profiles=_B200_LESS),
     "rtx_pro_6000": _RTX, "rtxpro6000": _RTX,
     "l40s": Card(name="NVIDIA L40S", memory_mib=46_068, pci_device_id=0x26B910DE, sm=142, architecture=89),
     "t4": Card(name="Tesla T4", memory_mib=15_360, pci_device_id=0x1EB810DE, sm=40, architecture=75),

@@ -55,6 +55,15 @@ def test_a_task_gets_its_slot(hooks, local, expected):
     assert (hooks.run_dir.parent / "asked").read_text() == "task\n"
 
 
+@pytest.mark.parametrize(("own", "told"), [({}, True), ({"SLURMEXT_GPU_MEM": "18G"}, False)])
+def test_a_task_is_told_what_its_size_asked_for(hooks, own, told):
+    """Where no option said it: then its own word stands."""
+    tell(hooks, SLOTS + "- SLURMEXT_GPU_SLICE=1g.10gb:2\n- SLURMEXT_GPU_X=a b\n")
+    _, output, _ = hooks.run("TaskProlog", SLURM_LOCALID="1", **own)
+    assert output.startswith("export CUDA_VISIBLE_DEVICES=MIG-b\n")
+    assert ("export SLURMEXT_GPU_SLICE=1g.10gb:2\nexport SLURMEXT_GPU_X=a b\n" in output) is told
+
+
 def test_a_task_waits_for_its_slice(hooks):
     """While slices are made the task waits, and starts when they are there."""
     tell(hooks, "wait\n")

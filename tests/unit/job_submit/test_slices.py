@@ -48,7 +48,7 @@ def test_without_slurmextd_a_job_on_a_part_of_a_gpu_waits(controller: Controller
         ({"SLURMEXT_GPU_SHARE": "25%,mem=40G", "SLURMEXT_GPU_TYPES": "h100,l40"}, {"min_nodes": 4}, "the job asks for 4 nodes, and only 3 nodes here can hold that"),
         ({"SLURMEXT_GPU_SLICE": "1g.10gb", "SLURMEXT_GPU_TYPES": "a100"}, {}, "--gpu-types=a100: no GPU here is of that type; there are h100, a30, l40, b200"),
         ({"SLURMEXT_GPU_MEM": "1G", "SLURMEXT_GPU_TYPES": "a100,v100"}, {}, "--gpu-types=a100,v100: no GPU here is of any of these types; there are h100"),
-        ({"SLURMEXT_GPU_SLICE": "1g.23gb"}, {}, "that name means 20.5 GiB on one board (b200x) and 22 GiB on another (b200); choose with --gpu-types=b200x, or ask for --gpu-mem=20992M"),
+        ({"SLURMEXT_GPU_SLICE": "1g.23gb"}, {}, "that name means 20.5 GiB on one board (b200x) and 22 GiB on another (b200); choose with --gpu-types=b200x or b200, or ask for --gpu-mem=20992M"),
         ({"SLURMEXT_GPU_MEM": "1T"}, {}, "no GPU here has so much memory; the largest (b200) has 179.06 GiB; ask for at most 183359M, or for whole GPUs"),
         ({"SLURMEXT_GPU_SHARE": "25%,mem=100G", "SLURMEXT_GPU_TYPES": "h100"}, {}, "the largest (h100) has 79.65 GiB"),
         ({"SLURMEXT_GPU_SLICE": "1g.10gb"}, {"tres_per_node": "gres:gpu:2"}, "--gpu-slice=1g.10gb: the job asks for whole GPUs as well (2); leave out one of the two"),
@@ -65,6 +65,15 @@ def test_a_part_of_a_gpu_that_cannot_be_had_is_refused_with_what_there_is(sliced
     assert len(outcome.user) == 1
     assert said in outcome.user[0]
     assert outcome.set == {}
+
+
+def test_what_a_size_stands_for_is_refused_by_its_name(controller: Controller, sliced) -> None:
+    """Its user typed no other option."""
+    controller.queues(QUEUES + "#size\tbig\t1\t0\t\t\t\t\t\t1g.99gb\t\t\t\n#size\tneed\t1\t0\t\t\t\t\t\t\t1T\t\t\n")
+    said = sliced({"SLURMEXT_SIZE": "big"}).user
+    assert [line.startswith("slurmext: --size=big (--gpu-slice=1g.99gb): no GPU here has") for line in said] == [True]
+    said = sliced({"SLURMEXT_SIZE": "need"}).user
+    assert [line.startswith("slurmext: --size=need (--gpu-mem=1T): no GPU here has so") for line in said] == [True]
 
 
 def test_types_choose_between_two_meanings_of_a_name(sliced) -> None:

@@ -35,6 +35,16 @@ def test_a_slice_from_reservation_to_epilog(new_node):
     assert node.book.made() == node.book.reservations() == []
 
 
+def test_tasks_are_told_what_their_job_asked_for(new_node):
+    """Also by an agent that was started anew in between."""
+    node = new_node("h100")
+    node.mig()
+    node.reserve(7, node.item("1g.10gb", 3), asked={"SLURMEXT_GPU_SLICE": "1g.10gb"})
+    node.restart()
+    node.keeper.prolog(7, 1000)
+    assert node.taskfile(7).splitlines()[-1] == "- SLURMEXT_GPU_SLICE=1g.10gb"
+
+
 def test_each_task_has_its_own_slice(new_node):
     """Three slices of a job, on two GPUs, are three slots."""
     node = new_node("h100", "h100")
