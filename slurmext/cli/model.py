@@ -246,6 +246,8 @@ def verify(session: Session, output: Output, *, model: str, nodes: str | None) -
     if nodes is not None:
         answer = session.ask("model_verify", model=model, nodes=expanded(nodes))
         told(answer, "is being checked on", as_json=output.as_json)
+        if not output.as_json:
+            click.echo(f"what comes of it: slurmext model where {answer['reference']}")
         return
     from slurmext.cli.model_files import differences, download, read_model
 

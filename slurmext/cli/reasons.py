@@ -69,8 +69,10 @@ PENDING: dict[Reason, Words] = {
         "It starts when that job ends; the policy's near_end_s says what counts as soon.",
     ),
     Reason.NOT_ELIGIBLE: Words(
-        "Slurm does not let it start yet: a begin time, a dependency, a hold of its user, or the delay after a requeue",
-        "'scontrol show job JOB' shows EligibleTime and Dependency.",
+        "it may not start yet: a begin time, a dependency, a hold of its user, the delay after a requeue, or a model of"
+        " its --preload that is not there for it",
+        "'scontrol show job JOB' shows EligibleTime and Dependency; 'slurmext model list' shows the models its user may"
+        " read. It goes on by itself.",
     ),
     Reason.ARRAY_MAX: Words(
         "its array was submitted with a task limit (--array=0-7%2), and as many of its tasks run already",

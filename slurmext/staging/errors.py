@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slurmext.errors import SlurmextError
+from slurmext.errors import SlurmextError, UsageError
 
 
 class StagingError(SlurmextError):
@@ -13,7 +13,7 @@ class BadModel(StagingError):
     """The files are not what they should be (corrupt, cut off, or named so that they would leave their directory)."""
 
 
-class BadReference(StagingError):
+class BadReference(StagingError, UsageError):
     """Not the name of a model: write `org/model` or `org/model@revision`."""
 
 

@@ -208,6 +208,6 @@ class Preloads:
             lines.append(f"export {FALLBACK}={fallback_text(stored)}")
         for each in missed:
             name = each.model.key or each.model.reference
-            where = f"it is read from {each.model.storage}" if each.model.storage else "say where it is stored"
+            where = f"it is read from {each.model.storage}" if each.model.storage else "load it by its path"
             lines.append(f"print slurmext: {name} is not staged on {self._node} ({each.why}): {where}")
         self._files.write(job_id, uid, lines)

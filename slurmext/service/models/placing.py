@@ -96,6 +96,13 @@ class Placing:
 
     def _check_room(self, entry: ModelEntry, nodes: Collection[str], tier: TierKind) -> None:
         rooms = self._desk.rooms(tier)
+        told = {node for each in TierKind for node in self._desk.rooms(each)}
+        if without := sorted({*nodes} & told - rooms.keys()):
+            key, other = ("disk_dir", "memory") if tier is TierKind.DISK else ("memory_percent", "disk")
+            raise SlurmextError(
+                f"{', '.join(without)} {'has' if len(without) == 1 else 'have'} no {tier} for models (staging.{key} of"
+                f" the site file): --tier {other}, or other nodes"
+            )
         small = [node for node in nodes if entry.size > rooms.get(node, entry.size)]
         if small:
             raise SlurmextError(

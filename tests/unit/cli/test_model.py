@@ -132,7 +132,7 @@ def test_unknown_models_and_revisions_name_the_nearest(run: Any, tmp_path: Path)
         done = run(*words)
         assert done.exit_code == 1 and "the nearest: org/base" in done.output
     assert "revisions: org/base@v1" in run("show", "org/base@v7").output
-    assert run("show", "../base").exit_code == 1 and "org/model" in run("show", "../base").output
+    assert run("show", "../base").exit_code == 2 and "org/model" in run("show", "../base").output
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ class NotingDesk:
         return ["n1", "n2", "n3", "n4"]
 
     def rooms(self, tier: TierKind) -> dict[str, int]:
+        if tier is TierKind.DISK:
+            return {"n1": 100 * CHUNK_BYTES}
         return {"n1": 100 * CHUNK_BYTES, "n2": 100 * CHUNK_BYTES, "n4": 4 * CHUNK_BYTES}
 
     def wanted(self, key: ModelKey, nodes: Collection[str], tier: TierKind, by: str) -> None:

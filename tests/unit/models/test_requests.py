@@ -187,6 +187,18 @@ def test_what_users_have_in_a_nodes_memory_is_limited(site_of: Callable[..., Sit
     unlimited.ask(ROOT, "model_pin", model="ann/a", nodes=["n1"])
 
 
+def test_a_node_without_that_tier_is_refused(site: Site) -> None:
+    """Rather than waited for: its agent would never begin. Of a node that has not said what it has nothing is assumed."""
+    site.register(ANN, made("ann/b", 1))
+    for nodes, said in ((["n1", "n2"], "n2 has no disk"), (["n4", "n2"], "n2, n4 have no disk")):
+        with pytest.raises(
+            SlurmextError, match=f"{said} for models .staging.disk_dir of the site file.: --tier memory"
+        ):
+            site.ask(ANN, "model_stage", model="ann/b", nodes=nodes, tier="disk")
+    site.ask(ANN, "model_stage", model="ann/b", nodes=["n1", "n3"], tier="disk")
+    assert [nodes for what, _, nodes in site.desk.asked if "wants" in what] == [("n1", "n3")]
+
+
 def test_a_model_larger_than_a_nodes_room_is_refused_with_the_rooms(site: Site) -> None:
     """Before anything is moved; registering says what the largest room is."""
     answer = site.register(ANN, made("ann/m", *range(5)))
