@@ -196,7 +196,7 @@ def test_an_interrupted_training_run_ends_the_same(tmp_path):
     )
     resumed = 0
     for _ in range(2):
-        program = train(tmp_path / "b", "--step-time=0.05")
+        program = train(tmp_path / "b", "--step-time=0.1")
         first = program.stdout.readline()
         time.sleep(0.4)
         program.send_signal(signal.SIGUSR1)

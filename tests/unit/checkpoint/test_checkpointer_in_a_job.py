@@ -116,7 +116,7 @@ def test_a_save_is_confirmed_and_never_fails_for_it(tmp_path, monkeypatch, capsy
             assert soon(lambda: ckpt.due(300))
             started = time.monotonic()
             path = ckpt.save(300)
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 4.5  # one that hangs does for five
     (request,) = [asked for asked in requests if asked["op"] == "ckpt_confirm"]
     assert (request["op"], request["job_id"], request["step"], request["path"], request["on_signal"]) == (
         "ckpt_confirm", 12, 300, str(path), True)  # fmt: skip

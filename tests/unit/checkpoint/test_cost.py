@@ -67,6 +67,7 @@ def test_a_loop_with_due_measures_by_itself(tmp_path: Path, wait: bool) -> None:
     """The interval rests on what saves cost, not on an assumption, from the second one on."""
     with Checkpointer({"n": bytes(1 << 20)}, tmp_path, signals=False) as ckpt:
         assert ckpt.interval.reasons()["costs_measured"] == 0
+        began = time.monotonic()
         for step in range(1, 40):
             time.sleep(0.002)
             if step % 20 == 0:
@@ -75,7 +76,7 @@ def test_a_loop_with_due_measures_by_itself(tmp_path: Path, wait: bool) -> None:
                     time.sleep(0.001)
                 ckpt.save(step, wait=wait)
     assert ckpt.interval.reasons()["costs_measured"] == 1
-    assert 0 < ckpt.interval.cost_s < 1
+    assert 0 < ckpt.interval.cost_s < time.monotonic() - began
 
 
 def test_a_save_that_fails_is_no_reason_to_stop_measuring(tmp_path: Path) -> None:

@@ -328,7 +328,7 @@ def test_a_blocked_alarm_is_unblocked(folder, agent):
     code = f"import os, signal; signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGALRM}}); os.execv({PYTHON!r}, {arguments!r})"
     started = time.monotonic()
     assert subprocess.run([PYTHON, "-c", code], env=ENVIRONMENT, check=False, timeout=30).returncode == 0
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 8  # the agent goes on for ten
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the agent trusts root's hooks")
@@ -346,22 +346,20 @@ def test_agent_killed_during_a_prolog(folder):
         while not (hooks.run_dir / "agent-n1.sock").exists():
             assert program.poll() is None
             time.sleep(0.05)
-        for waited in range(100):
-            if (hooks.run_dir / "agent-n1.pid").exists():
-                break
+        deadline = time.monotonic() + 20
+        while not (hooks.run_dir / "agent-n1.pid").exists():
+            assert time.monotonic() < deadline
             time.sleep(0.05)
         assert hooks.run("Prolog")[0] == 0
-        for waited in range(100):
-            if not list(hooks.notes.iterdir()):
-                break
+        while list(hooks.notes.iterdir()):
+            assert time.monotonic() < deadline
             time.sleep(0.02)
-        assert waited < 99
         assert hooks.log == []
         (hooks.run_dir / "agent-n1.pid").unlink()  # so that the hook asks
         program.send_signal(19)  # SIGSTOP: the connection is made, the answer never comes
         threading.Timer(1.0, program.kill).start()
         status, _, wall_s = hooks.run("Prolog")
-        assert status == 0 and 0.8 < wall_s < 3
+        assert status == 0 and 0.8 < wall_s < 4.5
         assert len(hooks.log) == 1
     finally:
         program.kill()

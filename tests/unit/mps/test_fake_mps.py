@@ -161,7 +161,7 @@ def test_quit_waits_for_clients(share: Share) -> None:
     os.kill(pid, 0)
     share.tell("quit -t 0")
     assert line(client) == "FAULT"
-    for _ in range(100):
+    for _ in range(1000):
         if not (share.folder / "pipe/control").exists():
             break
         time.sleep(0.02)
@@ -174,7 +174,7 @@ def test_servers_end_with_a_daemon_that_is_killed(share: Share) -> None:
     server = int(line(client).split()[2])
     os.kill(share.pid(), signal.SIGKILL)
     assert line(client) == "FAULT"
-    for _ in range(100):
+    for _ in range(1000):
         try:
             os.kill(server, 0)
         except ProcessLookupError:

@@ -384,15 +384,19 @@ def test_gpm_tells_what_happened_between_two_samples(new_node: NewNode, sliced: 
 
     gpus.set_utilisation(60, 0, gi=gi)
     before = {whole: sample(whole) for whole in ((True, False) if sliced else (True,))}
+    began = time.monotonic()
     time.sleep(0.2)
     gpus.set_utilisation(20, 0, gi=gi)
+    changed = time.monotonic()
     time.sleep(0.2)
     for whole, first in before.items():
         wanted = pynvml.c_nvmlGpmMetricsGet_t()
         wanted.version, wanted.numMetrics, wanted.sample1, wanted.sample2 = 1, 2, first, sample(whole)
         wanted.metrics[0].metricId, wanted.metrics[1].metricId = pynvml.NVML_GPM_METRIC_SM_UTIL, 60
         pynvml.nvmlGpmMetricsGet(wanted)
-        expected = 40 * 60 / 132 if whole and sliced else 40
+        ended = time.monotonic()  # as long as it took: 40 where both spans were alike
+        mean = (60 * (changed - began) + 20 * (ended - changed)) / (ended - began)
+        expected = mean * 60 / 132 if whole and sliced else mean
         assert wanted.metrics[0].value == pytest.approx(expected, abs=4)
         assert wanted.metrics[1].nvmlReturn == pynvml.NVML_ERROR_NOT_SUPPORTED
 

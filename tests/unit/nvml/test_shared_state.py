@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from slurmext.testing.nvml import DIES_AFTER, DIES_BEFORE, SimulatedGpus
+from tests.waiting import until
 
 CREATE, FILL = "nvmlDeviceCreateGpuInstanceWithPlacement", "nvmlGpuInstanceCreateComputeInstance"
 
@@ -135,11 +136,17 @@ def test_rules_for_one_process(gpus: SimulatedGpus, library: Path) -> None:
 
 def test_calls_take_the_time_they_are_given(gpus: SimulatedGpus, library: Path) -> None:
     """One that takes long does not hold up the others."""
-    gpus.on_call("nvmlDeviceCreate*", delay_ms=1500, times=1)
+    said(start(gpus, library, 0))
+    before = [call.name for call in gpus.calls()].index(CREATE)
+    gpus.clear_calls()
+    gpus.on_call("nvmlDeviceCreate*", delay_ms=60_000, times=1)
     slow = start(gpus, library, 0)
-    time.sleep(0.7)
-    quick = start(gpus, library, 1)
+    until(lambda: len(gpus.calls()) >= before)  # the next one is what takes long
+    assert len(said(start(gpus, library, 1))) == 1
+    assert slow.poll() is None
+    slow.kill()
+    said(slow)
+    gpus.on_call("nvmlDeviceCreate*", delay_ms=300, times=1)
     began = time.monotonic()
-    said(quick)
-    assert slow.poll() is None or time.monotonic() - began < 1.4
-    assert len(said(slow)) == 1
+    assert len(said(start(gpus, library, 2))) == 1
+    assert time.monotonic() - began > 0.3
