@@ -219,6 +219,44 @@ def test_a_model_comes_while_its_job_waits_in_the_queue(staged: Staged) -> None:
 
 
 @pytest.mark.slow
+def test_a_model_comes_while_a_job_on_a_part_of_a_gpu_waits(staged: Staged) -> None:
+    """To the node where slices are free first; it starts warm."""
+    folder = staged.model("site/slice", 32)
+    whole = "--gpu-slice=7g.80gb:2"
+    busy = [staged.submit("alice", whole, "-wn2", "--time=10", script="sleep 300")]
+    staged.until(lambda: staged.state(busy[0]) == "RUNNING")
+    busy += [staged.submit("alice", "--gres=gpu:2", "--time=100:0:0", script="sleep 300") for _ in range(3)]
+    staged.until(lambda: all(staged.state(each) == "RUNNING" for each in busy))
+    job = staged.submit("bob", "--gpu-slice=1g.10gb", "--preload=site/slice")
+    staged.until(lambda: staged.copies("site/slice").get("n2") == "complete")
+    assert staged.state(job) == "PENDING"
+    staged.until(lambda: "site/slice@v1 is on n2" in _message(staged, job))
+    staged.cluster.out("scancel", busy[0])
+    told = staged.ended(job)
+    assert "staged n2 " in told
+    assert staged.digest(folder) in told
+    staged.cluster.out("scancel", *busy)
+    staged.evict("site/slice")
+
+
+@pytest.mark.slow
+def test_a_model_comes_while_a_job_without_gpus_waits(staged: Staged) -> None:
+    """Slurm alone starts it: on the node that it names, or on the one that the backfill expects."""
+    for name, options in (("site/named", ["-wn3"]), ("site/planned", [])):
+        staged.model(name, 16)
+        busy = [staged.submit("alice", "-N1", "-n4", f"-w{node}", f"--time={minutes}", script="sleep 300")
+                for node, minutes in (("n1", 30), ("n2", 30), ("n3", 5), ("n4", 30))]  # fmt: skip
+        staged.until(lambda busy=busy: all(staged.state(each) == "RUNNING" for each in busy))
+        job = staged.submit("bob", "-n4", "-N1", "--time=5", *options, f"--preload={name}")
+        staged.until(lambda name=name: staged.copies(name).get("n3") == "complete")
+        assert staged.state(job) == "PENDING"
+        staged.cluster.out("scancel", busy[2])
+        assert "staged n3 " in staged.ended(job)
+        staged.cluster.out("scancel", *busy)
+        staged.evict(name)
+
+
+@pytest.mark.slow
 def test_an_agent_killed_in_the_middle_goes_on_where_it_was(staged: Staged) -> None:
     """The prolog waits for an agent that is restarted; what had arrived is not sent again."""
     folder = staged.model("site/kill", 64)
