@@ -23,7 +23,7 @@ def build(folder: Path, *, v3: bool = True) -> Path:
     Without `v3` it is one of a driver that has no MPS v3. Raises SlurmextError.
     """
     sources = sorted(HERE.glob("*.c"))
-    content = b"".join(path.read_bytes() for path in (HERE / "mps.h", *sources)) + bytes([v3])
+    content = b"".join(path.read_bytes() for path in (*sorted(HERE.glob("*.h")), *sources)) + bytes([v3])
     target, made_from, digest = folder / CONTROL, folder / f"{CONTROL}.sha256", hashlib.sha256(content).hexdigest()
     if target.exists() and made_from.exists() and made_from.read_text(encoding="ascii") == digest:
         return target
