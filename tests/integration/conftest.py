@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,22 @@ class Site:
     def slurmext(self, *args: str) -> str:
         """What the command line prints for root."""
         return self.cluster.run([sys.executable, "-P", "-m", "slurmext.cli", *args]).stdout
+
+    def apply(self, policy: str) -> str:
+        """Put a policy in force, and wait until job_submit knows its queues; what was said to it."""
+        file = self.cluster.dir / "policy.yaml"
+        file.write_text(policy)
+        said = self.slurmext("policy", "apply", "-i", str(file))
+        queues = set(re.findall(r"^  (\w+): \{", policy, re.MULTILINE))
+        table = self.cluster.layout.slurmext_run / "queues.tsv"
+        self.until(
+            lambda: (
+                table.exists()
+                and queues
+                == {line.split("\t")[0] for line in table.read_text().splitlines() if not line.startswith("#")}
+            )
+        )
+        return said
 
     def submit(self, user: str, *options: str, script: str = "sleep 300", env: Mapping[str, str] | None = None) -> str:
         """The id of a new batch job."""
@@ -163,11 +180,7 @@ def policed() -> Iterator[Site]:
     spec = ClusterSpec(name=f"test-site-{os.getpid()}", users=("alice", "bob"), conf=conf, site={"daemon": daemon})
     with Devcluster.up(spec) as cluster:
         site = Site(cluster)
-        policy = cluster.dir / "policy.yaml"
-        policy.write_text(POLICY)
-        site.slurmext("policy", "apply", "-i", str(policy))
-        queues = cluster.layout.slurmext_run / "queues.tsv"
-        site.until(lambda: queues.exists() and "closed" in queues.read_text())
+        site.apply(POLICY)
         yield site
         site.store.close()
 
@@ -206,11 +219,8 @@ def cut_cluster() -> Iterator[Site]:
     )  # fmt: skip
     with Devcluster.up(spec) as cluster:
         site = Site(cluster)
-        policy = cluster.dir / "policy.yaml"
-        policy.write_text(SLICED_POLICY)
-        site.slurmext("policy", "apply", "-i", str(policy))
-        table = cluster.layout.slurmext_run / "slices.tsv"
-        site.until(table.exists)
+        site.apply(SLICED_POLICY)
+        site.until((cluster.layout.slurmext_run / "slices.tsv").exists)
         yield site
         site.store.close()
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from slurmext.devcluster import ClusterSpec, Devcluster
+from tests.waiting import until
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.cluster
@@ -27,23 +27,15 @@ queues:
   research: {guaranteed: 16, max: 32}
   prod: {guaranteed: 16, max: 32, acl: {users: [alice]}}  # hers alone
 """
-WAIT_S = 20
-
-
-def until(what: Callable[[], Any], wait_s: float = WAIT_S) -> Any:
-    end = time.monotonic() + wait_s
-    while not (found := what()):
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.2)
-    return found
 
 
 # The interpreter may stand where only root can read: load everything first, then become the user.
 AS_USER = """
 import importlib, os, pwd, sys
-for name in "job queue history policy plan daemon explain".split():
+for name in "job queue history policy plan daemon explain consequences".split():
     importlib.import_module(f"slurmext.cli.{name}")
-importlib.import_module("slurmext.adapters.query_client")
+for name in "adapters.query_client config.policy config.policy_diff config.policy_edit".split():
+    importlib.import_module(f"slurmext.{name}")
 from slurmext.cli.main import cli
 from slurmext.config.site import load_site
 load_site()
@@ -79,7 +71,10 @@ def small_cluster() -> Iterator[Devcluster]:
     """One node for this file: its policies stay away from other tests."""
     if os.geteuid() != 0:
         pytest.skip("needs root: slurmd runs jobs as their users")
-    with Devcluster.up(ClusterSpec(name=f"test-cli-{os.getpid()}", nodes=1, users=("alice", "bob"))) as cluster:
+    woken = {"daemon": {"interval_s": 120}}  # what it learns sooner it was woken for
+    with Devcluster.up(
+        ClusterSpec(name=f"test-cli-{os.getpid()}", nodes=1, users=("alice", "bob"), site=woken)
+    ) as cluster:
         yield cluster
 
 
@@ -89,7 +84,7 @@ def managed(small_cluster: Devcluster, tmp_path: Path) -> Iterator[Site]:
     file = tmp_path / "policy.yaml"
     file.write_text(POLICY)
     site.out("slurmext", "policy", "apply", "-i", str(file))
-    until(lambda: site.queues.exists() and "#rule" in site.queues.read_text())
+    until(lambda: site.queues.exists() and "research\t1\t32\t" in site.queues.read_text())
     yield site
     small_cluster.cancel_all()
 
@@ -133,7 +128,7 @@ def test_a_user_is_denied_another_queue_and_every_change(managed: Site) -> None:
 def test_a_change_of_the_policy_reaches_job_submit_at_once(managed: Site) -> None:
     """Queue set → daemon woken → the next sbatch is judged by it."""
     managed.out("slurmext", "queue", "set", "research", "guaranteed=2", "max=2", "-i")
-    until(lambda: "research\t1\t2\t" in managed.queues.read_text(), 5)
+    until(lambda: "research\t1\t2\t" in managed.queues.read_text())
     refused = managed.run("sbatch", "--queue=research", "--gres=gpu:4", "--wrap", "true", user="bob")
     assert "the queue may never have more than 2" in refused.stderr
     assert "# hers alone" in managed.out("slurmext", "policy", "export")

@@ -55,9 +55,7 @@ def booted() -> Iterator[Site]:
     )  # fmt: skip
     with Devcluster.up(spec) as cluster:
         site = Site(cluster)
-        (cluster.dir / "policy.yaml").write_text(POLICY)
-        site.slurmext("policy", "apply", "-i", str(cluster.dir / "policy.yaml"))
-        site.until(lambda: "research" in (cluster.layout.slurmext_run / "queues.tsv").read_text())
+        site.apply(POLICY)
         yield site
         site.store.close()
 

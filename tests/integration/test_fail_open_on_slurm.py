@@ -55,13 +55,14 @@ def test_without_the_daemon_jobs_run_and_are_adopted_when_it_is_back(site: Site)
     }  # fmt: skip
     kinds = [action.kind.value for action in reversed(site.store.actions(job_id=waiting))]
     assert kinds == ["hold", "release"]
-    assert queue_used(site, "prod") == 16
+    site.until(lambda: queue_used(site, "prod") == 16)
     assert site.job(admitted).restarts + site.job(running[0]).restarts == 0
 
 
 def test_a_job_held_by_a_daemon_that_died_is_admitted_by_the_next(site: Site) -> None:
     """Killed right after the job was held for it: nobody is left behind held."""
-    job = site.submit("alice", "--queue=research", "--gres=gpu:8", "--begin=now+2")
+    site.cluster.kill("slurmextd", signal.SIGSTOP)
+    job = site.submit("alice", "--queue=research", "--gres=gpu:8")
     site.cluster.kill("slurmextd")
     assert (site.state(job), site.field(job, "Priority")) == ("PENDING", "0")
     site.cluster.start("slurmextd")

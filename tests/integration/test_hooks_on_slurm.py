@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.integration.gates import Gate
+from tests.waiting import until
 
+if TYPE_CHECKING:
     from slurmext.devcluster import Devcluster
 
 pytestmark = pytest.mark.cluster
@@ -37,13 +37,6 @@ def jobs_on(cluster: Devcluster, node: str) -> list[int]:
     return [job["job_id"] for job in ask(cluster, node, {"op": "status"})["jobs"]]
 
 
-def until(what: Callable[[], object], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def submit(cluster: Devcluster, script: str, *flags: str, user: str = "alice") -> int:
     return int(cluster.out("sbatch", "--parsable", "--output=out.%j", *flags, f"--wrap={script}", user=user))
 
@@ -54,8 +47,10 @@ def state(cluster: Devcluster, job_id: int) -> str:
 
 def test_a_job_from_prolog_to_epilog(cluster):
     """The agent knows a job while it runs; its tasks know their checkpoint directory, queue and the agent."""
-    job_id = submit(cluster, "srun env; sleep 2", "--gres=gpu:1", "--nodelist=n2", "--queue=research", "--ckpt")
+    gate = Gate(cluster)
+    job_id = submit(cluster, f"srun env; {gate.wait}", "--gres=gpu:1", "--nodelist=n2", "--queue=research", "--ckpt")
     until(lambda: jobs_on(cluster, "n2") == [job_id])
+    gate.open()
     until(lambda: state(cluster, job_id) == "COMPLETED")
     until(lambda: jobs_on(cluster, "n2") == [])
     home = cluster.home("alice")
@@ -72,7 +67,7 @@ def test_jobs_run_where_the_agent_is_dead(cluster):
     cluster.kill("agent@n3")
     job_id = submit(cluster, "srun true", "--gres=gpu:1", "--nodelist=n3")
     until(lambda: state(cluster, job_id) == "COMPLETED")
-    assert cluster.out("sinfo", "--noheader", "--nodes=n3", "--format=%T") in {"idle", "completing"}
+    until(lambda: cluster.out("sinfo", "--noheader", "--nodes=n3", "--format=%T") == "idle")
     until(lambda: len([line for line in log.read_text().splitlines()[before:] if f"job={job_id}" in line]) == 2)
 
 

@@ -7,14 +7,13 @@ import os
 import pwd
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from slurmext.devcluster import ClusterSpec, Devcluster
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -133,13 +132,6 @@ def site() -> Iterator[Site]:
         until(lambda: len(json.loads(made.run("root", "daemon", "status", "--json")[1])["agents"]) == 2)
         yield made
         made.close()
-
-
-def until(what: Any, wait_s: float = 20) -> None:
-    end = time.monotonic() + wait_s
-    while not what():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.2)
 
 
 def test_a_model_of_alices_from_import_to_removal(site: Site) -> None:

@@ -22,6 +22,7 @@ from slurmext.demo import records
 from slurmext.devcluster import ClusterSpec, Devcluster
 from slurmext.model.staged_model import ModelEntry
 from slurmext.staging.importer import import_model
+from tests.integration.gates import Gate
 
 pytestmark = pytest.mark.cluster
 
@@ -50,6 +51,7 @@ class Staged:
         policy = cluster.dir / "policy.yaml"
         policy.write_text(POLICY)
         self.slurmext("policy", "apply", "-i", str(policy))
+        self.until((cluster.layout.slurmext_run / "queues.tsv").exists)
 
     def slurmext(self, *words: str) -> str:
         return self.cluster.run([sys.executable, "-P", "-m", "slurmext.cli", *words]).stdout
@@ -160,17 +162,18 @@ def staged(cluster_of_models: Staged) -> Iterator[Staged]:
 
 def test_a_model_is_on_every_node_before_the_job_runs_and_storage_is_read_once(staged: Staged) -> None:
     """Three nodes get a private model of which only one has read the file; it is held while the job runs."""
-    folder = staged.model("alice/net", 48, owner="alice", public=False)
+    folder, gate = staged.model("alice/net", 48, owner="alice", public=False), Gate(staged.cluster)
     job = staged.submit(
         "alice",
         "-N3",
         "--ntasks-per-node=1",
         "--gres=gpu:1",
         "--preload=alice/net",
-        script=f"srun sh -c '{SUM}'; sleep 2",
+        script=f"srun sh -c '{SUM}'; {gate.wait}",
     )
     held = dict.fromkeys(("n1", "n2", "n3"), (f"job-{job}",))
     staged.until(lambda: staged.pins("alice/net") == held)
+    gate.open()
     assert staged.ended(job).split() == [staged.digest(folder), "-"] * 3
     staged.until(lambda: not staged.pins("alice/net"))
     read = [

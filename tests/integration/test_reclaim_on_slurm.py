@@ -46,16 +46,17 @@ def test_one_task_of_an_array_makes_room_and_comes_back(site: Site) -> None:
     site.until(lambda: [site.states().get(task) for task in tasks].count("RUNNING") == 4)
     waiting = next(task for task in tasks if site.states()[task] == "PENDING")
     running = [task for task in tasks if task != waiting]
-    single = site.submit("bob", "--queue=prod", "--gres=gpu:8", script="sleep 3")
-    site.until(lambda: site.state(single) in {"RUNNING", "COMPLETED"})
+    single = site.submit("bob", "--queue=prod", "--gres=gpu:8")
+    site.until_running(single)
     gone = victims(site, running)
     assert len(gone) == 1
     site.until(lambda: site.states().get(gone[0]) == "PENDING")
+    site.cluster.run(["scancel", single])
     site.until_ended(single)
     # four nodes, five tasks: whichever of the two is in front
     site.until(lambda: [site.states().get(task) for task in tasks].count("RUNNING") == 4)
     assert victims(site, tasks) == gone
-    assert [line.victim.job_id for line in site.store.preemptions(limit=1)] == gone
+    site.until(lambda: [line.victim.job_id for line in site.store.preemptions(limit=1)] == gone)
 
 
 def test_a_waiting_array_gets_what_its_queue_is_owed(site: Site) -> None:

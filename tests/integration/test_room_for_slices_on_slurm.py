@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slurmext.service.reason_history import reasons_in
+from tests.integration.conftest import SLICED_POLICY
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -26,11 +29,9 @@ slices: {empty_for_s: 4, keep_for_s: 1, pools: {any: {max: 2}}}
 @pytest.fixture
 def of_two(sliced: Site) -> Iterator[Site]:
     """The same cluster, of whose GPUs two may be cut."""
-    path = sliced.cluster.dir / "two.yaml"
-    path.write_text(TWO_GPUS)
-    sliced.slurmext("policy", "apply", "-i", str(path))
+    sliced.apply(TWO_GPUS)
     yield sliced
-    sliced.slurmext("policy", "apply", "-i", str(sliced.cluster.dir / "policy.yaml"))
+    sliced.apply(SLICED_POLICY)
 
 
 def gpus_of(site: Site, *jobs: str) -> list[str]:
@@ -46,8 +47,9 @@ def test_guaranteed_slices_get_a_gpu_back_from_a_job_that_borrows_it(sliced: Sit
     sliced.until(lambda: all("ready" in sliced.output("alice", job) for job in borrowers))
     parts = [sliced.submit("bob", "--queue=prod", f"--gpu-slice={profile}", "--mem=10", script=SAYS)
              for profile in ("1g.10gb", "3g.40gb")]  # fmt: skip
-    sliced.until(lambda: sliced.reason(parts[0]) == "RECLAIMING")
     sliced.until_ended(*parts)
+    (row,) = sliced.store.jobs(job_ids=[parts[0]], active=False)
+    assert "RECLAIMING" in [code for code, _, _ in reasons_in(row.reasons)]
     assert [sliced.state(job) for job in parts] == ["COMPLETED"] * 2
     assert all("slice MIG-" in sliced.output("bob", job) for job in parts)
     (left,) = [job for job in borrowers if "saved" in sliced.output("alice", job)]

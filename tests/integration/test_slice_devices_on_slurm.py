@@ -56,9 +56,7 @@ def constrained() -> Iterator[Site]:
         cluster.restart("slurmctld")
         cluster.restart("slurmd@n1")
         site = Site(cluster)
-        policy = cluster.dir / "policy.yaml"
-        policy.write_text(SLICED_POLICY)
-        site.slurmext("policy", "apply", "-i", str(policy))
+        site.apply(SLICED_POLICY)
         site.until((cluster.layout.slurmext_run / "slices.tsv").exists)
         yield site
         cluster.cancel_all()

@@ -14,6 +14,7 @@ import pytest
 
 from slurmext.devcluster import ClusterSpec, Devcluster
 from slurmext.testing.nvml import DIES_AFTER, IN_USE
+from tests.integration.gates import Gate
 
 pytestmark = pytest.mark.cluster
 
@@ -30,6 +31,7 @@ class Sliced:
         policy = cluster.dir / "policy.yaml"
         policy.write_text(POLICY)
         cluster.run([sys.executable, "-P", "-m", "slurmext.cli", "policy", "apply", "-i", str(policy)])
+        self.until((cluster.layout.slurmext_run / "slices.tsv").exists)
 
     def submit(self, user: str, *options: str, script: str = f"{TELL}; sleep 2") -> str:
         argv = ["sbatch", "--parsable", "--mem=10", "--output=%j.out", "--open-mode=append", *options]
@@ -123,7 +125,7 @@ def test_a_miss_goes_back_to_the_queue(sliced):
     """The driver refuses to make the slice: the node is not drained, nobody else is touched, the job is requeued and
     runs when the driver agrees again.
     """
-    other = sliced.submit("bob", "--gpu-slice=3g.40gb", "-w", "n1", script="sleep 20")
+    other = sliced.submit("bob", "--gpu-slice=3g.40gb", "-w", "n1", script="sleep 300")
     sliced.until(lambda: sliced.slices("n1"))
     before = sliced.cluster.gpus("n1").slices()
     for node in sliced.cluster.node_names:
@@ -154,7 +156,6 @@ def test_an_agent_dies_in_a_prolog(sliced, call):
     dead = lambda: [node for node in sliced.cluster.node_names if sliced.cluster.pid(f"agent@{node}") is None]  # noqa: E731
     (node, *_) = sliced.until(dead)
     assert len(sliced.slices(node)) == 1
-    time.sleep(0.5)
     sliced.mended()
     sliced.ended(job)
     assert "MIG-" in sliced.output("alice", job)
@@ -185,9 +186,12 @@ def test_slurm_or_the_controller_dies_in_a_prolog(sliced, who):
 
 def test_an_agent_dies_in_an_epilog(sliced):
     """Kill -9 of the agent between the two steps of destroying a slice: the next one finishes, and says so."""
-    job = sliced.submit("alice", "--gpu-slice=1g.10gb", script=f"{TELL}; sleep 1")
+    gate = Gate(sliced.cluster)
+    job = sliced.submit("alice", "--gpu-slice=1g.10gb", script=f"{TELL}; {gate.wait}")
     node = sliced.until(lambda: next((node for node in sliced.cluster.node_names if sliced.slices(node)), None))
+    sliced.until(lambda: "MIG-" in sliced.output("alice", job))
     sliced.cluster.gpus(node).on_call("nvmlComputeInstanceDestroy", death=DIES_AFTER, times=1)
+    gate.open()
     sliced.until(lambda: sliced.cluster.pid(f"agent@{node}") is None)
     assert not sliced.cluster.gpus(node).slices()[0].computes
     sliced.mended()
@@ -197,7 +201,7 @@ def test_an_agent_dies_in_an_epilog(sliced):
 def test_a_hook_dies(sliced):
     """Kill -9 of the prolog's client: the agent goes on making the slice, the job's tasks wait for it and start."""
     for node in sliced.cluster.node_names:
-        sliced.cluster.gpus(node).on_call("nvmlGpuInstanceCreateComputeInstance", delay_ms=1500)
+        sliced.cluster.gpus(node).on_call("nvmlGpuInstanceCreateComputeInstance", delay_ms=3000)
     job = sliced.submit("alice", "--gpu-slice=1g.10gb")
 
     def clients() -> list[int]:
@@ -220,11 +224,13 @@ def test_a_hook_dies(sliced):
 
 def test_a_restarted_agent_frees_what_ended_without_it(sliced):
     """Jobs end, slurmd runs their epilogs, and no agent hears them."""
-    job = sliced.submit("alice", "--gpu-slice=1g.10gb", script="sleep 3")
-    share = sliced.submit("bob", "--gpu-share=25%,mem=10G", script="sleep 3")
+    gate = Gate(sliced.cluster)
+    job = sliced.submit("alice", "--gpu-slice=1g.10gb", script=gate.wait)
+    share = sliced.submit("bob", "--gpu-share=25%,mem=10G", script=gate.wait)
     sliced.until(lambda: sliced.state(job) == sliced.state(share) == "RUNNING")
     for node in sliced.cluster.node_names:
         sliced.cluster.kill(f"agent@{node}")
+    gate.open()
     sliced.ended(job, share)
     for node in sliced.cluster.node_names:
         sliced.cluster.start(f"agent@{node}")

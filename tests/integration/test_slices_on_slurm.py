@@ -13,6 +13,7 @@ import pytest
 from slurmext.demo.storm import Storm, mixed
 from slurmext.model.slice_state import SliceState
 from slurmext.testing.nvml import INSUFFICIENT_RESOURCES
+from tests.integration.gates import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,8 +101,12 @@ def test_tasks_nodes_and_arrays_have_slices_of_their_own(sliced: Site) -> None:
                           script=f"srun --mpi=none --mem=0 sh -c '{SAYS}; sleep 2'")  # fmt: skip
     nodes = sliced.submit("bob", "--gpu-slice=2g.20gb:2", "--nodes=2", "--ntasks-per-node=2", "--mem=10",
                           script=f"srun --mpi=none --mem=0 sh -c '{SAYS}; sleep 2'")  # fmt: skip
+    gate = Gate(sliced.cluster)  # one that has ended leaves its slice to the next
     array = sliced.submit("alice", "--gpu-slice=1g.20gb", "--array=1-4", "--mem=10", "--output=array_%a.out",
-                          script=f"{SAYS}; sleep 2")  # fmt: skip
+                          script=f"{SAYS}; {gate.wait}")  # fmt: skip
+    files = [sliced.cluster.home("alice") / f"array_{number}.out" for number in range(1, 5)]
+    sliced.until(lambda: all(file.exists() and "slice" in file.read_text() for file in files))
+    gate.open()
     has_ended(sliced, tasks)
     has_ended(sliced, nodes)
     sliced.until(lambda: not sliced.states())
@@ -109,8 +114,7 @@ def test_tasks_nodes_and_arrays_have_slices_of_their_own(sliced: Site) -> None:
     seen = sliced.output("bob", nodes)
     assert len(set(uuids(sliced, "bob", nodes))) == 4
     assert {line.rpartition(" ")[2] for line in seen.splitlines() if line.startswith("slice")} == {"n1", "n2"}
-    home = sliced.cluster.home("alice")
-    ours = [(home / f"array_{number}.out").read_text().split()[1] for number in range(1, 5)]
+    ours = [file.read_text().split()[1] for file in files]
     assert len(set(ours)) == 4
     assert all(uuid.startswith("MIG-") for uuid in ours)
     assert array
@@ -119,16 +123,19 @@ def test_tasks_nodes_and_arrays_have_slices_of_their_own(sliced: Site) -> None:
 
 def test_a_gpu_goes_from_whole_to_cut_use_and_back_without_draining(sliced: Site) -> None:
     """Whole-GPU jobs and slices never share a GPU: each waits for the other, and the node stays up."""
-    whole = sliced.submit("alice", "--gres=gpu:4", "--nodes=2", "--mem=10", script="sleep 6")
+    first, second = Gate(sliced.cluster), Gate(sliced.cluster)
+    whole = sliced.submit("alice", "--gres=gpu:4", "--nodes=2", "--mem=10", script=first.wait)
     sliced.until_running(whole)
-    part = sliced.submit("bob", "--queue=prod", "--gpu-slice=1g.10gb", "--mem=10", script=f"{SAYS}; sleep 4")
+    part = sliced.submit("bob", "--queue=prod", "--gpu-slice=1g.10gb", "--mem=10", script=f"{SAYS}; {second.wait}")
     sliced.until(lambda: sliced.reason(part))
     assert sliced.state(part) == "PENDING"
+    first.open()
     has_ended(sliced, whole)
     sliced.until_running(part)
     again = sliced.submit("alice", "--gres=gpu:4", "--nodes=2", "--mem=10", script="true")
     sliced.until_known(again)
     assert sliced.state(again) == "PENDING"
+    second.open()
     has_ended(sliced, part)
     has_ended(sliced, again)
     assert drained(sliced) == ""

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import pytest
 from slurmext.checkpoint.transparent import dumps, files, namespaces
 from slurmext.devcluster import criu
 from slurmext.devcluster.errors import DevclusterError
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,13 +98,6 @@ def said(tmp_path: Path) -> str:
 
 def numbers(text: str) -> list[int]:
     return [int(line) for line in text.splitlines() if line.isdigit()]
-
-
-def until(what: Callable[[], object], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture
