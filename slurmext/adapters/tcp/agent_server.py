@@ -206,7 +206,7 @@ class AgentServer:
         """The agent's node; None when it was a question, which is answered then."""
         nonce = secrets.token_hex(16)
         lines.send({"slurmext": VERSION, "nonce": nonce})
-        answer = lines.receive() or {}
+        answer = lines.greeting(HANDSHAKE_S)
         node, theirs, credential = (str(answer.get(key, "")) for key in ("node", "nonce", "credential"))
         try:
             if "query" in answer and self._on_query is not None:

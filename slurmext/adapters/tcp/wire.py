@@ -17,7 +17,8 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,6 +114,25 @@ def keep_alive(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
+@contextmanager
+def hung_up_after(connection: socket.socket, limit_s: float) -> Iterator[None]:
+    """Hang up on a peer that takes longer for all of it. A socket's own timeout begins anew with every byte, so a
+    stranger who sends one now and then would hold a place that others need.
+    """
+
+    def hang_up() -> None:
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(limit_s, hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 class Lines:
     """JSON objects, one to a line, over a connected socket. Timeouts are the socket's."""
 
@@ -131,6 +151,11 @@ class Lines:
         line = message if isinstance(message, bytes) else json.dumps(message).encode() + b"\n"
         with self._sending:
             self._connection.sendall(line)
+
+    def greeting(self, limit_s: float) -> dict[str, Any]:
+        """What a peer that nobody knows yet says first, all of it within `limit_s`; empty when it says nothing."""
+        with hung_up_after(self._connection, limit_s):
+            return self.receive() or {}
 
     def receive(self) -> dict[str, Any] | None:
         """The next object, None at the end. Raises WireError for anything else, TimeoutError."""

@@ -54,7 +54,7 @@ class Identity:
         nonce = secrets.token_hex(16)
         try:
             lines.send({"slurmext_staging": VERSION, "nonce": nonce})
-            said = lines.receive() or {}
+            said = lines.greeting(HANDSHAKE_S)
             node, theirs = str(said.get("node", "")), str(said.get("nonce", ""))
             if not NODE.fullmatch(node) or not NONCE.fullmatch(theirs):
                 raise Refused("no agent: what it said is no handshake")

@@ -21,7 +21,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from slurmext.adapters.munge import MungeAuth, MungeError
-from slurmext.adapters.tcp.wire import HANDSHAKE_S, NODE, NONCE, WireError, keep_alive
+from slurmext.adapters.tcp.wire import HANDSHAKE_S, NODE, NONCE, WireError, hung_up_after, keep_alive
 from slurmext.errors import SlurmextError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Channel:
             return None
         try:
             message = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise WireError(f"not a JSON line: {line[:60]!r}") from error
         if not isinstance(message, dict):
             raise WireError(f"not a JSON object: {line[:60]!r}")
@@ -130,7 +130,8 @@ class PeerServer:
                 connection.settimeout(HANDSHAKE_S)
                 keep_alive(connection)
                 channel = Channel(connection)
-                node = self._greet(channel)
+                with hung_up_after(connection, HANDSHAKE_S):
+                    node = self._greet(channel)
                 connection.settimeout(IDLE_S)
                 while (message := channel.hear()) is not None:
                     if isinstance(asked := message.get("put"), dict):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import socket
 import threading
 import time
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from slurmext.agent.copies import peers
 from slurmext.agent.copies.store import CopyStore, NoRoomError
 from slurmext.checkpoint import Checkpointer
 from slurmext.checkpoint.tiers import Tiers
@@ -204,3 +207,21 @@ def test_a_file_that_cannot_be_copied_keeps_no_other_from_it(new_agent: Any, fol
                 12, os.geteuid(), f"save-0000000{number}-step-{number}", ["rank-00000.bin"], [file.fileno()]
             )
     until(lambda: [kept.name for kept in agent.copies.store.files(12, os.geteuid())] == ["save-00000002-step-2"])
+
+
+def test_a_stranger_who_speaks_slowly_is_hung_up_on(new_agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """He would hold one of the few places that agents have at each other."""
+    monkeypatch.setattr(peers, "HANDSHAKE_S", 0.5)
+    agent = new_agent()
+    with socket.create_connection(("127.0.0.1", agent.copies.port), timeout=20) as connection:
+        assert b"nonce" in connection.recv(4096)
+        until(lambda: hung_up(connection), 20)
+
+
+def hung_up(connection: socket.socket) -> bool:
+    """Whether one more byte is answered by the end of the connection."""
+    try:
+        connection.send(b"[")
+        return bool(select.select([connection], [], [], 0)[0])
+    except OSError:
+        return True

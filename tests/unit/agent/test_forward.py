@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
@@ -157,6 +158,29 @@ def test_an_order_that_goes_wrong_or_is_unknown_changes_nothing_else(spool):
     until(lambda: controller.jobs == ["1"])
     assert forwarder.connected_since_s == since_s
     forwarder.stop()
+    controller.server.stop()
+
+
+def test_a_stranger_who_speaks_slowly_does_not_hold_a_place(spool, connect, monkeypatch):
+    """A byte now and then is no handshake: the connection is closed when its time is over, and agents get in."""
+    monkeypatch.setattr(agent_server, "HANDSHAKE_S", 0.5)
+    monkeypatch.setattr(agent_server, "MAX_STRANGERS", 2)
+    controller = Controller()
+    slow = [socket.create_connection(("127.0.0.1", controller.server.port)) for _ in range(2)]
+    began = time.monotonic()
+
+    def dribble(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while time.monotonic() - began < 60:
+                connection.send(b"[")
+                time.sleep(0.1)
+
+    for connection in slow:
+        threading.Thread(target=dribble, args=(connection,), daemon=True).start()
+    connect(controller.server.port)
+    until(controller.server.connected)
+    for connection in slow:
+        connection.close()
     controller.server.stop()
 
 
