@@ -31,6 +31,7 @@ from slurmext.service.intents import fences_of, intents_of
 from slurmext.service.observe import Observation
 from slurmext.service.overdue import Leaving, overdue
 from slurmext.service.placing import place_all
+from slurmext.service.rejoining import Rejoining
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class Applier:
         self.linked = set[chain.Told]()
         """Runs near their time limit that were told to save (`--ckpt=…,chain`)."""
         self._leaving = Leaving()
+        self.rejoining = Rejoining(actuator)
 
     # what a plan asks for
 
@@ -215,7 +217,7 @@ class Applier:
                 answer = checkpoints.get(action.job.job_id)
                 due += self._follow_eviction(token, action, record, answer, now)
                 if record is not None and record.het:
-                    self._delayed += [action.job.job_id] if _is_delayed(record, now) else []
+                    self._delayed += [action.job.job_id] if _is_delayed(action, record, now) else []
                 elif record is not None and self._hold_is_due(action, record, observation, now):
                     self._unheld.append(action.job.job_id)
             elif action.kind is ActionKind.RELEASE:
@@ -310,7 +312,7 @@ class Applier:
                 return [(action, {})]
         elif record.state is JobState.PENDING and record.held:
             self._finish(token, action, "requeued and held", now)
-        elif record.state is JobState.PENDING and record.het and not _is_delayed(record, now):
+        elif record.state is JobState.PENDING and record.het and not _is_delayed(action, record, now):
             self._finish(token, action, "requeued; Slurm starts it when there is room", now)
         elif record.state is JobState.RUNNING and action.state is ActionState.REQUEUED:
             return [(action, {})]  # asked for, but Slurm does not show it: ask again
@@ -417,6 +419,7 @@ class Applier:
         self._crash(f"{action.kind} {state}")
 
 
-def _is_delayed(record: JobRecord, now: float) -> bool:
-    """Whether it was requeued and Slurm does not start it before some delay is over."""
-    return record.state is JobState.PENDING and (record.eligible_s or 0) > now
+def _is_delayed(action: ActionRecord, record: JobRecord, now: float) -> bool:
+    """Whether it was requeued by us and Slurm does not start it before a delay is over, which it does not need."""
+    ours = action.state in {ActionState.INTENT, ActionState.REQUEUED}
+    return ours and record.state is JobState.PENDING and (record.eligible_s or 0) > now

@@ -119,6 +119,7 @@ class Controller:
         if policy.version and not self._shadow:
             self._remember_use(token, observation.snapshot, policy)
             began = self._applier.start(token, decided, observation, policy)
+            self._applier.rejoining.see(view)
             self._tell(token, decided, observation)
         sliced = SliceResult()
         if self.slices is not None and policy.version and not self._shadow:

@@ -191,11 +191,17 @@ class FakeCluster:
         self.log.append((f"signal {signal}", job_id))
 
     def requeue(self, job_ids: Sequence[str]) -> Mapping[str, str]:
-        """Completing, then pending; Slurm gives it a new submit time and its priority back."""
+        """Completing, then pending; Slurm gives it a new submit time and its priority back.
+
+        Of a heterogeneous job that waits for components that have ended, those are requeued, and it says no.
+        """
         self._require_up()
         refused = {job_id: "job is not running" for job_id in job_ids if self._state(job_id) is not JobState.RUNNING}
         refused |= {job_id: "Requested operation is disabled" for job_id in job_ids if job_id in self.refuse_requeue}
         done = [job_id for job_id in job_ids if job_id not in refused]
+        done += [
+            part for job_id in refused for part in self._parts(job_id)[1:] if self.records[part].slurm_state in _ENDED
+        ]
         for job_id in done:
             self._act(
                 "requeue", job_id, state=JobState.COMPLETING, slurm_state="COMPLETING", priority=100,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,9 +23,9 @@ import os, time
 from slurmext.checkpoint import Checkpointer
 state = {"own": [os.environ["SLURM_PROCID"]]}
 ckpt = Checkpointer(state, every_s=None)
-step = ckpt.restore() or 0
-print("rank", ckpt.place.rank, "of", ckpt.place.world, "from", step, state["own"], flush=True)
-last = step + 20 if step else 10**6
+step, runs = ckpt.restore() or 0, int(os.environ.get("SLURM_RESTART_COUNT", 0))
+print("rank", ckpt.place.rank, "of", ckpt.place.world, "from", step, state["own"], "of run", runs, flush=True)
+last = step + 40 if runs >= int(os.environ["RUNS"]) else 10**6
 while step < last:
     step += 1
     time.sleep(0.05)
@@ -37,14 +36,16 @@ print("done", flush=True)
 """
 
 
-def submit(site: Site, *options: str) -> str:
-    """Three ranks over two components, the first without a GPU: each on a node of its own, as Slurm has it."""
+def submit(site: Site, *options: str, runs: int) -> str:
+    """Three ranks over two components, the first without a GPU: each on a node of its own, as Slurm has it. It ends
+    soon after so many restarts.
+    """
     home = site.cluster.home("alice")
     (home / "ranks.py").write_text(RANKS)
     (home / "het.sh").write_text(f"#!/bin/sh\nsrun --het-group=0,1 {programs.python_with('numpy')} {home}/ranks.py\n")
     argv = ["sbatch", "--parsable", "--output=%j.out", *options, "-n1", ":", *options, "-n2", "--gres=gpu:1",
             str(home / "het.sh")]  # fmt: skip
-    job = site.cluster.run(argv, user="alice", env=programs.environment(site)).stdout.strip()
+    job = site.cluster.run(argv, user="alice", env=programs.environment(site) | {"RUNS": str(runs)}).stdout.strip()
     site.until(lambda: site.output("alice", job).count("from 0") == 3)
     return job
 
@@ -53,15 +54,15 @@ def submit(site: Site, *options: str) -> str:
 @pytest.mark.timeout(300)
 def test_a_heterogeneous_job_goes_on_in_another_run_before_its_limit(site: Site) -> None:
     """All components save one step, are requeued together and at once start again where they were; nothing is held."""
-    job = submit(site, "--ckpt=USR1@8,chain", "--time=1")
+    job = submit(site, "--ckpt=USR1@8,chain", "--time=1", runs=1)
     started_s = site.job(f"{job}+0").start_s
     site.until(lambda: site.output("alice", job).count("done") == 3, timeout_s=90)
     site.until(lambda: site.state(f"{job}+0") == "COMPLETED")
     text = site.output("alice", job)
-    saved = Counter(line.split()[1] for line in text.splitlines() if line.startswith("saved"))
-    assert set(saved.values()) == {3}, text
+    saved = steps(site, job)
+    assert saves(site, job) == {3}, text
     assert len(saved) <= MOST_SAVES, text
-    step = max(saved, key=int)
+    step = saved[-1]
     assert all(f"rank {rank} of 3 from {step} ['{rank}']" in text for rank in range(3)), text
     assert "no copies in memory" not in text, "the agents know the tasks of every component"
     for part in (f"{job}+0", f"{job}+1"):
@@ -77,3 +78,38 @@ def test_a_heterogeneous_job_goes_on_in_another_run_before_its_limit(site: Site)
     listed = json.loads(site.slurmext("ckpt", "list", "--job", f"{job}+0", "--json"))
     assert [row["step"] for row in listed] == sorted(map(int, saved), reverse=True)
     assert site.slurmext("ckpt", "why", f"{job}+0").startswith(f"job {job} ")
+
+
+@pytest.mark.slow  # two requeues of Slurm's own
+@pytest.mark.timeout(300)
+def test_a_heterogeneous_job_outlives_the_nodes_of_its_components(site: Site) -> None:
+    """Whichever is lost: all components run again, from what they saved, and the job ends as one that did its work."""
+    job = submit(site, "--ckpt=auto", runs=2)
+    try:
+        for runs, part in enumerate(("1", "0"), 1):
+            site.cluster.run(["scancel", "--signal=USR1", "--full", job])
+            site.until(lambda runs=runs: saves(site, job) == {3} and len(steps(site, job)) >= runs)
+            node = next(row.split()[1] for row in site.cluster.out("squeue", "--noheader", "--format=%i %N").splitlines()
+                        if row.startswith(f"{job}+{part} "))  # fmt: skip
+            site.scontrol("update", f"NodeName={node}", "State=DOWN", "Reason=lost")
+            site.until(lambda runs=runs: site.output("alice", job).count("] of run") == 3 * (runs + 1), timeout_s=60)
+            site.scontrol("update", f"NodeName={node}", "State=RESUME")
+        site.until(lambda: site.state(f"{job}+0") == "COMPLETED")
+        text = site.output("alice", job)
+        assert text.count(" from 0 ") == 3, text
+        assert {site.job(f"{job}+0").restarts, site.job(f"{job}+1").restarts} == {2}
+    finally:
+        for name in site.cluster.node_names:
+            site.scontrol("update", f"NodeName={name}", "State=RESUME")
+
+
+def steps(site: Site, job: str) -> list[str]:
+    """Those that were saved, in order."""
+    lines = site.output("alice", job).splitlines()
+    return list(dict.fromkeys(line.split()[1] for line in lines if line.startswith("saved")))
+
+
+def saves(site: Site, job: str) -> set[int]:
+    """By how many ranks each of them was."""
+    text = site.output("alice", job)
+    return {text.count(f"saved {step}\n") for step in steps(site, job)}

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from slurmext.errors import SlurmextError
-from slurmext.model.cluster import Annotation, JobRecord
+from slurmext.errors import SlurmextError, SlurmUnavailable
+from slurmext.model.cluster import Annotation, ClusterView, JobRecord
 from slurmext.model.heterogeneous import LEFT_TO_SLURM, whole_id, whole_jobs
 from slurmext.model.job import JobState, NodeGpus
 from slurmext.model.state import ActionKind, ActionState, CheckpointRecord
 from slurmext.model.upkeep import CheckpointCopy
+from slurmext.ports import Actuator
 from slurmext.service import chain, ckpt_wish
 from slurmext.service.query import Queries
 from slurmext.service.query.viewer import Viewer
+from slurmext.service.rejoining import AGAIN_S, Rejoining, stranded
 from tests.unit.controller.site import Site
 
 GRACE_S = 20.0
@@ -158,6 +162,58 @@ def test_requeued_by_slurm_itself_it_is_neither_held_nor_hurried(site: Site) -> 
     site.rounds(12)
     assert {site.state(name) for name in parts(site, job)} == {JobState.RUNNING}
     assert site.done("hold") == site.done("expedite") == []
+
+
+def lose_all_but_the_first(site: Site, job: str) -> None:
+    """As Slurm does it when the node of the first component fails."""
+    first, second = parts(site, job)
+    site.slurm.requeue([first])
+    site.slurm.end(second, "FAILED")
+    site.slurm.stuck.add(first)
+    site.slurm.tick(2)
+
+
+def test_components_that_a_failed_node_cost_are_had_back(site: Site) -> None:
+    """Slurm would let the first wait for them for ever."""
+    job = start(site, "auto")
+    lose_all_but_the_first(site, job)
+    site.rounds(1)
+    assert site.done("requeue")[1:] == [f"{job}+1"]
+    site.slurm.stuck.clear()
+    site.rounds(9)
+    assert len(site.done("requeue")) == 2
+    assert site.done("expedite") == [], "nodes that still clean up would refuse it, and Slurm hold it"
+    assert {site.state(name) for name in parts(site, job)} == {JobState.RUNNING}
+
+
+def test_what_was_of_no_use_is_tried_again_later() -> None:
+    """Slurm may be too busy, or say no."""
+    asked = list[str]()
+
+    def requeue(job_ids: list[str]) -> None:
+        asked.extend(job_ids)
+        raise SlurmUnavailable("Unable to contact slurm controller")
+
+    rejoining = Rejoining(cast("Actuator", SimpleNamespace(requeue=requeue)))
+    note = Annotation(ckpt="auto", held=False)
+    first, second = part(0, state=JobState.PENDING, restarts=1, annotation=note), part(1, slurm_state="FAILED")
+    for read_s in (100.0, 101.0, 100.0 + AGAIN_S):
+        rejoining.see(ClusterView(read_s=read_s, jobs=(first,), ended=(second,)))
+    assert asked == ["12", "12"]
+    for jobs, ended in (((first, second), ()), ((), (first, second)), ((replace(first, restarts=0),), (second,))):
+        assert stranded(ClusterView(read_s=0, jobs=jobs, ended=ended)) == []
+
+
+@pytest.mark.parametrize("ckpt", [None, "auto"])
+def test_jobs_that_did_not_ask_or_lost_nothing_are_left_alone(site: Site, ckpt: str | None) -> None:
+    """One without --ckpt may not want to run again; one that was cancelled has ended as a whole."""
+    job, other = start(site, ckpt), start(site, "auto")
+    if ckpt is None:
+        lose_all_but_the_first(site, job)
+    site.slurm.end(other, "CANCELLED")
+    site.rounds(3)
+    assert other not in site.done("requeue")
+    assert job not in site.done("requeue")
 
 
 def test_its_owner_can_ask_for_it_by_any_of_its_ids(site: Site) -> None:
