@@ -46,6 +46,19 @@ class _Transfer:
     given: dict[str, Host] = field(default_factory=dict[str, Host])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failure:
+    """Why a node did not get a model that was stored there, and when."""
+
+    at_s: float = 0.0
+    why: str = ""
+    storage: str = ""
+
+    def holds(self, entry: ModelEntry, now_s: float) -> bool:
+        """Whether there is no reason yet to try again."""
+        return now_s - self.at_s < AGAIN_S and self.storage == entry.storage
+
+
 class Conducting:
     """All transfers. `hosts` are the nodes as they told last; `on_failed(node, key, why)` when one does not get it."""
 
@@ -61,7 +74,7 @@ class Conducting:
         self._on_failed = on_failed
         self._lock = threading.RLock()
         self._transfers: dict[Place, _Transfer] = {}
-        self._failed: dict[tuple[str, Place], tuple[float, str]] = {}
+        self._failed: dict[tuple[str, Place], _Failure] = {}
         self._resume: dict[str, dict[Place, ModelEntry]] = {}
         self._topology = Topology()
 
@@ -94,7 +107,7 @@ class Conducting:
                 node
                 for node in nodes
                 if node in known and node not in held and node not in under_way
-                and now_s - self._failed.get((node, place), (0.0, ""))[0] >= AGAIN_S
+                and not self._failed.get((node, place), _Failure()).holds(entry, now_s)
             }  # fmt: skip
             if not new:
                 return
@@ -144,7 +157,7 @@ class Conducting:
     def failure(self, node: str, key: ModelKey, tier: TierKind = TierKind.MEMORY) -> str:
         """Why the node did not get the model; empty when it did, or may."""
         with self._lock:
-            return self._failed.get((node, (key, tier)), (0.0, ""))[1]
+            return self._failed.get((node, (key, tier)), _Failure()).why
 
     def forget(self, key: ModelKey, tier: TierKind, nodes: Collection[str] | None = None) -> None:
         """Bring it to these nodes (None: all) no more."""
@@ -174,7 +187,7 @@ class Conducting:
         if progress.state is StageState.FAILED or why:
             why = why or progress.why or "it failed"
             log.warning("%s: %s: %s", transfer.entry.key, node, why)
-            self._failed[node, place] = now_s, why
+            self._failed[node, place] = _Failure(at_s=now_s, why=why, storage=transfer.entry.storage)
             transfer.targets.discard(node)
             transfer.conductor.report(Report(node=node, held=0.0, rate_bps=0.0, failed=True), now_s)
             if progress.state is not StageState.FAILED:
@@ -201,7 +214,8 @@ class Conducting:
 
     def _give_up(self, transfer: _Transfer, why: str, now_s: float) -> None:
         for node in list(transfer.targets):
-            self._failed[node, (transfer.entry.key, transfer.tier)] = now_s, why
+            failure = _Failure(at_s=now_s, why=why, storage=transfer.entry.storage)
+            self._failed[node, (transfer.entry.key, transfer.tier)] = failure
             transfer.targets.discard(node)
             transfer.conductor.report(Report(node=node, held=0.0, rate_bps=0.0, failed=True), now_s)
             self._agents.act(node, "cancel", transfer.entry.key, transfer.tier)
