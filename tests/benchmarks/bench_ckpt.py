@@ -9,7 +9,8 @@ rounds. The last line is JSON:
     stall_over_floor
     stall_over_best_other   by the least stall of torch.save and DCP's ways
     durable_over_dcp_best   time until on disk, by the least of DCP's ways
-    write_over_raw          bytes per second, by those of as many parallel direct writers (fio, else dd)
+    write_over_raw          bytes per second once the copy is over, by those of as many parallel direct writers (fio,
+                            else dd)
     write_over_raw_huge     by those of writers out of huge pages, which is what this disk can do at most
     lost_s                  training time lost by one checkpoint, under a loop that keeps all cores busy
     lost_over_dcp_process

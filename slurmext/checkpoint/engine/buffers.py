@@ -143,8 +143,8 @@ def move(to: int, source: int, size: int) -> None:
         _memcpy(to + at, source + at, min(CALL, size - at))
 
 
-def copy(parts: list[tuple[int, int, int]], crew: Crew) -> None:
-    """Memcpy of each (to, from, bytes), the bytes shared equally by the crew."""
+def shares_of(parts: list[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]]:
+    """The same copies (to, from, bytes) in the same order, cut and put together to shares of SHARE bytes."""
     shares: list[list[tuple[int, int, int]]] = [[]]
     room = SHARE
     for to, source, size in parts:
@@ -157,9 +157,4 @@ def copy(parts: list[tuple[int, int, int]], crew: Crew) -> None:
             if room == 0:
                 shares.append([])
                 room = SHARE
-
-    def work(share: list[tuple[int, int, int]]) -> None:
-        for part in share:
-            move(*part)
-
-    crew.each(work, [share for share in shares if share])
+    return [share for share in shares if share]

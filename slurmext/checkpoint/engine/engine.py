@@ -115,12 +115,15 @@ class Engine:
         step = folder.counted(step)
         self.open()
         started = time.perf_counter()
-        taken = snapshot.take(state, rank=self.rank, world=self.world, pool=self._pool, crew=self._copiers)
-        ticket = Ticket(step=step, started_s=started, snapshot_s=taken.taken_s, waited_s=taken.waited_s)
+        taken = snapshot.begin(state, rank=self.rank, world=self.world, pool=self._pool)
+        ticket = Ticket(step=step, started_s=started, waited_s=taken.waited_s)
         ticket.nbytes = taken.layout.size
         before, self._last = self._last, ticket
-        # Not a daemon: a program that ends with a save under way ends when it is on disk.
+        # Before the copy, which it follows. Not a daemon: a program that ends with a save under way ends when it is on
+        # disk.
         threading.Thread(target=self._finish, args=(ticket, taken, before), name="slurmext-ckpt").start()
+        taken.fill(self._copiers)
+        ticket.snapshot_s = taken.taken_s
         if wait:
             ticket.result()
         return ticket
@@ -211,14 +214,17 @@ class Engine:
         """Write and commit; returns the names of checkpoints to verify. `name`: of this save, the same in all ranks."""
         assert self._session is not None  # noqa: S101 - save() opened it
         draft = self.directory / f".new-{self._session.id}-{name}"
-        part: manifest.Part | None = None
-        started = time.perf_counter()
+        written: writer.Written | None = None
+        began_s = time.perf_counter()
         try:
             draft.mkdir(exist_ok=True)
             source = self._history.source(self._bad)
-            written = writer.write(draft, self.rank, taken, algorithm=best(), crew=self._writers, source=source)
-            part, value = written.part, writer.summary(written)
-            ticket.new_bytes = written.new_bytes
+            written = writer.write(
+                draft, self.rank, taken, algorithm=best(), crew=self._writers, source=source,
+                moving=self._history.moving,
+            )  # fmt: skip
+            value = writer.summary(written)
+            ticket.new_bytes, ticket.early_bytes = written.new_bytes, written.early_bytes
         except OSError as error:
             value = {"error": str(write_error(self.directory, error, needed_bytes=taken.layout.size))}
         except CheckpointError as error:
@@ -227,14 +233,15 @@ class Engine:
             value = {"error": f"{type(error).__name__}: {error}"}
         finally:
             with contextlib.suppress(Exception):
-                taken.ready()  # a GPU may still be copying into the buffer when writing fails
+                taken.ready()  # when writing fails the copy into the buffer may still be under way
             self._pool.give_back(taken.buffer)
-        ticket.write_s = time.perf_counter() - started
+        ticket.snapshot_s = taken.taken_s
+        ticket.write_s = time.perf_counter() - max(began_s, taken.over_s)
         outcome = self._exchange(f"save-{name}", value, lambda values: self._commit(draft, ticket.step, values))
         ticket.path = self.directory / outcome["name"]
         ticket.size_bytes = outcome["size_bytes"]
-        if part is not None:
-            self._history.add(ticket.path, part)
+        if written is not None:
+            self._history.add(ticket.path, written.part, written.moved)
         return outcome["verify"]
 
     def _commit(self, draft: Path, step: int, values: list[Any]) -> dict[str, Any]:

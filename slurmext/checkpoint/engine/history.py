@@ -20,6 +20,8 @@ class History:
         self._keep, self._copies = keep, copies
         self._sources: list[Source] | None = None
         """Oldest first; None before they were looked for."""
+        self.moving: frozenset[int] = frozenset()
+        """Blocks, by number, that the last save did not find in its source."""
 
     def source(self, bad: Collection[str]) -> Source | None:
         """The checkpoint to link from; with two copies or more one that shares no file with the newest. `bad`: names of
@@ -34,8 +36,9 @@ class History:
         apart = [source for source in there[:-1] if not newest & {name for name, _ in source.part.packs}]
         return apart[-1] if apart else None
 
-    def add(self, path: Path, part: Part) -> None:
-        """A new checkpoint, with the part that this rank wrote."""
+    def add(self, path: Path, part: Part, moved: frozenset[int] = frozenset()) -> None:
+        """A new checkpoint, with the part that this rank wrote, and its blocks that were not in the source."""
+        self.moving = moved
         if self._sources is not None:
             self._sources.append(Source(folder=path, part=part))
             del self._sources[: -self._keep - 2]

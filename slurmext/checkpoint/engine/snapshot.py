@@ -4,46 +4,98 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import dataclass
+from bisect import bisect_left
 from typing import Any
 
 from slurmext.checkpoint.engine import tree
-from slurmext.checkpoint.engine.buffers import Buffer, BufferPool, copy
+from slurmext.checkpoint.engine.buffers import Buffer, BufferPool, move, shares_of
 from slurmext.checkpoint.engine.crew import Crew
+from slurmext.checkpoint.engine.progress import Progress
 from slurmext.checkpoint.engine.stream import Layout, Piece, lay_out
 
 
-@dataclass(slots=True, kw_only=True)
 class Snapshot:
-    """A state's document and its arrays' bytes. `waited_s`: for a buffer; `taken_s`: for the copy."""
+    """A state's document and a buffer for its arrays' bytes: `fill` copies them, and who writes them follows behind.
 
-    document: tree.Document
-    layout: Layout
-    buffer: Buffer
-    waited_s: float
-    taken_s: float
-    copies: Any = None
-    """What GPUs are still copying."""
+    `waited_s`: for the buffer. Once the copy is over, `taken_s`: how long it took, `over_s`: when (perf_counter).
+    """
+
+    def __init__(
+        self, document: tree.Document, layout: Layout, buffer: Buffer, *, began_s: float, waited_s: float
+    ) -> None:
+        self.document, self.layout, self.buffer = document, layout, buffer
+        self.began_s, self.waited_s = began_s, waited_s
+        self.taken_s = self.over_s = 0.0
+        self._copies: Any = None
+        """What GPUs are still copying."""
+        self._progress = Progress()
+        pieces = [piece for piece in layout.pieces if piece.nbytes]
+        self._fetched = [piece for piece in pieces if piece.leaf.address is None]
+        self._shares = shares_of(
+            [
+                (buffer.address + piece.at, _address(piece), piece.nbytes)
+                for piece in pieces
+                if piece.leaf.address is not None
+            ]
+        )
+        self._starts = [share[0][0] - buffer.address for share in self._shares]
+
+    def fill(self, crew: Crew) -> None:
+        """Copy what the processor can, and have GPUs copy theirs. Raises what an array's owner does."""
+        try:
+            self.buffer.zero(self.layout.gaps)
+            self._fetch()
+            crew.each(self._copy, range(len(self._shares)))
+        except BaseException as error:
+            if self._copies is not None:
+                self._copies.wait()
+            self._progress.end(error)
+            raise
+        self.over_s = time.perf_counter()
+        self.taken_s = self.over_s - self.began_s - self.waited_s
+        self._progress.end()
+
+    def reached(self, block: int) -> bool:
+        """Wait until this block can be read while later ones are still being copied; False when none are."""
+        if self._fetched:
+            return False
+        at, size = self.layout.blocks[block]
+        self._progress.wait(bisect_left(self._starts, at + size))
+        return not self._progress.over
 
     def ready(self) -> None:
-        """Wait for the copies from a GPU."""
-        if self.copies is not None:
-            self.copies.wait()
+        """Wait for all copies, those of GPUs too. Raises CheckpointError."""
+        self._progress.wait()
+        if self._copies is not None:
+            self._copies.wait()
+
+    def _copy(self, number: int) -> None:
+        for part in self._shares[number]:
+            move(*part)
+        self._progress.done(number)
+
+    def _fetch(self) -> None:
+        on_device: dict[Any, list[Piece]] = {}
+        others: list[Piece] = []
+        for piece in self._fetched:
+            leaf = piece.leaf
+            if leaf.kind == "torch" and leaf.owner.device.type == "cuda":
+                on_device.setdefault(leaf.owner.device, []).append(piece)
+            else:
+                others.append(piece)
+        if on_device:
+            self._copies = _queue(on_device, self.buffer)
+        for piece in others:
+            _get(piece, self.buffer)
 
 
-def take(state: Any, *, rank: int, world: int, pool: BufferPool, crew: Crew) -> Snapshot:
-    """Copy what `rank` writes of a state. Raises CheckpointError naming a value that cannot be saved."""
-    started = time.perf_counter()
+def begin(state: Any, *, rank: int, world: int, pool: BufferPool) -> Snapshot:
+    """Of what `rank` writes of a state, not copied yet. Raises CheckpointError naming a value that cannot be saved."""
+    began_s = time.perf_counter()
     document, leaves = tree.pack(state, suffix=suffix(rank, world))
     layout = lay_out(leaves, rank)
     buffer, waited_s = pool.take(layout.size)
-    try:
-        copies = _copy(layout, buffer, crew)
-    except BaseException:
-        pool.give_back(buffer)
-        raise
-    taken_s = time.perf_counter() - started - waited_s
-    return Snapshot(document=document, layout=layout, buffer=buffer, waited_s=waited_s, taken_s=taken_s, copies=copies)
+    return Snapshot(document, layout, buffer, began_s=began_s, waited_s=waited_s)
 
 
 def size_of(state: Any, *, rank: int, world: int) -> int:
@@ -57,33 +109,9 @@ def suffix(rank: int, world: int) -> str:
     return f"@{rank}" if world > 1 else ""
 
 
-def _copy(layout: Layout, buffer: Buffer, crew: Crew) -> Any:
-    """Copies what the processor can; returns the copies that GPUs are still making, None when there are none."""
-    buffer.zero(layout.gaps)
-    on_device: dict[Any, list[Piece]] = {}
-    parts: list[tuple[int, int, int]] = []
-    others: list[Piece] = []
-    for piece in layout.pieces:
-        leaf = piece.leaf
-        if not piece.nbytes:
-            continue
-        if leaf.address is not None:
-            row = piece.nbytes // (piece.last - piece.first)
-            parts.append((buffer.address + piece.at, leaf.address + piece.first * row, piece.nbytes))
-        elif leaf.kind == "torch" and leaf.owner.device.type == "cuda":
-            on_device.setdefault(leaf.owner.device, []).append(piece)
-        else:
-            others.append(piece)
-    copies = _queue(on_device, buffer) if on_device else None
-    try:
-        for piece in others:
-            _get(piece, buffer)
-        copy(parts, crew)
-    except BaseException:
-        if copies is not None:
-            copies.wait()
-        raise
-    return copies
+def _address(piece: Piece) -> int:
+    assert piece.leaf.address is not None  # noqa: S101 - the caller has looked
+    return piece.leaf.address + piece.first * (piece.nbytes // (piece.last - piece.first))
 
 
 def _queue(pieces: dict[Any, list[Piece]], buffer: Buffer) -> Any:

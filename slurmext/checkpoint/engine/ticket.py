@@ -11,17 +11,18 @@ from slurmext.checkpoint.engine.errors import CheckpointError
 
 class Ticket:
     """A save under way. Seconds: `snapshot_s` copying (training waits), `waited_s` for a buffer before that (training
-    waits as well), `write_s` to disk, `durable_s` from the call to the commit.
+    waits as well), `write_s` to disk once the copy is over, `durable_s` from the call to the commit.
 
-    `nbytes`: this rank's bytes; `new_bytes`: those of them that were not linked; `size_bytes`: the whole checkpoint's;
-    `path`: its folder. The last four, and `write_s` and `durable_s`, once it is done.
+    `nbytes`: this rank's bytes; `new_bytes`: those of them that were not linked, `early_bytes`: and were written while
+    others were still being copied; `size_bytes`: the whole checkpoint's; `path`: its folder. But for `nbytes` and the
+    first two times, once it is done.
     """
 
-    def __init__(self, *, step: int, started_s: float, snapshot_s: float, waited_s: float) -> None:
+    def __init__(self, *, step: int, started_s: float, waited_s: float) -> None:
         self.step = step
-        self.snapshot_s, self.waited_s = snapshot_s, waited_s
-        self.write_s = self.durable_s = 0.0
-        self.nbytes = self.new_bytes = self.size_bytes = 0
+        self.waited_s = waited_s
+        self.snapshot_s = self.write_s = self.durable_s = 0.0
+        self.nbytes = self.new_bytes = self.early_bytes = self.size_bytes = 0
         self.path: Path | None = None
         self.settled = threading.Event()
         """Set when older checkpoints were verified and removed as well."""

@@ -1,13 +1,17 @@
-"""A snapshot into a draft folder: checksums, then direct writes by several threads; what did not change is linked."""
+"""A snapshot into a draft folder: checksums, then direct writes by several threads; what did not change is linked.
+
+While the snapshot is still being copied its first blocks are written already.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,8 @@ from slurmext.checkpoint.engine.files import NewFile
 from slurmext.checkpoint.engine.manifest import Block, Part, SavedPiece, part
 from slurmext.checkpoint.engine.snapshot import Snapshot
 
+WORTH_FOLLOWING = 64 << 20
+"""A smaller snapshot is copied before anything of it could be written."""
 WORTH_LINKING = 0.5
 """A pack of which less is in use is not linked: what is in use is written again, so that disk space comes back."""
 
@@ -35,29 +41,49 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """A rank's part, and how many bytes of it were new on disk."""
+    """A rank's part, how many bytes of it were new on disk, and how many of those were written behind the copy.
+
+    `moved`: numbers of the blocks that the source did not have, empty without a source.
+    """
 
     part: Part
     new_bytes: int
+    early_bytes: int
+    moved: frozenset[int]
 
 
-def write(draft: Path, rank: int, snapshot: Snapshot, *, algorithm: str, crew: Crew, source: Source | None) -> Written:
-    """Write this rank's part of a checkpoint; packs are durable when this returns. Raises OSError."""
-    return _Writer(draft, rank, snapshot, algorithm, crew, source).write()
+def write(
+    draft: Path,
+    rank: int,
+    snapshot: Snapshot,
+    *,
+    algorithm: str,
+    crew: Crew,
+    source: Source | None,
+    moving: Collection[int] = (),
+) -> Written:
+    """Write this rank's part of a checkpoint; packs are durable when this returns. Raises OSError, CheckpointError.
+
+    `moving`: blocks that had changed in the save before, and so are not looked for in the source before they are
+    written.
+    """
+    return _Writer(draft, rank, snapshot, algorithm, crew, source, moving).write()
 
 
 class _Writer:
     def __init__(
-        self, draft: Path, rank: int, snapshot: Snapshot, algorithm: str, crew: Crew, source: Source | None
-    ) -> None:
+        self, draft: Path, rank: int, snapshot: Snapshot, algorithm: str, crew: Crew, source: Source | None,
+        moving: Collection[int],
+    ) -> None:  # fmt: skip
         self._draft, self._snapshot, self._crew, self._source = draft, snapshot, crew, source
         self._name = f"rank-{rank:05d}-{secrets.token_hex(4)}.bin"
         self._digest = digester(algorithm)
         self._known = source.known() if source else {}
+        self._moving, self._moved = moving, set[int]()
         self._blocks: list[Block | None] = [None] * len(snapshot.layout.blocks)
         self._linked: dict[int, Block] = {}
         """Blocks of this snapshot, by number, that the source has."""
-        self._end = 0
+        self._end = self._early = 0
         self._guard = threading.Lock()
 
     def write(self) -> Written:
@@ -67,8 +93,7 @@ class _Writer:
             file = NewFile(self._draft / self._name)
             try:
                 self._reserve(file, layout.size)
-                self._snapshot.ready()
-                self._crew.each(lambda number: self._block(file, number), range(len(layout.blocks)))
+                self._crew.each(lambda number: self._block(file, number), self._follow(file))
                 packs = self._link()
                 left = [number for number in self._linked if self._blocks[number] is None]
                 self._crew.each(lambda number: self._store(file, number, self._linked[number].digest), left)
@@ -82,7 +107,27 @@ class _Writer:
                 file.close()
             if not self._end:
                 (self._draft / self._name).unlink()
-        return Written(part=self._part(packs), new_bytes=self._end)
+        return Written(
+            part=self._part(packs), new_bytes=self._end, early_bytes=self._early, moved=frozenset(self._moved)
+        )
+
+    def _follow(self, file: NewFile) -> list[int]:
+        """Write behind the copy until it is over; returns the blocks in the order in which they are to be looked at.
+
+        In this thread alone and without checksums, for which processors would be missed that copy.
+        """
+        layout, early = self._snapshot.layout, list[int]()
+        for number in range(len(layout.blocks)) if layout.size >= WORTH_FOLLOWING else ():
+            if not self._snapshot.reached(number):
+                break
+            if self._source is None or number in self._moving:
+                self._store(file, number, "")
+                early.append(number)
+        self._early = self._end
+        self._snapshot.ready()
+        rest = sorted(set(range(len(layout.blocks))).difference(early))
+        # One that only lacks its checksum beside one that is to be written: processors and disk are busy alike.
+        return [number for pair in itertools.zip_longest(rest, early) for number in pair if number is not None]
 
     def _reserve(self, file: NewFile, size: int) -> None:
         try:
@@ -94,7 +139,12 @@ class _Writer:
     def _block(self, file: NewFile, number: int) -> None:
         digest = self._digest(self._content(number))
         same = self._known.get((digest, self._snapshot.layout.blocks[number][1]))
-        if same is not None:
+        if self._known and same is None:
+            self._moved.add(number)
+        written = self._blocks[number]
+        if written is not None:
+            self._blocks[number] = replace(written, digest=digest)
+        elif same is not None:
             self._linked[number] = same
         else:
             self._store(file, number, digest)

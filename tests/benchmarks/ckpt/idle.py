@@ -82,7 +82,8 @@ class Idle:
         floor = self._floor.seconds()
         stall, durable = self._save(self._ours)
         floor = (floor + self._floor.seconds()) / 2
-        written = size / self._ours.under_way.write_s
+        saved = self._ours.under_way
+        written = (saved.new_bytes - saved.early_bytes) / saved.write_s  # what was written behind the copy apart
         self.floors.append(floor)
         self.raw.append(raw)
         self.huge.append(huge)

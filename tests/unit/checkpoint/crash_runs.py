@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from slurmext.checkpoint.engine import CheckpointError, Engine, Sharded, folder, replicated, retention
+from slurmext.checkpoint.engine import CheckpointError, Engine, Sharded, folder, replicated, retention, writer
 from slurmext.checkpoint.engine.crew import Crew
 from slurmext.testing.faultfs import Faults, Mode
 
+writer.WORTH_FOLLOWING = 0  # small as they are, these are written while they are being copied
 FROZEN = np.arange(1 << 18, dtype=np.float32)
 patience = {"s": 30.0}
 """How long ranks wait for each other: long, but where one may fail for good every time."""

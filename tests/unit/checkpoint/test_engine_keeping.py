@@ -113,7 +113,9 @@ def test_padding_between_arrays_does_not_count_as_a_change():
         buffer.view[:] = os.urandom(1 << 10) * (buffer.capacity >> 10)
     for buffer in used:
         pool.give_back(buffer)
-    first, second = (snapshot.take(odd, rank=0, world=1, pool=pool, crew=crew) for _ in range(2))
+    first, second = (snapshot.begin(odd, rank=0, world=1, pool=pool) for _ in range(2))
+    for taken in (first, second):
+        taken.fill(crew)
     assert first.buffer is not second.buffer
     assert first.buffer.view[: first.layout.size] == second.buffer.view[: second.layout.size]
 
