@@ -21,21 +21,26 @@ def stage() -> Stage:
 def test_without_the_registry_what_is_on_its_way_goes_on(stage: Stage) -> None:
     """A source that dies is replaced; what nodes have is written down once the registry is back."""
     entry = stage.model()
-    stage.says("n1", progress(entry, 1))
-    stage.desk.wanted(entry.key, ["n2", "n3"], TierKind.MEMORY, "alice")
-    first, second = sorted(["n2", "n3"], key=lambda node: "n1" not in stage.agents.sources(node))
+    stage.desk.wanted(entry.key, NODES, TierKind.MEMORY, "alice")
+    [reader] = [node for node in NODES if STORAGE in stage.agents.sources(node)]
     stage.store.down = True
-    for _ in range(3):
+    for _ in range(6):
         with pytest.raises(StoreUnavailable):
-            stage.says(second, progress(entry, 0.3))
-    del stage.agents.here[first]
-    stage.desk.tick()
-    assert stage.agents.sources(second) == ["n1"]
+            stage.says(reader, progress(entry, 0, lost={STORAGE: "permission denied"}))
+    [second] = [node for node in NODES if node != reader and STORAGE in stage.agents.sources(node)]
+    [*left] = sorted({*NODES} - {reader, second})
     with pytest.raises(StoreUnavailable):
         stage.says(second, progress(entry, 1))
+    relay = next(node for node in left if stage.agents.sources(node) == [second])
+    del stage.agents.here[relay]
+    stage.desk.tick()
+    [last] = {*left} - {relay}
+    assert stage.agents.sources(last) == [second]
+    with pytest.raises(StoreUnavailable):
+        stage.says(last, progress(entry, 1))
     stage.store.down = False
-    stage.says(second, progress(entry, 1))
-    assert {each.node for each in stage.store.models.replicas() if each.complete} >= {second}
+    stage.says(last, progress(entry, 1))
+    assert last in {each.node for each in stage.store.models.replicas() if each.complete}
 
 
 def test_files_that_were_moved_are_read_where_they_are_at_once(stage: Stage) -> None:
