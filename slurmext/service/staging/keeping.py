@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from slurmext.model.staged_model import ADMIN, ModelEntry
 from slurmext.ports import Clock, ModelRegistry, StageAgents
 from slurmext.service.staging.conducting import access_of
-from slurmext.service.staging.hosts import StageHosts
+from slurmext.service.staging.hosts import Place, StageHosts
 from slurmext.staging.access import Access
 from slurmext.staging.kinds import StageState, TierKind
 from slurmext.staging.names import ModelKey
@@ -38,13 +38,14 @@ class Keeping:
         self._lock = threading.RLock()
         self._entries_s = 0.0
         self._entries: dict[ModelKey, ModelEntry] = {}
-        self._access: dict[ModelKey, Access] = {}
+        self._access: dict[str, dict[Place, Access]] = {}
         self._told: dict[str, tuple[Registered, ...]] = {}
         self._catalogue: tuple[Registered, ...] = ()
 
     def forget_node(self, node: str) -> None:
         """Its agent is another one now, or away: it knows nothing."""
         self._told.pop(node, None)
+        self._access.pop(node, None)
 
     def forget_entries(self) -> None:
         """The registry changed: ask it anew."""
@@ -103,18 +104,18 @@ class Keeping:
             self._told.update(dict.fromkeys(nodes, known))
 
     def _keep_access(self, entries: Mapping[ModelKey, ModelEntry]) -> None:
-        """Who may read a model changed: nodes that hold it are told."""
-        for key, entry in entries.items():
-            access = access_of(entry)
-            before = self._access.get(key)
-            self._access[key] = access
-            if before is None or before == access:
-                continue
-            for node in self._hosts.holders(key, entry.fingerprint):
-                for tier in TierKind:
-                    host = self._hosts.get(node)
-                    if host is not None and (key, tier) in host.models:
-                        self._agents.stage(node, _restricted(entry, tier))
+        """Nodes that hold a model are told who may read it, when they are first heard of and when that changes: it may
+        have changed while their agent, or slurmextd, was away.
+        """
+        for node, host in self._hosts.all().items():
+            before, self._access[node] = self._access.get(node, {}), dict[Place, Access]()
+            for place, progress in host.models.items():
+                if progress.state is not StageState.COMPLETE or _is_stray(progress, entries):
+                    continue
+                entry = entries[progress.key]
+                access = access_of(entry)
+                if before.get(place) == access or self._agents.stage(node, _restricted(entry, place[1])):
+                    self._access[node][place] = access
 
 
 def _is_stray(progress: Progress, entries: Mapping[ModelKey, ModelEntry]) -> bool:
