@@ -29,8 +29,8 @@ from slurmext.testing.slice_world import step
 from slurmext.testing.slicing import geometry_of, gpus
 from tests.property.slice_worlds import fits, geometries, slice_worlds
 
-MANY = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-FEW = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 @given(slice_worlds())
