@@ -89,7 +89,11 @@ class Identity:
         try:
             proof = self.prover.decode(credential)
         except SlurmextError as error:
-            raise Refused(f"no good credential: {error}") from error
+            told = str(error)
+            # munge's words for a credential of too long ago, or of the future
+            skewed = "Expired" in told or "Rewound" in told
+            remedy = ": the clocks of these two nodes differ by minutes; set them (chronyc makestep)" if skewed else ""
+            raise Refused(f"no good credential: {told}{remedy}") from error
         if proof.uid not in self.trusted_uids:
             raise Refused(f"uid {proof.uid} is no agent's")
         if not hmac.compare_digest(proof.payload, _payload(role, client, server, nonces)):

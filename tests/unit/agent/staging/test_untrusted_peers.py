@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from typing import NoReturn
 
 import pytest
 
+from slurmext.adapters.munge import MungeError
 from slurmext.adapters.tcp.wire import Lines
 from slurmext.adapters.transport.framing import DATA, HEAD, TEXT
 from slurmext.adapters.transport.handshake import Identity
@@ -135,6 +137,21 @@ def test_who_listens_without_being_an_agent_is_not_believed(cluster: Cluster, mo
         cluster.complete(model.manifest, "n1")
         assert not any(evil.asked)
         cluster.engines["n1"].evict(model.manifest.key)
+
+
+@pytest.mark.parametrize("told", ["Expired credential", "Rewound credential"])
+def test_nodes_whose_clocks_differ_are_told_so(cluster: Cluster, told: str):
+    """Munge says only that the credential is of another time."""
+
+    class Skewed(KeyedMunge):
+        def decode(self, credential: str) -> NoReturn:
+            raise MungeError(f"munge: {told}")
+
+    cluster.start("n0")
+    transport = SocketTransport("127.0.0.1:0", Identity(node="n1", prover=Skewed()))
+    with pytest.raises(Refused, match=f"{told}: the clocks of these two nodes differ"):
+        transport.fetch_manifest(cluster.peer("n0"), "00" * 32)
+    transport.stop()
 
 
 def test_a_credential_is_for_one_connection(cluster: Cluster, model):
