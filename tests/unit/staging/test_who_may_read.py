@@ -59,6 +59,14 @@ def test_a_node_that_was_away_hears_of_it_when_it_is_back(stage: Stage, entry: M
     assert told(stage) == {"n1": ALICES}
 
 
+def test_an_agent_that_starts_anew_is_told_anew(stage: Stage, entry: ModelEntry) -> None:
+    """The one before may have died before it did as it was told."""
+    told(stage)
+    stage.desk.greeted("n1", {"port": 6832})
+    stage.says("n1", progress(entry, 1))
+    assert told(stage) == {"n1": PUBLIC}
+
+
 def test_one_that_could_not_be_told_is_told_again(stage: Stage, entry: ModelEntry) -> None:
     """Its agent went away in that moment."""
     del stage.agents.here["n1"]
