@@ -16,17 +16,24 @@ from slurmext.cli.formats import plain
 from slurmext.errors import UsageError
 
 Row = Mapping[str, Any]
+_ENDLESS, _LINE = 10_000, 100
+"""Columns of what is no terminal: as many as it takes, or what people read a table with sentences in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column: `key` of the row's value, `title` as shown and as -o takes it. `shown` False: only with -o."""
+    """A column: `key` of the row's value, `title` as shown and as -o takes it. `shown` False: only with -o. `wraps`: a
+    sentence, which a table breaks between words so that no line is too long. `tabled` False: a table has it only with
+    -o, as another column says it as well; programs get it always.
+    """
 
     key: str
     title: str
     show: Callable[[Any], str] = plain
     right: bool = False
     shown: bool = True
+    wraps: bool = False
+    tabled: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +57,7 @@ class Output:
             lines += ["|".join(_one_line(column.show(row.get(column.key))) for column in chosen) for row in rows]
             click.echo("".join(f"{line}\n" for line in lines), nl=False)
         elif rows or not empty:
-            self._table(chosen, rows)
+            self._table([column for column in chosen if column.tabled or self.fields is not None], rows)
         else:
             click.echo(empty, err=True)
 
@@ -88,15 +95,16 @@ class Output:
         for row in rows:
             # Text: a job's name is data and may look like markup
             table.add_row(*(Text(_one_line(column.show(row.get(column.key)))) for column in columns))
-        console().print(table)
+        console(_LINE if any(column.wraps for column in columns) else _ENDLESS).print(table)
 
 
-def console() -> Any:
-    """Standard output. Colour only on a terminal; elsewhere lines are never cut or wrapped."""
+def console(width: int = _ENDLESS) -> Any:
+    """Standard output. Colour only on a terminal; elsewhere lines are never cut, or wrapped before `width`."""
     from rich.console import Console
 
     terminal = sys.stdout.isatty()
-    return Console(file=sys.stdout, width=None if terminal else 10_000, highlight=False, soft_wrap=not terminal)
+    return Console(file=sys.stdout, width=None if terminal else width, highlight=False,
+                   soft_wrap=not terminal and width == _ENDLESS)  # fmt: skip
 
 
 def print_json(value: object) -> None:

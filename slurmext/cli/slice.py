@@ -77,13 +77,13 @@ ADVICE_COLUMNS = (
     Column(key="job_id", title="JobID"),
     Column(key="user", title="User", shown=False),
     Column(key="had", title="Had"),
-    Column(key="memory_mib", title="Memory", show=_mib, right=True),
+    Column(key="memory_mib", title="Memory", show=_mib, right=True, tabled=False),
     Column(key="memory_peak_mib", title="PeakMemory", show=_mib, right=True),
-    Column(key="sm_mean_pct", title="SMMean", show=_percent, right=True),
+    Column(key="sm_mean_pct", title="SMMean", show=_percent, right=True, tabled=False),
     Column(key="sm_peak_pct", title="SMPeak", show=_percent, right=True, shown=False),
     Column(key="oom", title="OutOfMemory", show=plain, shown=False),
     Column(key="options", title="AskFor", show=lambda value: str(value) or "the same"),
-    Column(key="why", title="Because"),
+    Column(key="why", title="Because", wraps=True),
     Column(key="samples", title="Samples", right=True, shown=False),
 )
 

@@ -13,7 +13,9 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from slurmext.cli.main import cli
+from slurmext.cli.render import Output
 from slurmext.cli.session import Session
+from slurmext.cli.slice import ADVICE_COLUMNS
 from slurmext.cli.slice_map import bar, drawn
 from slurmext.model.slice_state import GpuHold, GpuRecord, HoldState, SliceRecord, SliceSample, SliceState
 from slurmext.model.slicing import GpuUse
@@ -140,3 +142,25 @@ def test_slices_profiles_history_and_advice_are_listed(run: Any) -> None:
     advice = run("advise", "12", "-nP", "-o", "JobID,Had,AskFor").output
     assert advice == "12|2g.20gb|--gpu-slice=1g.10gb\n"
     assert "nothing was measured" in run("advise", "12", uid=65534).output or run("advise", "12", uid=65534).exit_code
+
+
+def test_advice_fits_a_hundred_columns_and_nothing_is_cut(capsys: Any) -> None:
+    """Sentences are broken between words; for scripts they are whole."""
+    sentence = "its GPU memory was used up, and there is no larger profile: ask for a whole GPU"
+    row = {"job_id": "1234567_12", "had": "100%,mem=10240M", "memory_mib": 183359, "memory_peak_mib": 183359,
+           "sm_mean_pct": 100.0, "options": "--gpu-share=50%,mem=40960M", "why": sentence}  # fmt: skip
+    rows = [row, row | {"job_id": "41", "had": "3g.40gb", "options": "--gpu-slice=1g.10gb"}]
+    for shown in (rows, rows[1:]):
+        Output().rows(ADVICE_COLUMNS, shown)
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 100
+        for each in shown:
+            assert any(all(each[key] in line for key in ("job_id", "had", "options")) for line in lines)
+        start = lines[0].index("Because")
+        assert " ".join(" ".join(line[start:].split()) for line in lines[2:]).split() == (sentence.split() * len(shown))
+    Output(parsable=True).rows(ADVICE_COLUMNS, rows)
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == "JobID|Had|Memory|PeakMemory|SMMean|AskFor|Because"
+    assert [line.endswith(sentence) and "|183359M|183359M|100%|" in line for line in lines] == [True, True]
+    Output(fields="JobID,SMMean").rows(ADVICE_COLUMNS, rows)
+    assert capsys.readouterr().out.split()[:2] == ["JobID", "SMMean"]
