@@ -9,6 +9,7 @@ import click
 
 from slurmext.cli.base import Command, Group
 from slurmext.cli.ckpt_interval import DIRECTORY, estimate, why
+from slurmext.cli.completing import complete_job, complete_job_or_directory
 from slurmext.cli.formats import moment, size
 from slurmext.cli.render import Column, Output, confirm, immediate_option, json_option, output_options
 from slurmext.errors import UsageError
@@ -64,7 +65,7 @@ def cli() -> None:
         ("slurmext ckpt list --job 41 -nP -o Path", "where job 41's are"),
     ],
 )
-@click.option("-j", "--job", metavar="JOB", help="Only this job's.")
+@click.option("-j", "--job", metavar="JOB", shell_complete=complete_job, help="Only this job's.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
 @output_options
 @click.pass_obj
@@ -87,7 +88,7 @@ def list_checkpoints(session: Session, output: Output, job: str | None, limit: i
     ],
     exit_codes={1: "there is none, or no such job of yours"},
 )
-@click.argument("target", metavar="DIRECTORY|JOB")
+@click.argument("target", metavar="DIRECTORY|JOB", shell_complete=complete_job_or_directory)
 @output_options
 @click.pass_context
 def show(ctx: click.Context, output: Output, target: str) -> None:
@@ -134,7 +135,7 @@ def _directory_of(session: Session, target: str) -> Path:
     ],
     exit_codes={1: "a checkpoint is damaged, or there is none"},
 )
-@click.argument("target", metavar="DIRECTORY|JOB")
+@click.argument("target", metavar="DIRECTORY|JOB", shell_complete=complete_job_or_directory)
 @output_options
 @click.pass_context
 def verify(ctx: click.Context, output: Output, target: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slurmext.cli.base import Command
+from slurmext.cli.completing import complete_job
 from slurmext.cli.formats import moment, parse_span, size, span
 from slurmext.cli.render import Output, json_option
 from slurmext.errors import UsageError
@@ -75,7 +76,7 @@ def estimate(directory: Path | None, cost: str | None, nodes: int, mtbf: str | N
     ],
     exit_codes={1: "no such job, or it is not yours"},
 )
-@click.argument("job")
+@click.argument("job", shell_complete=complete_job)
 @json_option
 @click.pass_obj
 def why(session: Session, job: str, *, as_json: bool) -> None:

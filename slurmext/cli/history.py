@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from slurmext.cli.base import Command
+from slurmext.cli.completing import complete_job
 from slurmext.cli.formats import moment, parse_since
 from slurmext.cli.render import Column, Output, output_options
 
@@ -34,7 +35,7 @@ COLUMNS = (
         ("slurmext history --kind checkpoint --since today --json", "one kind of event, as data"),
     ],
 )
-@click.option("-j", "--job", metavar="JOB", help="Only this job.")
+@click.option("-j", "--job", metavar="JOB", shell_complete=complete_job, help="Only this job.")
 @click.option("--since", metavar="TIME", help="From then on: 2h, 3d, today, 2026-11-21, 2026-11-21T10:00.")
 @click.option("--kind", metavar="KIND", help="Only this kind of event, and its subkinds.")
 @click.option(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slurmext.cli.base import Command, Group
+from slurmext.cli.completing import complete_job
 from slurmext.cli.formats import clock, moment, parse_since, parse_span, span
 from slurmext.cli.render import Column, Output, output_options
 
@@ -82,7 +83,7 @@ def list_jobs(
     ],
     exit_codes={1: "no such job, or it is not yours"},
 )
-@click.argument("job")
+@click.argument("job", shell_complete=complete_job)
 @click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 @click.pass_obj
 def explain(session: Session, job: str, as_json: bool) -> None:
@@ -104,7 +105,7 @@ def explain(session: Session, job: str, as_json: bool) -> None:
     ],
     exit_codes={1: "no such job, or it is not yours"},
 )
-@click.argument("job")
+@click.argument("job", shell_complete=complete_job)
 @click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 @click.pass_obj
 def show(session: Session, job: str, as_json: bool) -> None:
@@ -126,7 +127,7 @@ def show(session: Session, job: str, as_json: bool) -> None:
     ],
     exit_codes={1: "no such job, it is not yours, or it does not run", 2: "no duration, or too long a one"},
 )
-@click.argument("job")
+@click.argument("job", shell_complete=complete_job)
 @click.option(
     "--for", "duration", required=True, metavar="TIME", help="For how long from now (30m, 2h, 1h30m); 0: end."
 )

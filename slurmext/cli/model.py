@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slurmext.cli.base import Command, Group
+from slurmext.cli.completing import complete_model
 from slurmext.cli.formats import moment, size
 from slurmext.cli.model_nodes import evict, pin, stage, unpin
-from slurmext.cli.model_options import complete_model, dry_run_option, expanded, model_argument, nodes_option, told
+from slurmext.cli.model_options import dry_run_option, expanded, model_argument, nodes_option, told
 from slurmext.cli.render import (
     Column,
     Output,

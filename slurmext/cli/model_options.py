@@ -5,22 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
+from slurmext.cli.completing import complete_model
 from slurmext.cli.render import print_json
-from slurmext.cli.session import Session
-from slurmext.errors import SlurmextError, UsageError
-
-
-def complete_model(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Models that the user may read, where the daemon answers."""
-    try:
-        session = ctx.find_object(Session) or Session()
-        found = [row["reference"] for row in session.ask("models")["models"]]
-    except SlurmextError:
-        return []
-    return [CompletionItem(reference) for reference in found if reference.startswith(incomplete)]
-
+from slurmext.errors import UsageError
 
 model_argument = click.argument("model", metavar="MODEL", shell_complete=complete_model)
 nodes_option = click.option("-w", "--nodelist", "nodes", metavar="NODES", help="Nodes, for example n[1-8].")

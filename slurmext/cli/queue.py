@@ -6,9 +6,9 @@ import difflib
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from slurmext.cli.base import Command, Group
+from slurmext.cli.completing import complete_queue
 from slurmext.cli.entitlement import past_use, sentences, waiting
 from slurmext.cli.formats import moment, parse_since, plain, span
 from slurmext.cli.render import Column, Output, confirm, immediate_option, json_option, output_options, pairs
@@ -46,16 +46,6 @@ COLUMNS = (
 
 _CHANGES_SHOWN = 3
 NO_POLICY = "no policy was applied yet; 'slurmext policy apply FILE' applies the first"
-
-
-def complete_queue(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Queue names, where the daemon answers."""
-    try:
-        session = ctx.find_object(Session) or Session()
-        paths = [row["path"] for row in session.ask("queues")["queues"]]
-    except SlurmextError:
-        return []
-    return [CompletionItem(path) for path in paths if path.startswith(incomplete)]
 
 
 @click.group(cls=Group)

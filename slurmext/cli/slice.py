@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slurmext.cli.base import Command, Group
+from slurmext.cli.completing import complete_job
 from slurmext.cli.formats import clock, moment, parse_since, plain
 from slurmext.cli.render import Column, Output, console, json_option, output_options, print_json
 from slurmext.cli.slice_map import drawn
@@ -162,7 +163,7 @@ def show_map(session: Session, *, as_json: bool, show_all: bool, every: float | 
         ("slurmext slice history --json", "every field of the newest 1,000, for a script"),
     ],
 )
-@click.option("-j", "--job", metavar="JOB", help="Only this job.")
+@click.option("-j", "--job", metavar="JOB", shell_complete=complete_job, help="Only this job.")
 @click.option("-u", "--user", metavar="USER", help="Only this user's (root and SlurmUser).")
 @click.option("--since", metavar="TIME", help="From then on: 2h, 3d, today, 2026-11-21.")
 @click.option(
@@ -187,7 +188,7 @@ def history(
         ("slurmext slice advise --since 7d", "the same for your last jobs"),
     ],
 )
-@click.argument("job", required=False)
+@click.argument("job", required=False, shell_complete=complete_job)
 @click.option("-u", "--user", metavar="USER", help="Only this user's jobs (root and SlurmUser).")
 @click.option("--since", metavar="TIME", help="Of jobs from then on: 2h, 3d, today, 2026-11-21.")
 @output_options

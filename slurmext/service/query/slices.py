@@ -153,7 +153,7 @@ def advised(context: Context, viewer: Viewer, asked: Question) -> Answer:
         if not found:
             raise SlurmextError(
                 f"nothing was measured of job {row.job.job_id} on a part of a GPU"
-                " (agents measure running jobs with --gpu-slice, --gpu-mem or --gpu-share)"
+                " (agents look every 10 s at running jobs with --gpu-slice, --gpu-mem or --gpu-share)"
             )
         return {"advice": [asdict(advice) for advice in found]}
     user = whose(viewer, asked)

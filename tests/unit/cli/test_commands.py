@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 
+from slurmext.cli import completing
 from slurmext.cli import main as entry
 from slurmext.cli.base import Command
+from slurmext.cli.session import Session
 from slurmext.daemon.query_server import QueryServer
 from slurmext.errors import StoreUnavailable
 from slurmext.service.query import Queries
@@ -441,3 +443,15 @@ def test_queue_show_has_the_calendar_and_what_comes_next(run: Run, seeded: Simpl
     assert re.search(r"Guaranteed: +60\n", said)
     assert re.search(r"At 2027-01-15T20:00:00: +guaranteed 60 -> 10, max 80 -> 70\n", said)
     assert "borrowers that cannot end before such a change are not started" in said
+
+
+def test_jobs_are_completed_and_else_directories(site: SiteConfig, store: MemoryStore) -> None:
+    """With those that the user may see; a command that takes either lets the shell look where no job begins so."""
+    context = click.Context(entry.cli, obj=Session(site=site, store=store, uid=0, now=lambda: 0.0))
+    parameter = entry.cli.params[0]
+    assert [item.value for item in completing.complete_job(context, parameter, "4")] == ["40", "41", "42"]
+    assert [item.value for item in completing.complete_job_or_directory(context, parameter, "42")] == ["42"]
+    (item,) = completing.complete_job_or_directory(context, parameter, "/scr")
+    assert (item.value, item.type) == ("/scr", "dir")
+    nobody = click.Context(entry.cli, obj=Session(site=site, store=store, uid=65534, now=lambda: 0.0))
+    assert completing.complete_job(nobody, parameter, "4") == []

@@ -225,6 +225,28 @@ def test_without_a_daemon_nothing_is_moved(run: Any, tmp_path: Path) -> None:
     assert run("stage", "org/base", "-w", "n[1").exit_code == 2
 
 
+def test_following_ends_when_nothing_more_comes() -> None:
+    """A node that failed, or waits for what was given up, is not waited for; one that merely waits is."""
+    from slurmext.cli.model_follow import follow
+
+    class Answering(Session):
+        """Says of n1 that it is complete, of n2 that nothing comes, of n3 that it waits, at the third look no more."""
+
+        looks = 0
+
+        def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
+            assert op == "model_where"
+            self.looks += 1
+            why = "its files are not what was imported" if self.looks > 2 else ""
+            states = {"n1": ("complete", ""), "n2": ("failed", "no room"), "n3": ("waiting", why)}
+            return {"replicas": [{"node": node, "tier": "memory", "state": state, "why": told}
+                                 for node, (state, told) in states.items()]}  # fmt: skip
+
+    session = Answering()
+    done = follow(session, "org/m", ["n1", "n2", "n3"], "memory", timeout_s=60, settle_s=0)
+    assert session.looks == 3 and done.complete == {"n1"}
+
+
 def hub_cache(root: Path, text: str = "{}") -> Path:
     """A cache of the hub with one model."""
     model = root / "models--org--small"
@@ -275,7 +297,7 @@ def test_models_are_completed(run: Any, tmp_path: Path, store: MemoryStore) -> N
     """With those that may be read."""
     from click import Context
 
-    from slurmext.cli.model_options import complete_model
+    from slurmext.cli.completing import complete_model
 
     run("import", tensors(tmp_path / "w", 1), "org/base@v1")
     site = SiteConfig(version=1, cluster="t", run_dir=tmp_path / "run")
