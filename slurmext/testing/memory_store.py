@@ -13,21 +13,16 @@ from slurmext.errors import SlurmextError, StoreConflict, StoreUnavailable
 from slurmext.model.state import (
     ActionRecord,
     ActionState,
-    CheckpointRecord,
     Event,
-    Extension,
-    GpuActivity,
-    GpuState,
     Intent,
     JobKey,
     JobRow,
     Lease,
-    Notice,
-    PastUse,
     PolicyVersion,
-    PreemptionRecord,
     StoredFence,
 )
+from slurmext.testing.memory_idle import MemoryIdle
+from slurmext.testing.memory_ledger import MemoryLedger
 from slurmext.testing.memory_models import MemoryModels
 from slurmext.testing.memory_slices import MemorySlices
 from slurmext.testing.memory_upkeep import MemoryUpkeep
@@ -40,7 +35,7 @@ if TYPE_CHECKING:
 _NOT_CARRIED_OUT = {ActionState.INTENT, ActionState.REFUSED, ActionState.FAILED, ActionState.ABANDONED}
 
 
-class MemoryStore(MemorySlices, MemoryUpkeep):
+class MemoryStore(MemorySlices, MemoryUpkeep, MemoryLedger, MemoryIdle):
     """Implements `ports.Store`. Set `down` to make every call raise StoreUnavailable, as a lost database would."""
 
     def __init__(self) -> None:
@@ -53,12 +48,6 @@ class MemoryStore(MemorySlices, MemoryUpkeep):
         self._plans: dict[int, tuple[float, Mapping[str, object]]] = {}
         self._actions: dict[int, ActionRecord] = {}
         self._fences: dict[JobKey, StoredFence] = {}
-        self._preemptions: list[PreemptionRecord] = []
-        self._checkpoints: list[CheckpointRecord] = []
-        self._activity: dict[tuple[str, str], GpuActivity] = {}
-        self._extensions: dict[JobKey, Extension] = {}
-        self._notices: list[Notice] = []
-        self._past_use: dict[str, PastUse] = {}
         self._events: list[Event] = []
         self._dedup: set[str] = set()
         self._last_id: Counter[str] = Counter()
@@ -242,111 +231,6 @@ class MemoryStore(MemorySlices, MemoryUpkeep):
         with self._lock:
             self._require_up()
             return sorted(self._fences.values(), key=lambda fence: fence.created_s)
-
-    # ledger, checkpoints, events
-    def record_preemption(self, token: int, record: PreemptionRecord) -> None:
-        with self._lock:
-            self._require_controller(token)
-            if not any(r.victim == record.victim and r.ended_s == record.ended_s for r in self._preemptions):
-                self._preemptions.append(record)
-
-    def preemptions(
-        self, *, job_id: str | None = None, since_s: float | None = None, limit: int = 100
-    ) -> list[PreemptionRecord]:
-        with self._lock:
-            self._require_up()
-            found = [
-                record
-                for record in self._preemptions
-                if job_id in {None, record.victim.job_id} and (since_s is None or record.ended_s >= since_s)
-            ]
-        found.sort(key=lambda record: record.ended_s)
-        return found[::-1][:limit]
-
-    def preemption_counts(self, keys: Iterable[JobKey]) -> Mapping[JobKey, int]:
-        with self._lock:
-            self._require_up()
-            counts = Counter(record.victim for record in self._preemptions)
-        return {key: counts[key] for key in keys}
-
-    def record_checkpoint(self, record: CheckpointRecord) -> None:
-        with self._lock:
-            self._require_up()
-            same = ("job_id", "saved_s", "node", "step", "path")
-            if not any(all(getattr(r, n) == getattr(record, n) for n in same) for r in self._checkpoints):
-                self._checkpoints.append(record)
-
-    def last_checkpoints(self, job_ids: Collection[str]) -> Mapping[str, CheckpointRecord]:
-        with self._lock:
-            self._require_up()
-            newest = sorted(self._checkpoints, key=lambda record: record.saved_s)
-        return {record.job_id: record for record in newest if record.job_id in job_ids}
-
-    def checkpoints(self, *, job_id: str | None = None, limit: int = 100) -> list[CheckpointRecord]:
-        with self._lock:
-            self._require_up()
-            found = [record for record in self._checkpoints if job_id in {None, record.job_id}]
-        found.sort(key=lambda record: record.saved_s)
-        return found[::-1][:limit]
-
-    def last_left(self, keys: Iterable[JobKey], reason: str) -> Mapping[JobKey, float]:
-        with self._lock:
-            self._require_up()
-            lines = sorted(self._preemptions, key=lambda record: record.ended_s)
-        asked = set(keys)
-        return {line.victim: line.ended_s for line in lines if line.reason == reason and line.victim in asked}
-
-    # idle GPUs
-    def record_gpu_activity(self, record: GpuActivity) -> None:
-        with self._lock:
-            self._require_up()
-            key = (record.job_id, record.node)
-            if key not in self._activity or self._activity[key].at_s <= record.at_s:
-                self._activity[key] = record
-
-    def gpu_activity(
-        self, *, job_ids: Collection[str] | None = None, state: GpuState | None = None
-    ) -> list[GpuActivity]:
-        with self._lock:
-            self._require_up()
-            found = sorted(self._activity.items())
-        return [
-            record
-            for _, record in found
-            if (job_ids is None or record.job_id in job_ids) and state in {None, record.state}
-        ]
-
-    def record_extension(self, record: Extension) -> None:
-        with self._lock:
-            self._require_up()
-            self._extensions[record.job] = record
-
-    def extensions(self, *, until_s: float) -> Mapping[JobKey, Extension]:
-        with self._lock:
-            self._require_up()
-            return {job: found for job, found in self._extensions.items() if found.keep_until_s > until_s}
-
-    def replace_notices(self, token: int, notices: Sequence[Notice]) -> None:
-        if len({(notice.job, notice.reason) for notice in notices}) < len(notices):
-            raise SlurmextError("a job was given two notices for one reason; keep the earlier.")
-        with self._lock:
-            self._require_controller(token)
-            self._notices = list(notices)
-
-    def notices(self) -> list[Notice]:
-        with self._lock:
-            self._require_up()
-            return sorted(self._notices, key=lambda notice: (notice.since_s, notice.job.job_id))
-
-    def save_past_use(self, token: int, uses: Sequence[PastUse]) -> None:
-        with self._lock:
-            self._require_controller(token)
-            self._past_use = {use.queue: use for use in uses}
-
-    def past_use(self) -> list[PastUse]:
-        with self._lock:
-            self._require_up()
-            return [use for _, use in sorted(self._past_use.items())]
 
     # events
     def record_event(self, event: Event, *, dedup: str | None = None) -> bool:
