@@ -27,7 +27,10 @@ class Followed:
     took_s: float
 
 
-def follow(session: Session, reference: str, nodes: Sequence[str], tier: str, *, timeout_s: float | None) -> Followed:
+def follow(
+    session: Session, reference: str, nodes: Sequence[str], tier: str, *, timeout_s: float | None,
+    settle_s: float = SETTLE_S,
+) -> Followed:  # fmt: skip
     """Look until every node has it or failed, or the time is over."""
     began_s = time.monotonic()
     with ExitStack() as stack:
@@ -39,12 +42,17 @@ def follow(session: Session, reference: str, nodes: Sequence[str], tier: str, *,
                 bars.show(rows)
             took_s = time.monotonic() - began_s
             complete = frozenset(node for node, row in rows.items() if row["state"] == "complete")
-            failed = {node for node, row in rows.items() if row["state"] == "failed" and took_s > SETTLE_S}
+            failed = {node for node, row in rows.items() if _is_over(row) and took_s > settle_s}
             over = timeout_s is not None and took_s >= timeout_s
             if over or len(complete | failed) == len(set(nodes)):
                 absent = [_absent(node) for node in nodes if node not in rows]
                 return Followed(replicas=[*rows.values(), *absent], complete=complete, took_s=took_s)
             time.sleep(EVERY_S)
+
+
+def _is_over(row: dict[str, Any]) -> bool:
+    """Whether nothing more comes: what waits and says why was given up."""
+    return row["state"] == "failed" or (row["state"] == "waiting" and bool(row["why"]))
 
 
 def _absent(node: str) -> dict[str, Any]:

@@ -88,8 +88,12 @@ class Conducting:
         """Which nodes are close to each other, where their agents do not know better."""
         self._topology = topology
 
-    def want(self, entry: ModelEntry, nodes: Collection[str], tier: TierKind = TierKind.MEMORY) -> None:
-        """These nodes shall have the model. Those that have it, or failed a moment ago, are left alone."""
+    def want(
+        self, entry: ModelEntry, nodes: Collection[str], tier: TierKind = TierKind.MEMORY, *, at_once: bool = False
+    ) -> None:
+        """These nodes shall have the model. Those that have it are left alone, and those that failed a moment ago,
+        unless somebody asks who may have mended what was wrong (`at_once`).
+        """
         now_s = self._clock.now()
         place = entry.key, tier
         with self._lock:
@@ -107,7 +111,7 @@ class Conducting:
                 node
                 for node in nodes
                 if node in known and node not in held and node not in under_way
-                and not self._failed.get((node, place), _Failure()).holds(entry, now_s)
+                and (at_once or not self._failed.get((node, place), _Failure()).holds(entry, now_s))
             }  # fmt: skip
             if not new:
                 return

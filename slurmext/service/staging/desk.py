@@ -236,7 +236,11 @@ class StageDesk:
 
     def _save(self, host: StageHost) -> bool:
         now_s = self._clock.now()
-        state = tuple((place, one.state, one.fingerprint, one.pins, one.why) for place, one in host.models.items())
+        whys = {
+            place: one.why or (one.state is StageState.WAITING and self._conducting.failure(host.node, *place)) or ""
+            for place, one in host.models.items()
+        }
+        state = tuple((place, one.state, one.fingerprint, one.pins, whys[place]) for place, one in host.models.items())
         saved = self._saved.setdefault(host.node, _Saved())
         changed = state != saved.state
         if not changed and now_s - saved.at_s < _SAVED_EVERY_S:
@@ -246,9 +250,9 @@ class StageDesk:
             [
                 ModelReplica(
                     node=host.node, tier=one.tier, key=one.key, fingerprint=one.fingerprint, state=one.state,
-                    ready_bytes=one.ready_bytes, size=one.size, pins=one.pins, at_s=now_s, why=one.why[:500],
+                    ready_bytes=one.ready_bytes, size=one.size, pins=one.pins, at_s=now_s, why=whys[place][:500],
                 )
-                for one in host.models.values()
+                for place, one in host.models.items()
             ],
         )  # fmt: skip
         saved.state, saved.at_s = state, now_s
@@ -280,7 +284,7 @@ class StageDesk:
         entry = self._keeping.registered().get(key)
         if entry is not None:
             log.info("%s wants %s on %s", by, key, ", ".join(sorted(nodes)))
-            self._conducting.want(entry, nodes, tier)
+            self._conducting.want(entry, nodes, tier, at_once=True)
 
     def evict(self, key: ModelKey, nodes: Collection[str], tier: TierKind) -> Collection[str]:
         """Have it removed there, unless a job there uses it; returns the nodes that were told."""

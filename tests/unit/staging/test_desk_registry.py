@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from slurmext.errors import StoreUnavailable
-from slurmext.staging.kinds import TierKind
+from slurmext.staging.kinds import StageState, TierKind
 from slurmext.staging.plan.fabric import STORAGE
 
 from .test_desk import ALICE, NODES, Stage, progress
@@ -71,3 +71,20 @@ def test_a_transfer_that_runs_takes_the_new_place_for_whoever_comes_to_it(stage:
     stage.store.models.add(replace(entry, storage="/archive/net"), b"")
     stage.desk.wanted(entry.key, ["n2"], TierKind.MEMORY, "alice")
     assert str(stage.agents.staged["n2"].storage) == "/archive/net"
+
+
+def test_why_nothing_more_comes_is_written_down_and_asking_again_tries_again(stage: Stage) -> None:
+    """Storage that is not what was imported: its reader is left with a part, and whoever looks hears why."""
+    entry = stage.model()
+    stage.desk.wanted(entry.key, ["n1"], TierKind.MEMORY, "alice")
+    stage.says("n1", progress(entry, 0.3, rejected=(STORAGE,), lost={STORAGE: "chunk 3 has another checksum"}))
+    assert ("n1", "cancel", str(entry.key)) in stage.agents.acts
+    stage.says("n1", progress(entry, 0.3, state=StageState.WAITING))
+    [copy] = stage.store.models.replicas(entry.key)
+    assert copy.why == "/shared/org/net/v1: chunk 3 has another checksum"
+    stage.agents.staged.clear()
+    stage.desk.wanted(entry.key, ["n1"], TierKind.MEMORY, "alice")
+    assert stage.agents.sources("n1") == [STORAGE]
+    stage.says("n1", progress(entry, 1))
+    [copy] = stage.store.models.replicas(entry.key)
+    assert copy.complete and copy.why == ""
