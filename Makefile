@@ -6,7 +6,7 @@ PY := .venv/bin/python
 PARTS := slices ckpt models
 TESTS_slices := tests/integration/test_*slice*_on_slurm.py tests/unit/agent/slices tests/unit/devices tests/unit/nvml tests/unit/mps \
 	tests/unit/slices tests/contract/test_slice_driver.py tests/property/test_slice_laws.py tests/scenario/slices
-TESTS_ckpt := $(foreach what,ranks copies transparent chain examples,tests/integration/test_$(what)_on_slurm.py) tests/unit/checkpoint
+TESTS_ckpt := $(foreach what,ranks copies transparent chain examples heterogeneous plain,tests/integration/test_$(what)_on_slurm.py) tests/unit/checkpoint
 TESTS_models := tests/integration/test_models_on_slurm.py tests/integration/test_preload_on_slurm.py tests/unit/staging \
 	tests/unit/agent/staging tests/unit/models tests/property/test_multicast_laws.py
 BENCHES := $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/bench_*.py))

@@ -22,8 +22,9 @@ from slurmext.checkpoint.engine.tree import put
 from slurmext.checkpoint.errors import CheckpointError
 from slurmext.checkpoint.gate import Gate
 from slurmext.checkpoint.interval import Interval
-from slurmext.checkpoint.pilot import URGENT, Pilot, Reason
+from slurmext.checkpoint.pilot import DEADLINE, URGENT, Pilot, Reason
 from slurmext.checkpoint.ranks import Place, here
+from slurmext.checkpoint.requeue import saved_for_limit
 from slurmext.checkpoint.signals import Listener, wanted_signal
 from slurmext.checkpoint.tiers import Tiers
 
@@ -335,6 +336,8 @@ class Checkpointer:
             told = confirm(step=self.saved_step, path=str(path), size_bytes=size_bytes, on_signal=urgent, cost=cost)
             if told and urgent and self._pilot is not None:
                 self._pilot.confirmed_s = time.monotonic()
+            if reason == DEADLINE:
+                saved_for_limit(known=told)
             return told
         return True
 
