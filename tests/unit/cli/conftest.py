@@ -23,6 +23,7 @@ from slurmext.model.state import (
     JobRow,
     PreemptionRecord,
 )
+from slurmext.service.query import Queries
 from slurmext.testing.memory_store import MemoryStore
 
 if TYPE_CHECKING:
@@ -126,3 +127,12 @@ def run(store: MemoryStore, site: SiteConfig) -> Run:
 @pytest.fixture
 def seeded() -> SimpleNamespace:
     return SimpleNamespace(now=NOW, policy=POLICY)
+
+
+@pytest.fixture
+def queries(store: MemoryStore) -> Queries:
+    live = {
+        "status": lambda: {"cycle": {"at_s": NOW}, "agents": ["n1"]},
+        "plan": lambda: {"reasons": {"42": "X", "57": "Y"}},
+    }
+    return Queries(store=store, now=lambda: NOW, live=live)
