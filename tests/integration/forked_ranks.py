@@ -5,6 +5,7 @@ forked_ranks.py 4 train_torch.py --epochs=2
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import runpy
@@ -35,13 +36,20 @@ def rank(number: int, world: int, arguments: list[str]) -> int:
     return 0
 
 
+def meeting_point(first: int) -> int:
+    """A port of the ten from `first` on, which are this job's: what a run before it left behind may still have its own."""
+    for port in range(first, first + 10):
+        with contextlib.suppress(OSError), socket.socket() as free:
+            free.bind(("127.0.0.1", port))
+            return port
+    raise SystemExit(f"ports {first} to {first + 9} are taken")
+
+
 def main() -> int:
     """Start them, pass a TERM on, and wait."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True, write_through=False)  # they share it: whole lines
-    with socket.socket() as free:  # of this run alone: what a run before it left behind may still have its own
-        free.bind(("127.0.0.1", 0))
-        os.environ["MASTER_PORT"] = str(free.getsockname()[1])
+    os.environ["MASTER_PORT"] = str(meeting_point(int(os.environ["MASTER_PORT"])))
     world, arguments = int(sys.argv[1]), sys.argv[2:]
     pids: list[int] = []
     for number in range(world):

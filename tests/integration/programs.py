@@ -54,7 +54,7 @@ def rendezvous() -> str:
 def undisturbed(arguments: Sequence[str], *, world: int) -> dict[str, str]:
     """`results` of the same training outside Slurm, by ranks that nobody disturbs."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
-    env = {**clean, "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(EXAMPLES.parent)}
+    env = {**clean, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": rendezvous(), "PYTHONPATH": str(EXAMPLES.parent)}
     argv = [sys.executable, str(FORKED), str(world), str(EXAMPLES / "train_torch.py"), *arguments]
     return results(subprocess.run(argv, env=env, text=True, stdout=subprocess.PIPE, timeout=300, check=True).stdout)
 

@@ -143,7 +143,7 @@ def test_a_bad_agent_stops_no_job(folder, agent, key, how):
     agent(BAD_AGENTS[how])
     status, output, wall_s = hooks.run(key)
     assert (status, output) == (0, "")
-    assert wall_s < 2
+    assert wall_s < 4.5  # its deadline is one second; who is slow here is so for five or more
     assert len(hooks.log) == 1 and "node=n1 job=12" in hooks.log[0]
 
 
@@ -222,7 +222,7 @@ def test_a_full_backlog(folder):
     waiting = socket.socket(socket.AF_UNIX)
     waiting.connect(str(hooks.run_dir / "agent-n1.root.sock"))
     status, _, wall_s = hooks.run("Prolog")
-    assert status == 0 and 0.9 < wall_s < 2 and len(hooks.log) == 1
+    assert status == 0 and 0.9 < wall_s < 10 and len(hooks.log) == 1
 
 
 @pytest.mark.parametrize("key", HOOKS)
