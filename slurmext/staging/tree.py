@@ -72,7 +72,10 @@ def find_tree(path: Path, revision: str | None = None) -> tuple[SourceTree, str 
     try:
         return _found(path, revision)
     except OSError as error:
-        raise BadModel(f"{error.filename or path} cannot be read here: {error.strerror}") from error
+        # What is looked for to tell a hub's cache is nothing that anybody has heard of.
+        looked_for = {path / "snapshots", path / "blobs"}
+        place = path if error.filename is None or Path(error.filename) in looked_for else error.filename
+        raise BadModel(f"{place} cannot be read here: {error.strerror}; import what you may read") from error
 
 
 def _found(path: Path, revision: str | None) -> tuple[SourceTree, str | None]:
