@@ -288,6 +288,29 @@ def test_a_slow_link_is_noticed_within_three_reports():
     assert {one.node for one in conductor.changes(2.5)} >= {"n002", "n003"}
 
 
+def test_links_that_need_a_moment_to_become_fast_do_not_change_places_for_ever():
+    """As those of RDMA do, which are set up anew."""
+    conductor, began, changed = conducting(3), dict[str, float](), list[float]()
+    for at in range(160):
+        now = at / 4
+        for one in conductor.changes(now):
+            began[one.node] = now
+            changed.append(now)
+        for node, since in began.items():
+            rate = 0.95 * G if now - since > 1.8 else 0.0
+            conductor.report(Report(node=node, held=0.4, rate_bps=rate), now)
+    assert max(changed) < 15
+
+
+def test_a_target_that_gets_nothing_yet_is_not_called_slow():
+    """Its link begins, or its source is dead: then it turns to another by itself, and slurmextd hears that it is gone."""
+    conductor = conducting()
+    conductor.changes(0)
+    for at in range(16):
+        conductor.report(Report(node="n002", held=0.4, rate_bps=0.0), at / 4)
+        assert conductor.changes(at / 4) == ()
+
+
 def test_a_source_whose_way_out_was_slow_is_found_out():
     """The one that seemed slow is fast from another source: then it was the source's fault."""
     conductor = conducting()

@@ -165,7 +165,8 @@ class Conductor:
                 self._hosts[source] = replace(self._hosts[source], tx_bps=rate, tx_used_bps=0.0)
             self._stale = True
             return
-        slow = not report.starved and report.rate_bps < SLOW * planned.rate_bps
+        # Nothing at all is a link that begins, or a dead source: the receiver itself turns away from that one.
+        slow = not report.starved and 0 < report.rate_bps < SLOW * planned.rate_bps
         if not slow or now_s - self._changed_s.get(node, now_s) < SETTLE_S:
             self._slow_since.pop(node, None)
             return
