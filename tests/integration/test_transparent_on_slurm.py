@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -89,19 +90,71 @@ def test_a_program_that_knows_of_nothing_moves_to_another_node(booted: Site) -> 
     assert line.confirmed_s - line.signalled_s < booted.grace_s
 
 
-def test_a_program_with_a_connection_is_told_and_goes_on(booted: Site) -> None:
-    """It cannot be saved, says why in its output, keeps its whole grace and loses nothing but what it did."""
-    site = booted
-    with socket.create_server(("0.0.0.0", 0)) as listener:
-        host = netns.controller_address(site.cluster.record.subnet or "")
+CUDA = """\
+#include <stdio.h>
+static int said(const char *call, int code) {
+    FILE *log = fopen("cuda.log", "a");
+    fprintf(log, "%s\\n", call);
+    fclose(log);
+    return code;
+}
+int cuCheckpointProcessLock(int pid, void *arguments) { return said("Lock", 0); }
+int cuCheckpointProcessCheckpoint(int pid, void *arguments) { return said("Checkpoint", 801); }
+int cuCheckpointProcessRestore(int pid, void *arguments) { return said("Restore", 0); }
+int cuCheckpointProcessUnlock(int pid, void *arguments) { return said("Unlock", 0); }
+"""
+"""A driver that finds GPU memory shared with other processes (CUDA_ERROR_NOT_SUPPORTED), as NCCL's is."""
+LAST = "; print('on', flush=True); time.sleep(600)"
+PEER = "import socket, time; peer = socket.create_connection(('{host}', {port}))" + LAST
+HANDED = (
+    """\
+import socket, time; talk = socket.socket(socket.AF_UNIX); talk.connect('give'); \
+_, kept, _, _ = socket.recv_fds(talk, 9, 1); talk.close()"""
+    + LAST
+)
+GPU = "import ctypes, time; cuda = ctypes.CDLL('libcuda.so.1')" + LAST
+DEVICE = "import os, time; pty = os.open('/dev/ptmx', os.O_RDWR)" + LAST
+BOX = "import time" + LAST
+REMEDY = "can save itself: submit it with --ckpt=auto"
+
+
+def test_a_program_that_cannot_be_saved_is_told_why_and_goes_on(booted: Site) -> None:
+    """A connection to outside, GPU memory that processes share, a device, a container, a file of a mount that it does
+    not see: each is named with what to do instead, nothing is undone half-way, and the job loses nothing.
+    """
+    site, home = booted, booted.cluster.home("alice")
+    host = netns.controller_address(site.cluster.record.subnet or "")
+    with socket.create_server(("0.0.0.0", 0)) as listener, socket.socket(socket.AF_UNIX) as giving:
+        giving.bind(str(home / "give"))
+        (home / "give").chmod(0o777)
+        giving.listen()
         port = listener.getsockname()[1]
-        program = f"exec 3<>/dev/tcp/{host}/{port} || exit 9; echo connected; sleep 600"
-        job = site.submit("alice", "--ckpt=transparent", "--queue=research", "--gres=gpu:8",
-                          script=f"bash -c '{program}'")  # fmt: skip
-        site.until(lambda: "connected" in site.output("alice", job))
-        site.cluster.run(["scancel", "--signal=USR1", "--full", job])
-        site.until(lambda: "no checkpoint" in site.output("alice", job))
-        assert f"is connected to {host}:{port}" in site.output("alice", job)
-        assert site.state(job) == "RUNNING"
-        site.cluster.run(["scancel", job])
-        site.until_ended(job)
+        (home / "cuda.c").write_text(CUDA)
+        library = home / "libcuda.so.1"
+        subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, home / "cuda.c"], check=True)
+        programs = {
+            PEER.format(host=host, port=port): f"is connected to {host}:{port}",
+            GPU: "says 801: it shares GPU memory with other processes (NCCL, MPS, IPC)",
+            DEVICE: "has the device /dev/ptmx open",
+            HANDED: "it has a file open on a mount that only root can see",
+            BOX: "runs in a container of its own (mnt namespace)",
+        }
+        jobs = dict[str, str]()
+        for number, (program, why) in enumerate(programs.items()):
+            (home / f"refused{number}.py").write_text(program)
+            box = "unshare --user --map-root-user --mount " if program is BOX else ""
+            job = site.submit("alice", "--ckpt=transparent", "--queue=research", "--gres=gpu:1",
+                              script=f"{box}python3 refused{number}.py", env={"LD_LIBRARY_PATH": str(home)})  # fmt: skip
+            jobs[job] = why
+        connection, _ = giving.accept()
+        with connection, (home / "given").open("w") as file:
+            socket.send_fds(connection, [b"here"], [file.fileno()])
+        site.until(lambda: all("on\n" in site.output("alice", job) for job in jobs))
+        site.cluster.run(["scancel", "--signal=USR1", "--full", *jobs])
+        site.until(lambda: all(REMEDY in site.output("alice", job) for job in jobs))
+        for job, why in jobs.items():
+            assert why in site.output("alice", job)
+            assert site.state(job) == "RUNNING"
+        assert (home / "cuda.log").read_text().split() == ["Lock", "Checkpoint", "Restore", "Unlock"]
+        site.cluster.run(["scancel", *jobs])
+        site.until_ended(*jobs)

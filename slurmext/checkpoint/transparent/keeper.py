@@ -131,9 +131,9 @@ class Keeper:
             if found := obstacles.of_processes(pids):
                 raise CheckpointError("; ".join(found[:5]))  # noqa: TRY301
             opened = files.open_files(pids)
-            users = gpu.users(pids)
-            if users:
-                gpu.Driver().suspend(users)
+            if found_users := gpu.users(pids):
+                gpu.Driver().suspend(found_users)
+                users = found_users
             clock = time.clock_gettime(time.CLOCK_MONOTONIC), time.clock_gettime(time.CLOCK_BOOTTIME)
             self._own_ids()
             took_s = criu.dump(self._task.criu, self._pid, folder, self._inodes, leave=leave_running)

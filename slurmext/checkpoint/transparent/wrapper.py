@@ -30,6 +30,9 @@ from slurmext.checkpoint.transparent.run import Run
 NEAR_END_S = 600.0
 STAY_S = 60.0
 """After a dump on the signal the job expects to be requeued; if it is not by then, it goes on."""
+REMEDY = (
+    "what cannot be saved from outside can save itself: submit it with --ckpt=auto, and have it use slurmext.checkpoint"
+)
 MARK = b"#slurmext: the job's own script\n"
 _NO_RESTORE = 75
 
@@ -52,7 +55,7 @@ class Wrapper:
         self._command, self._directory, self._criu = list(command), directory, program
         self._stay_s, self._every_s = stay_s, every_s
         self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._asked = self._leave = self._confirmed = False
+        self._asked = self._leave = self._confirmed = self._advised = False
         self._finish = finish
         self._unsealed: dumps.Dump | None = None
         self._next_s = time.monotonic() + every_s if every_s else float("inf")
@@ -138,6 +141,9 @@ class Wrapper:
                 run.again(said)
                 return False
             say(f"no checkpoint: {(said or {}).get('refused', 'the program is gone')}; the program goes on")
+            if not self._advised:
+                self._advised = True
+                say(REMEDY)
             return False
         about = said["dumped"]
         run.drain(everything=on_signal)
