@@ -32,12 +32,10 @@ from slurmext.service.observe import Observation
 from slurmext.service.overdue import Leaving, overdue
 from slurmext.service.placing import place_all
 from slurmext.service.rejoining import Rejoining
+from slurmext.service.requeued import Requeued, is_delayed
 
 log = logging.getLogger(__name__)
 
-HOLD_WITHIN_S = 2.0
-HOLD_BEFORE_S = 3.0
-"""A requeued victim is held when its beneficiary runs, but within this time, and this long before it is eligible."""
 _NEVER = "BadConstraints"
 """Slurm's reason of a job that asks for what no node of its partition has; it has it held then."""
 _BEHIND_OTHERS = "Priority"
@@ -83,8 +81,7 @@ class Applier:
         self._guard_s, self._end_left, self._tell = guard_s, end_left, tell
         self.deadlines = Deadlines()
         self._store, self._reader, self._actuator, self._clock, self._crash = store, reader, actuator, clock, crash
-        self._unheld, self._delayed = list[str](), list[str]()
-        self._hold_at_once = False
+        self._requeued = Requeued(actuator)
         self._robbed = set[str]()
         self._first = set[int]()
         self._firsts_left = 0
@@ -203,8 +200,7 @@ class Applier:
     def follow(self, token: int, observation: Observation, checkpoints: Mapping[str, CheckpointRecord]) -> int:
         """Take every open action as far as Slurm's state allows. Returns how many are still open."""
         now = self._clock.now()
-        self._unheld.clear()
-        self._delayed.clear()
+        self._requeued.forget()
         self._robbed.clear()
         self._firsts_left = _MOST_FIRSTS
         due = list[_Due]()
@@ -216,10 +212,8 @@ class Applier:
             if action.kind is ActionKind.EVICT:
                 answer = checkpoints.get(action.job.job_id)
                 due += self._follow_eviction(token, action, record, answer, now)
-                if record is not None and record.het:
-                    self._delayed += [action.job.job_id] if _is_delayed(action, record, now) else []
-                elif record is not None and self._hold_is_due(action, record, observation, now):
-                    self._unheld.append(action.job.job_id)
+                if record is not None:
+                    self._requeued.see(action, record, observation, now)
             elif action.kind is ActionKind.RELEASE:
                 self._follow_release(token, action, record, observation, now)
             else:
@@ -292,8 +286,7 @@ class Applier:
         if record is None:
             self._finish(token, action, "ended by itself", now)
         elif record.state is JobState.RUNNING and record.start_s != action.detail.get("start_s"):
-            # Slurm's requeue delay is shorter than ours before the hold: from now on there is none.
-            self._hold_at_once = self._hold_at_once or not record.het
+            self._requeued.started_again(record)
             self._robbed.add(str(action.detail.get("beneficiary", "")))
             self._finish(token, action, "requeued, and started again", now)
         elif record.state is JobState.RUNNING and action.state is ActionState.SIGNALLED:
@@ -312,7 +305,7 @@ class Applier:
                 return [(action, {})]
         elif record.state is JobState.PENDING and record.held:
             self._finish(token, action, "requeued and held", now)
-        elif record.state is JobState.PENDING and record.het and not _is_delayed(action, record, now):
+        elif record.state is JobState.PENDING and record.het and not is_delayed(action, record, now):
             self._finish(token, action, "requeued; Slurm starts it when there is room", now)
         elif record.state is JobState.RUNNING and action.state is ActionState.REQUEUED:
             return [(action, {})]  # asked for, but Slurm does not show it: ask again
@@ -335,8 +328,7 @@ class Applier:
         refused = self._actuator.requeue([action.job.job_id for action, _ in due])
         self._crash("requeued")
         self._hand_over(token, {action.job for action, _ in due if action.job.job_id not in refused}, observation)
-        if self._hold_at_once:
-            self._actuator.hold_requeued([a.job.job_id for a, _ in due if a.job.job_id not in observation.het])
+        self._requeued.told([action.job.job_id for action, _ in due], observation)
         now = self._clock.now()
         for action, detail in due:
             why = refused.get(action.job.job_id)
@@ -354,17 +346,6 @@ class Applier:
             self._crash("handover recorded")
             self._release(token, actions, observation)
 
-    def _hold_is_due(self, action: ActionRecord, record: JobRecord, observation: Observation, now: float) -> bool:
-        """Whether a requeued victim is to be held now. Its beneficiary first: Slurm may take a second over a hold, and
-        does not start the victim before its requeue delay is over.
-        """
-        if record.state is not JobState.PENDING or record.held:
-            return False
-        beneficiary = observation.known.get(str(action.detail.get("beneficiary", "")))
-        waits = beneficiary is not None and beneficiary.record.state is JobState.PENDING
-        soon = (record.eligible_s or 0) - now < HOLD_BEFORE_S
-        return not waits or soon or self._hold_at_once or now - number(action, "requeued_s") > HOLD_WITHIN_S
-
     def notify(self, record: JobRecord, words: str) -> None:
         """Write into a running job's output. It is in its timeline as well: nothing is lost when Slurm refuses."""
         try:
@@ -373,12 +354,9 @@ class Applier:
             log.info("job %s was not told: %s", record.slurm_id, error)
 
     def hold_requeued(self) -> None:
-        """Hold the victims that `follow` found requeued, now that everything urgent is done."""
-        if self._unheld:
-            self._actuator.hold_requeued(self._unheld)
+        """Deal with the victims that `follow` found requeued, now that everything urgent is done."""
+        if self._requeued.act():
             self._crash("held requeued")
-        if self._delayed:
-            self._actuator.expedite(self._delayed)
 
     def _finish(self, token: int, action: ActionRecord, message: str, now: float) -> None:
         """Close an eviction and write the victim's ledger."""
@@ -417,9 +395,3 @@ class Applier:
         log.info("action %d %s job %s: %s %s", action.id, action.kind, action.job.job_id, state, message)
         self._store.advance(token, action.id, state, self._clock.now(), message=message, detail=detail)
         self._crash(f"{action.kind} {state}")
-
-
-def _is_delayed(action: ActionRecord, record: JobRecord, now: float) -> bool:
-    """Whether it was requeued by us and Slurm does not start it before a delay is over, which it does not need."""
-    ours = action.state in {ActionState.INTENT, ActionState.REQUEUED}
-    return ours and record.state is JobState.PENDING and (record.eligible_s or 0) > now
