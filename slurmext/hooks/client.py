@@ -152,7 +152,8 @@ def tell_tasks(base: str) -> None:
     if not stored:
         return
     path = base + ".models/" + str(int(env["SLURM_JOB_ID"]))
-    line = "export SLURMEXT_PRELOAD_FALLBACK=" + ":".join(dict.fromkeys(stored)) + "\n"
+    # A step's tasks have the environment of the job's first node, which may have its models.
+    line = "unset SLURMEXT_STAGED\nexport SLURMEXT_PRELOAD_FALLBACK=" + ":".join(dict.fromkeys(stored)) + "\n"
     draft = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o400)
     os.write(draft, line.encode())
     os.fchown(draft, uid, -1)

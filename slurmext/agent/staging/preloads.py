@@ -198,14 +198,12 @@ class Preloads:
         return next((each.why for each in said if each.reference == model.reference and each.key), "")
 
     def _tell_tasks(self, job_id: int, uid: int, outcomes: Sequence[Outcome]) -> None:
-        lines: list[str] = []
         directories = [str(each.staged) for each in outcomes if each.staged is not None]
-        if directories:
-            lines.append(f"export {ROOTS}={':'.join(directories)}")
+        # A step's tasks have the environment of the job's first node: what that was told does not hold here.
+        lines = [f"export {ROOTS}={':'.join(directories)}" if directories else f"unset {ROOTS}"]
         missed = [each for each in outcomes if not each.complete]
         stored = {each.model.key: Path(each.model.storage) for each in missed if each.model.key and each.model.storage}
-        if stored:
-            lines.append(f"export {FALLBACK}={fallback_text(stored)}")
+        lines.append(f"export {FALLBACK}={fallback_text(stored)}" if stored else f"unset {FALLBACK}")
         for each in missed:
             name = each.model.key or each.model.reference
             where = f"it is read from {each.model.storage}" if each.model.storage else "load it by its path"

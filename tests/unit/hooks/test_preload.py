@@ -95,5 +95,5 @@ def test_without_an_agent_the_tasks_hear_where_models_are_stored_that_their_user
     status, printed, _ = hooks.run("TaskProlog", SLURMEXT_PRELOAD="org/net")
     assert status == 0
     wanted = "org/net@v2=/s/org/net/v2:org/all@v1=/s/org/all/v1:org/team@v1=/s/org/team/v1"
-    assert f"export SLURMEXT_PRELOAD_FALLBACK={wanted}\n" in printed
+    assert f"unset SLURMEXT_STAGED\nexport SLURMEXT_PRELOAD_FALLBACK={wanted}\n" in printed
     assert "SLURMEXT_PRELOAD" not in hooks.run("TaskProlog")[1]
