@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from slurmext.agent.slices.check import check
+from slurmext.agent.slices.check import Leaving, check
 from slurmext.agent.slices.records import Piece, Reservation, Stage
 from slurmext.errors import SlurmextError
 
@@ -61,6 +61,7 @@ class SliceKeeper:
         self._changed, self._name_of, self._now = changed, name_of, now
         self._lock = threading.RLock()
         self._making: set[str] = set()
+        self._put_off: set[str] = set()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="slices")
 
     def stop(self) -> None:
@@ -70,7 +71,11 @@ class SliceKeeper:
     # orders
 
     def reserve(self, order: ReserveSlices) -> None:
-        """Take a reservation, or say why not. An order that comes again gets the same answer again."""
+        """Take a reservation, or say why not. An order that comes again gets the same answer again.
+
+        What is in the way may be another reservation that the controller has given up already, while this node still
+        clears it away or was not told yet: the order gets no answer then, and comes again a little later.
+        """
         with self._lock:
             known = self._p.book.reservation(order.reservation)
             if known is not None:
@@ -92,8 +97,14 @@ class SliceKeeper:
             check(order, book=self._p.book, maker=self._p.maker, driver=self._p.driver)
             self._p.book.keep(reservation)
         except SlurmextError as error:
+            if isinstance(error, Leaving) and order.reservation not in self._put_off:
+                self._put_off.add(order.reservation)
+                log.info("job %s: %s; the order will come again", reservation.job, error)
+                return
+            self._put_off.discard(order.reservation)
             self._say("slice_missed", order, reason=str(error))
             return
+        self._put_off.discard(order.reservation)
         with self._lock:
             if not any(each.began_s is not None for each in self._p.book.of_job(order.job_id)):
                 self._p.files.wait(order.job_id, order.uid)
@@ -101,6 +112,7 @@ class SliceKeeper:
 
     def withdraw(self, name: str) -> None:
         """Forget a reservation; what was made for it is freed."""
+        self._put_off.discard(name)
         with self._lock:
             known = self._p.book.reservation(name)
             if known is None:
