@@ -14,6 +14,7 @@ from slurmext.cli.formats import moment
 from slurmext.cli.render import Column, Output, confirm, immediate_option, json_option, output_options, print_json
 from slurmext.cli.whatif import Knobs, world_options
 from slurmext.errors import SlurmextError, UsageError
+from slurmext.model.amounts import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +77,9 @@ def check(file: str, as_json: bool) -> None:
     guaranteed = sum(policy.guaranteed(queue.path) for queue in policy.queues if "/" not in queue.path)
     if Output(as_json=as_json).value({"ok": True, "queues": [queue.path for queue in policy.queues]}):
         return
-    click.echo(f"{source}: good: {len(policy.queues)} queues, {guaranteed} GPUs guaranteed in all")
+    click.echo(
+        f"{source}: good: {counted(len(policy.queues), 'queue')}, {counted(guaranteed, 'GPU')} guaranteed in all"
+    )
     warn_of_groups(policy)
 
 

@@ -12,6 +12,8 @@ from slurmext.config.quota import Share
 if TYPE_CHECKING:
     from slurmext.config.policy import SitePolicy
 
+_SECTION = "section"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
@@ -24,18 +26,20 @@ class Change:
 
 
 def diff_policies(before: SitePolicy | None, after: SitePolicy) -> list[Change]:
-    """Changes from `before` (None: nothing yet) to `after`: settings, placement, then queues by path.
+    """Changes from `before` (None: nothing yet) to `after`: settings, slices, placement, sizes, then queues by path.
 
     Of what comes or goes as a whole only what is written is told, not every default.
     """
     old = {} if before is None else _flat(before)
     new = _flat(after)
     changes: list[Change] = []
-    for where in [*old, *(where for where in new if where not in old)]:
-        keys_before, keys_after = old.get(where), new.get(where)
+    for place in [*old, *(place for place in new if place not in old)]:
+        keys_before, keys_after, where = old.get(place), new.get(place), place[1]
         if keys_before is None or keys_after is None:
             there = before if keys_after is None and before is not None else after
-            written = _flat(there, written=True)[where]
+            written = _flat(there, written=True)[place]
+            if not written and place[0] == _SECTION and keys_before is None:
+                continue
             shown = " ".join(f"{key}={value}" for key, value in written.items() if value != "-") or "all defaults"
             changes.append(
                 Change(
@@ -47,7 +51,7 @@ def diff_policies(before: SitePolicy | None, after: SitePolicy) -> list[Change]:
             )
             continue
         assert before is not None  # noqa: S101  it has keys
-        written = _flat(before, written=True).get(where, {}) | _flat(after, written=True)[where]
+        written = _flat(before, written=True).get(place, {}) | _flat(after, written=True)[place]
         for key in [*keys_before, *(key for key in keys_after if key not in keys_before)]:
             one, other = keys_before.get(key), keys_after.get(key)
             if one != other and (key in written or (one is not None and other is not None)):
@@ -55,14 +59,19 @@ def diff_policies(before: SitePolicy | None, after: SitePolicy) -> list[Change]:
     return changes
 
 
-def _flat(policy: SitePolicy, *, written: bool = False) -> dict[str, dict[str, str]]:
-    flat = {"settings": _fields(policy.document.settings, written=written)}
-    for index, rule in enumerate(policy.document.placement):
-        flat[f"placement[{index}]"] = _fields(rule, written=written)
-    for name, size in policy.document.sizes.items():
-        flat[f"sizes.{name}"] = _fields(size, written=written)
+def _flat(policy: SitePolicy, *, written: bool = False) -> dict[tuple[str, str], dict[str, str]]:
+    """By kind and name: a queue may be called like a section."""
+    document = policy.document
+    flat = {
+        (_SECTION, "settings"): _fields(document.settings, written=written),
+        (_SECTION, "slices"): _fields(document.slices, written=written),
+    }
+    for index, rule in enumerate(document.placement):
+        flat["rule", f"placement[{index}]"] = _fields(rule, written=written)
+    for name, size in document.sizes.items():
+        flat["size", f"sizes.{name}"] = _fields(size, written=written)
     for queue in policy.queues:
-        flat[queue.path] = _fields(_document_of(policy, queue.path), written=written)
+        flat["queue", queue.path] = _fields(_document_of(policy, queue.path), written=written)
     return flat
 
 

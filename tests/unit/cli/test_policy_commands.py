@@ -29,7 +29,7 @@ def test_policy_check_reports_file_and_line(run: Run, tmp_path: Path) -> None:
     found = run("policy", "check", str(bad), "--json")
     assert (found.exit_code, json.loads(found.output)["problems"][0]["line"]) == (1, 3)
     good = run("policy", "check", "-", stdin="version: 1\nqueues: {a: {guaranteed: 3}}\n")
-    assert (good.exit_code, good.output) == (0, "stdin: good: 1 queues, 3 GPUs guaranteed in all\n")
+    assert (good.exit_code, good.output) == (0, "stdin: good: 1 queue, 3 GPUs guaranteed in all\n")
 
 
 def test_a_policy_is_applied_after_showing_what_changes(

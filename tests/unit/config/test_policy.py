@@ -314,6 +314,23 @@ def test_a_diff_names_queue_key_and_both_values() -> None:
     assert whole == {"settings": "grace_s=5", "a": "guaranteed=6", "c": "max=3"}, "what is written, not every default"
 
 
+def test_a_change_of_any_section_is_shown() -> None:
+    """Whoever applies a policy sees all of what changes; a queue may be called like a section."""
+    tree = text_of("slices: {guaranteed: 4}\nsettings: {max: 2}")
+    before = parse_policy(tree + "slices: {pools: {h100: {min: 2, max: 8}, a30: {use: shared}}}\n")
+    after = parse_policy(tree.replace("4", "5") + "slices: {pools: {h100: {min: 2, max: 6}}, oom_retry: true}\n")
+    found = {(c.where, c.key, c.before, c.after) for c in diff_policies(before, after)}
+    assert found == {
+        ("slices", "pools.h100.max", "8", "6"),
+        ("slices", "pools.a30.use", "shared", None),
+        ("slices", "oom_retry", "false", "true"),
+        ("slices", "guaranteed", "4", "5"),
+    }
+    shown = {change.where for change in diff_policies(None, after)}
+    assert shown == {"slices", "settings"}
+    assert set(type(after.document).model_fields) == {"version", "settings", "placement", "sizes", "slices", "queues"}
+
+
 words = st.text(st.characters(codec="utf-8"), max_size=8)
 trees = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | words,
