@@ -168,13 +168,18 @@ def is_batch_stepd(pid: int, job_id: int, proc: str = "/proc") -> bool:
 
 
 def stepd_step(pid: int, proc: str = "/proc") -> tuple[int, str] | None:
-    """The job and the step (`0`, `batch`, `extern`) of a root-owned slurmstepd, None for any other process."""
+    """The job and the step (`0`, `batch`, `extern`) of a slurmstepd, None for any other process.
+
+    Anybody can call a process so. Slurm's is root's by its real user: a program with root's set-user-ID bit that a user
+    started under such a name (`su` has a child of the user's below it) has his, and slurmstepd itself takes on its
+    job's user now and then, but for the real one.
+    """
     try:
         with open(f"{proc}/{pid}/cmdline", "rb") as file:  # noqa: PTH123 - hundreds of these
             found = _STEPD.match(file.read(200))
     except OSError:
         return None
-    return (int(found[1]), found[2].decode()) if found is not None and _uid_of(pid, proc) == 0 else None
+    return (int(found[1]), found[2].decode()) if found is not None and real_uid(pid, proc) == 0 else None
 
 
 def parent_of(pid: int, proc: str = "/proc") -> int:
@@ -199,6 +204,15 @@ def started_ticks(pid: int | str, proc: str = "/proc") -> int | None:
     try:
         with open(f"{proc}/{pid}/stat", "rb") as file:  # noqa: PTH123
             return int(file.read(4096).rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def real_uid(pid: int, proc: str = "/proc") -> int | None:
+    """Who started a process (proc(5), status), None when it is gone."""
+    try:
+        with open(f"{proc}/{pid}/status", "rb") as file:  # noqa: PTH123
+            return next((int(line.split()[1]) for line in file if line.startswith(b"Uid:")), None)
     except (OSError, ValueError, IndexError):
         return None
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from slurmext.agent.jobs import BATCH, parent_and_group, started_ticks, stepd_step
+from slurmext.agent.jobs import BATCH, parent_and_group, real_uid, started_ticks, stepd_step
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,8 @@ class Listeners:
         with contextlib.suppress(OSError):
             handle = os.pidfd_open(one.pid)
             try:
-                # Looked at once it is held: pids are used anew.
-                if started_ticks(one.pid, self._proc) == one.started and _owned_by(one.pid, one.uid, self._proc):
+                # Looked at once it is held: pids are used anew. One that is more than its user is not ours to signal.
+                if started_ticks(one.pid, self._proc) == one.started and real_uid(one.pid, self._proc) == one.uid:
                     signal.pidfd_send_signal(handle, signal.Signals["SIG" + one.signal])
                     return True
             finally:
@@ -101,10 +101,3 @@ def reached_by_slurm(pid: int, *, script: bool, proc: str = "/proc") -> bool:
             return step[1].isdecimal() or (step[1] == BATCH and not script and own_group == group)
         child = above
     return False
-
-
-def _owned_by(pid: int, uid: int, proc: str) -> bool:
-    """Whether its real user is this one (proc(5), status): a process that is more than that is not ours to signal."""
-    with open(f"{proc}/{pid}/status", "rb") as file:  # noqa: PTH123
-        line = next((line for line in file if line.startswith(b"Uid:")), b"Uid: -1")
-    return int(line.split()[1]) == uid

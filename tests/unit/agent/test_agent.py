@@ -217,22 +217,30 @@ def test_jobs_that_ended_unseen_are_forgotten_at_start(new_agent):
 
 
 def test_jobs_are_found_by_their_slurmstepd(tmp_path):
-    """Job and user of a process come from the root-owned slurmstepd above it; a user's look-alike is not believed."""
+    """Job and user of a process come from the slurmstepd above it, which root started; a user's look-alike is not
+    believed, be it that root's rights come from a set-user-ID bit. That slurmstepd itself takes on its user for a moment
+    changes nothing.
+    """
 
-    def process(pid: int, parent: int, title: bytes, uid: int) -> None:
+    def process(pid: int, parent: int, title: bytes, real: int, effective: int) -> None:
         place = tmp_path / str(pid)
         place.mkdir()
         (place / "cmdline").write_bytes(title)
         (place / "stat").write_text(f"{pid} (a) b) S {parent} 0 0")
-        os.chown(place, uid, uid)
+        (place / "status").write_text(f"Name:\tx\nUid:\t{real}\t{effective}\t0\t{effective}\n")
+        os.chown(place, effective, effective)
 
     if os.geteuid() != 0:
         pytest.skip("needs root to make files of other users")
-    process(10, 1, b"slurmstepd: [12.batch]\0", 0)
-    process(11, 10, b"bash\0", 1000)
-    process(20, 1, b"slurmstepd: [13.0]\0", 1000)
-    process(21, 20, b"python\0", 1000)
-    assert jobs_with_processes(str(tmp_path)) == {12: {1000}}
+    process(10, 1, b"slurmstepd: [12.batch]\0", 0, 0)
+    process(11, 10, b"bash\0", 1000, 1000)
+    process(20, 1, b"slurmstepd: [13.0]\0", 1000, 1000)
+    process(21, 20, b"python\0", 1000, 1000)
+    process(30, 1, b"slurmstepd: [14.0]\0", 1000, 0)
+    process(31, 30, b"python\0", 1000, 1000)
+    process(40, 1, b"slurmstepd: [15.0]\0", 0, 1001)
+    process(41, 40, b"python\0", 1001, 1001)
+    assert jobs_with_processes(str(tmp_path)) == {12: {1000}, 15: {1001}}
 
 
 def test_one_agent_per_node(new_agent):

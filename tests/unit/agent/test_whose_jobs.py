@@ -70,7 +70,7 @@ def test_nobody_is_told_twice(tmp_path: Path, pid: int, *, script: bool, reached
         place.mkdir()
         (place / "cmdline").write_bytes(title + b"\0")
         (place / "stat").write_text(f"{number} (a) b) S {parent} {group} 0")
-        os.chown(place, uid, uid)
+        (place / "status").write_text(f"Name:\tx\nUid:\t{uid}\t0\t0\t0\n")
 
     process(10, 1, 10, b"slurmstepd: [12.batch]", 0)
     process(11, 10, 11)
