@@ -164,6 +164,34 @@ def test_requeued_by_slurm_itself_it_is_neither_held_nor_hurried(site: Site) -> 
     assert site.done("hold") == site.done("expedite") == []
 
 
+def test_requeued_by_slurm_while_it_saves_it_has_slurms_own_delay(site: Site) -> None:
+    """A node has failed: whoever hurries a job then has it launched where the run before is still cleaned up."""
+    job = start(site)
+    near_the_end(site, job)
+    site.rounds(1)
+    assert site.done("signal USR1") == [job]
+    site.slurm.requeue([job])
+    site.rounds(12)
+    assert {site.state(name) for name in parts(site, job)} == {JobState.RUNNING}
+    assert site.done("expedite") == site.done("hold") == site.done("hold_requeued") == site.store.open_actions() == []
+
+
+def test_requeued_by_slurm_just_before_it_is_told_it_is_left_alone(site: Site) -> None:
+    """What waits in no queue is not held."""
+    job = start(site)
+    near_the_end(site, job)
+
+    def fail(where: str) -> None:
+        if where == "intents recorded":
+            site.slurm.requeue([job])
+            site.slurm.tick(1)
+
+    site.boot(fail)
+    site.rounds(12)
+    assert {site.state(name) for name in parts(site, job)} == {JobState.RUNNING}
+    assert site.done("signal USR1") == site.done("hold") == site.store.open_actions() == []
+
+
 def lose_all_but_the_first(site: Site, job: str) -> None:
     """As Slurm does it when the node of the first component fails."""
     first, second = parts(site, job)
@@ -212,8 +240,7 @@ def test_jobs_that_did_not_ask_or_lost_nothing_are_left_alone(site: Site, ckpt: 
         lose_all_but_the_first(site, job)
     site.slurm.end(other, "CANCELLED")
     site.rounds(3)
-    assert other not in site.done("requeue")
-    assert job not in site.done("requeue")
+    assert site.done("requeue") == ([f"{job}+0"] if ckpt is None else [])
 
 
 def test_its_owner_can_ask_for_it_by_any_of_its_ids(site: Site) -> None:
@@ -245,6 +272,7 @@ def test_its_owner_can_ask_for_it_by_any_of_its_ids(site: Site) -> None:
 def test_when_it_has_ended_it_is_still_known(site: Site) -> None:
     """With what became of it."""
     job = start(site)
+    assert site.controller.observation().ended == ()
     site.slurm.end(job, "FAILED")
     site.rounds(2)
     (row,) = site.store.jobs(active=False)
