@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from slurmext.adapters.tcp.orders import TellJob
 from slurmext.agent.listeners import reached_by_slurm
 from tests.unit.agent.conftest import ask, hook
 
@@ -22,6 +23,7 @@ import sys
 from slurmext.checkpoint.confirm import announce, confirm
 print(confirm(step=7, path="/c", size_bytes=1, on_signal=True), announce("USR1"), flush=True)
 sys.stdin.read()
+print("alive", flush=True)
 """
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a slurmstepd is one only as root's process")
@@ -43,7 +45,10 @@ def test_a_task_of_another_component_has_the_number_of_the_first(
         assert task.stdout is not None
         assert task.stdout.readline().split() == [str(taken), str(taken)]
         assert set(agent.node.listeners._jobs) == ({COMPONENT} if taken else set())
-        task.communicate("")
+        agent._obey(
+            TellJob(job_id=COMPONENT, signal="USR1")
+        )  # which Slurm has sent to the step: it would die of this one
+        assert task.communicate("")[0] == "alive\n"
     events = [json.loads(path.read_text()) for path in agent.node.events._directory.glob("*.json")]
     assert [event["job_id"] for event in events if event["event"] == "checkpoint"] == ([COMPONENT] if taken else [])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -101,25 +102,27 @@ def test_what_slurm_says_to_it_is_passed_on(asked: Path, tmp_path: Path, capsys:
     assert asked.exists()
 
 
-def test_a_save_for_the_limit_leads_to_it(asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of rank 0, when the checkpoint is on disk; no other save does, and none of a job without `chain`."""
+@pytest.mark.parametrize(("ckpt", "wanted"), [("USR2@600,chain", [False]), ("USR2@600", [])])
+def test_a_save_for_the_limit_leads_to_it(
+    asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ckpt: str, wanted: list[bool]
+) -> None:
+    """When the checkpoint is on disk; no other save does, and none of a job without `chain`."""
     came: list[bool] = []
     monkeypatch.setattr(requeue, "requeue", lambda *, known: came.append(known))
     monkeypatch.delenv("SLURMEXT_AGENT_SOCKET", raising=False)
-    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(END_S)))
-    for ckpt, wanted in (("USR2@30", []), ("USR2@600,chain", [False])):
-        monkeypatch.setenv("SLURMEXT_CKPT", ckpt)
-        with Checkpointer({"a": 1}, tmp_path / ckpt, every_s=None, signals=False) as saver:
-            if not wanted:
-                saver.save(1)
-                assert came == []
-                continue
-            until_s = time.monotonic() + 20
-            step = 0
-            while not came and time.monotonic() < until_s:
-                step += 1
-                if saver.due(step):
-                    saver.save(step)
-                time.sleep(0.001)
-        assert came == wanted
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 70))
+    monkeypatch.setenv("SLURMEXT_CKPT", ckpt)
+    with Checkpointer({"a": 1}, tmp_path / "c", every_s=None, signals=False) as saver:
+        step, until_s = 1, time.monotonic() + 20
+        while not saver.due(step):
+            assert time.monotonic() < until_s
+            step += 1
+            time.sleep(0.001)
+        assert came == [], "not before it is saved"
+        saver.save(step)
+        for thread in threading.enumerate():
+            if thread.name == "slurmext-requeue":
+                thread.join()
+        saver.save(step + 1)
+    assert came == wanted
     assert not asked.exists()
