@@ -55,8 +55,8 @@ class JobRecord:
     (model/heterogeneous.py), which has `components`. `nodes`, `cpus` and
     `memory_mib` are what it asks for or has in all, `all_tasks` its tasks as its user counts them. Of its array no more
     than `array_limit` tasks run at a time. `terms` are its QOS and licenses as Slurm prints them; `reservation` is the
-    one that it runs in, `exclusive` whether it has its nodes for itself. Slurm's backfill expects a waiting one to start on
-    `expected_nodes`.
+    one that it runs in, `exclusive` whether it has its nodes for itself. Slurm's backfill expects a waiting one to
+    start on `expected_nodes`.
     """
 
     slurm_id: str
