@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cluster
 
 SAMPLE_S, AFTER_S, GRACE_S = 0.5, 4, 6
+SAVE_S = 30
+"""Enough to save for a program on a machine that does much else; who has saved is not waited for."""
 NODES = ("n1", "n2")
 POLICY = f"""\
 version: 1
-settings: {{default_queue: research, grace_s: 3, requeue_delay_s: 1}}
+settings: {{default_queue: research, grace_s: {SAVE_S}, requeue_delay_s: 1}}
 queues:
   research: {{guaranteed: 8, idle: {{after_s: {AFTER_S}, grace_s: {GRACE_S}, max_extend_s: 3600}}}}
 """

@@ -52,6 +52,7 @@ def test_the_run_before_makes_way_for_the_next(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_END_TIME", "2000000000")
     with pytest.raises(CheckpointError, match="job 41 .* on its way out is using"):
         DirectoryLock(tmp_path / "saved", wait_s=lock.WAIT_S - lock.LEAVING_WAIT_S)
+    assert not (tmp_path / "saved" / lock.NEXT).exists()
     monkeypatch.setenv("SLURM_JOB_ID", "41")
     save_steps(tmp_path / "saved", 7)
     assert program.wait(10) == -signal.SIGTERM

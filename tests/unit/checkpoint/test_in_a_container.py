@@ -72,9 +72,11 @@ def test_what_nobody_took_note_of_stays_until_it_is_killed(tmp_path):
     program = start(tmp_path, tmp_path / "not-mounted" / "agent.sock")
     program.terminate()
     lock = tmp_path / "saved" / ".lock"
-    while "on its way out" not in lock.read_text():
-        assert program.poll() is None
-        time.sleep(0.01)
+    for _ in range(2):  # it says so again and again
+        while "on its way out" not in lock.read_text():
+            assert program.poll() is None
+            time.sleep(0.01)
+        lock.write_text("")
     assert any(f"there is no {tmp_path / 'not-mounted'}: mount that" in line for line in program.stderr)
     program.kill()
     program.communicate()
@@ -87,7 +89,7 @@ def test_an_agent_out_of_sight_is_not_waited_for(monkeypatch, capfd):
     monkeypatch.setattr(confirm, "_said_out_of_sight", False)
     began_s = time.monotonic()
     assert confirm.confirm(step=1, path="/x", size_bytes=1, on_signal=True) is False
-    assert time.monotonic() - began_s < confirm.URGENT_S
+    assert time.monotonic() - began_s < confirm.URGENT_S / 2
     assert confirm.announce("USR1", leads=False) is False
     assert "mount that into the container" not in capfd.readouterr().err
     for _ in range(2):
