@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,23 +21,25 @@ OWNER, HOSTILE = 61_234, 61_235
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="device nodes are made and given away by root")
 
 
-def as_user(uid: int, do: Callable[[], str], *, stay_s: float = 0) -> tuple[int, str]:
-    """Run it in a child that has become that user for good; its pid and what it said. It stays for so long."""
+def as_user(uid: int, do: Callable[[], str], *, stays: bool = False) -> tuple[int, str]:
+    """Run it in a child that has become that user for good; its pid and what it said. With `stays` until it is killed."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
+        parent = os.getppid()
         try:
             os.setgroups([])
             os.setgid(uid)
             os.setuid(uid)
             os.write(write, do().encode() or b"-")
-            time.sleep(stay_s)
+            while stays and os.getppid() == parent:
+                time.sleep(1)
         finally:
             os._exit(0)
     os.close(write)
     with os.fdopen(read, encoding="utf-8") as told:
         said = os.read(told.fileno(), 65536).decode()
-    if not stay_s:
+    if not stays:
         os.waitpid(pid, 0)
     return pid, said
 
@@ -59,13 +62,18 @@ def opened(uid: int, *paths: Path) -> list[str]:
 
 
 @pytest.fixture
-def node(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> SimulatedGpus:
+def open_folder() -> Iterator[Path]:
+    """A directory that everybody may enter. Not one of pytest's: each session that starts closes those of all others."""
+    with tempfile.TemporaryDirectory(prefix="sx", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def node(tmp_path_factory: pytest.TempPathFactory, open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> SimulatedGpus:
     """Two H100 in MIG mode, under a directory that everybody may enter."""
     ctypes.CDLL(str(build(tmp_path_factory.getbasetemp() / "nvml")))
-    folder = tmp_path_factory.mktemp("node")
-    for parent in (folder, *folder.parents[:3]):
-        if parent.owner() == "root" and parent != Path("/tmp"):
-            parent.chmod(0o755)
+    folder = open_folder
     gpus = SimulatedGpus.create(folder / "gpus", ("h100", "h100"), root=folder / "root")
     monkeypatch.setenv(ENVIRONMENT, str(gpus.path))
     gpus.set_mig(True)

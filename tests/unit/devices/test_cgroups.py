@@ -73,7 +73,7 @@ class Task:
 @contextmanager
 def waiting_in(cgroup: Path) -> Iterator[int]:
     """A process that stays there: the task whose job is admitted."""
-    pid, _ = as_user(OWNER, lambda: "here", stay_s=60)
+    pid, _ = as_user(OWNER, lambda: "here", stays=True)
     (cgroup / "cgroup.procs").write_text(str(pid), encoding="ascii")
     try:
         yield pid

@@ -85,7 +85,7 @@ def test_whoever_opened_it_before_it_was_given_is_found(
     made = driver.create(card.uuid, "1g.10gb", 0)
     path = nodes_of(node, card, made)[1]
     # Nobody is behind the device, so a descriptor of the path alone stands for an open one.
-    pid, _ = as_user(HOSTILE, lambda: str(os.open(path, os.O_PATH)), stay_s=60)
+    pid, _ = as_user(HOSTILE, lambda: str(os.open(path, os.O_PATH)), stays=True)
     try:
         with pytest.raises(DeviceAccessError, match=str(pid)):
             devices.give(card, made, uid=OWNER, job_id=7)
