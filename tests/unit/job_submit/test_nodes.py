@@ -51,6 +51,14 @@ def test_what_fits_is_taken(submit, job: dict[str, int]) -> None:
     assert submit(**job).code == 0
 
 
+def test_tasks_may_be_on_several_nodes(controller: Controller, submit) -> None:
+    """Unless the job says how many nodes it wants, or is on parts of GPUs, which are on one node then."""
+    spread = {"min_mem_per_cpu": 65536, "num_tasks": 3}
+    part = submit(tres_per_node=None).set.get("max_nodes") is not None
+    assert (submit(**spread).code != 0) is part
+    assert submit(**spread, min_nodes=1).code != 0
+
+
 def test_memory_for_each_gpu(controller: Controller) -> None:
     """It counts for those of one node."""
     (controller.folder / "nodes.tsv").write_text(nodes_tsv(NODES))
