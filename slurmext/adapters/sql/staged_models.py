@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
 
 from slurmext.adapters.sql.errors import is_deadlock
 from slurmext.adapters.sql.models import Model, ModelManifest, ModelName, ModelPin
@@ -56,10 +56,15 @@ class SqlModels:
         """The revision that a reference means to this user."""
         return resolve(self.models(), reference, uid, gids)
 
-    # MariaDB ends one of two who find that a third has just taken the name.
-    @retry(retry=retry_if_exception(is_deadlock), stop=stop_after_attempt(8), wait=wait_random(0, 0.1), reraise=True)
     def add(self, entry: ModelEntry, manifest: bytes) -> ModelEntry:
         """Register a revision; returns it with its number. The same again says where it lies now. Raises NameTaken."""
+        # MariaDB ends one of two who find that a third has just taken the name.
+        again = Retrying(
+            retry=retry_if_exception(is_deadlock), stop=stop_after_attempt(8), wait=wait_random(0, 0.1), reraise=True
+        )
+        return again(self._add, entry, manifest)
+
+    def _add(self, entry: ModelEntry, manifest: bytes) -> ModelEntry:
         key, mine = entry.key, {"cluster": self._db.cluster, "name": entry.key.name}
         values: dict[str, Any] = {name: getattr(entry, name) for name in _ENTRY}
         with self._db.write() as connection:
