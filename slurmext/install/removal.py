@@ -17,11 +17,16 @@ if TYPE_CHECKING:
 _RUN_FILES = (
     "heartbeat",
     "queues.tsv",
+    "slices.tsv",
+    "nodes.tsv",
     "wake",
+    "submit-wake",
+    "daemon.sock",
     "agent-*.sock",
     "agent-*.pid",
-    "agent-*.notes/*",
-    "agent-*.notes",
+    "agent-*.failures",
+    "agent-*.catalogue",
+    *(f"agent-*.{folder}{files}" for folder in ("notes", "slices", "models", "mps") for files in ("/*", "")),
     "hooks.log*",
 )
 

@@ -120,6 +120,22 @@ def test_uninstall_leaves_no_trace(site: Site) -> None:
     assert site.tree() == before
 
 
+def test_uninstall_empties_a_run_directory_that_was_there(site: Site) -> None:
+    """It stays, with what others have in it; all that the daemons write goes."""
+    run = site.root / "run"
+    run.mkdir()
+    (run / "others").write_text("1")
+    site.install()
+    for name in ("heartbeat", "queues.tsv", "slices.tsv", "nodes.tsv", "submit-wake", "daemon.sock", "hooks.log",
+                 "agent-n1.pid", "agent-n1.root.sock", "agent-n1.failures", "agent-n1.catalogue"):  # fmt: skip
+        (run / name).write_text("1")
+    for folder in ("notes", "slices", "models", "mps"):
+        (run / f"agent-n1.{folder}").mkdir()
+        (run / f"agent-n1.{folder}" / "7").write_text("1")
+    remove(site.prefix, keep_data=False)
+    assert [path.name for path in run.iterdir()] == ["others"]
+
+
 def test_installing_twice_changes_nothing(site: Site) -> None:
     """The second plan finds every file done, and its undoing is still complete."""
     (site.etc / "job_submit.lua").write_text("-- the site's own\n")
