@@ -40,6 +40,10 @@ class Run:
     due: int = 0
 
 
+Claim = Callable[[Run], bool]
+"""Has a run of chunks reserved for one link, or says that it is not: they are good, or another link brings them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """Chunks a receiver wants, or with `drop` wants no more, as ranges [begin, end)."""

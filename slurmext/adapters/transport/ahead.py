@@ -49,6 +49,21 @@ class Piece:
                 _kept.append(self._room)
 
 
+class Landing:
+    """As a piece, of bytes that are read to where they belong."""
+
+    def __init__(self, reading: Future[bool]) -> None:
+        self._reading = reading
+
+    def copy(self, _offset: int, _place: memoryview) -> bool:
+        """Wait until they are there; False when the file ends before. Raises OSError."""
+        return self._reading.result()
+
+    def release(self) -> None:
+        """They are not needed any more."""
+        self._reading.cancel()
+
+
 class ReadAhead:
     """Reads pieces of at most `most_bytes` in the background, in the order asked for."""
 
@@ -60,6 +75,10 @@ class ReadAhead:
         """Begin to read."""
         room = self._take()
         return Piece(room, offset, self._pool.submit(_read, descriptor, room, offset, length))
+
+    def start_into(self, descriptor: int, offset: int, place: memoryview) -> Landing:
+        """Begin to read to `place`, which lies in its page as `offset` in its sector, and touch nothing beside it."""
+        return Landing(self._pool.submit(_read_into, descriptor, offset, place))
 
     def close(self) -> None:
         """Read no more; returns when nothing is being read."""
@@ -86,22 +105,45 @@ def bypass_cache(descriptor: int) -> None:
 def _read(descriptor: int, room: mmap.mmap, offset: int, length: int) -> int:
     """Bytes read from the sector on in which `offset` lies; fewer than needed at the end of the file."""
     begin = offset // ALIGNMENT * ALIGNMENT
-    wanted = -(-(offset + length - begin) // ALIGNMENT) * ALIGNMENT
+    needed = offset + length - begin
+    with memoryview(room) as whole, whole[: -(-needed // ALIGNMENT) * ALIGNMENT] as place:
+        return _fill(descriptor, begin, place, needed)
+
+
+def _read_into(descriptor: int, offset: int, place: memoryview) -> bool:
+    """Whether all of `place` was read: whole sectors straight into it, parts of the first and last one by a buffer."""
+    end = offset + len(place)
+    low = min(-(-offset // ALIGNMENT) * ALIGNMENT, end)
+    high = max(low, end // ALIGNMENT * ALIGNMENT)
+    with place[low - offset : high - offset] as sectors:
+        if _fill(descriptor, low, sectors, len(sectors)) < len(sectors):
+            return False
+    for begin, until in ((offset, low), (high, end)):
+        if begin < until:
+            within = begin % ALIGNMENT
+            with mmap.mmap(-1, 2 * ALIGNMENT) as room:
+                if _read(descriptor, room, begin, until - begin) < within + until - begin:
+                    return False
+                place[begin - offset : until - offset] = room[within : within + until - begin]
+    return True
+
+
+def _fill(descriptor: int, begin: int, place: memoryview, needed: int) -> int:
+    """Bytes read to `place`, until `needed` are there or the file ends."""
     done, direct = 0, True
-    with memoryview(room) as whole:
-        while done < offset + length - begin:
-            with whole[done:wanted] as place:
-                try:
-                    count = os.preadv(descriptor, [place], begin + done)
-                except OSError:
-                    if not direct:
-                        raise
-                    _to_cache(descriptor)  # perhaps another thread did already, while this one was reading
-                    direct = False
-                    continue
-            if not count:
-                break
-            done += count
+    while done < needed:
+        with place[done:] as rest:
+            try:
+                count = os.preadv(descriptor, [rest], begin + done)
+            except OSError:
+                if not direct:
+                    raise
+                _to_cache(descriptor)  # perhaps another thread did already, while this one was reading
+                direct = False
+                continue
+        if not count:
+            break
+        done += count
     return done
 
 

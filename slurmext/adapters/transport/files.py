@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from heapq import heapify, heappop
 from pathlib import Path
 
-from slurmext.adapters.transport.ahead import DEPTH, Piece, ReadAhead, bypass_cache
+from slurmext.adapters.transport.ahead import DEPTH, Landing, Piece, ReadAhead, bypass_cache
 from slurmext.adapters.transport.framing import MOST_RUN
 from slurmext.adapters.transport.identity import reading_as
 from slurmext.staging.errors import BadModel
 from slurmext.staging.manifest import CHUNK_BYTES, Manifest
-from slurmext.staging.transport import LinkLost, Peer, Run
+from slurmext.staging.store.staged import StagedModel
+from slurmext.staging.transport import Claim, LinkLost, Peer, Run
 from slurmext.staging.tree import find_tree
 
 
@@ -23,17 +24,24 @@ class FileInlet:
 
     A file that was changed since the import shows in the checksums, as damage by a peer would. With `owner` the files
     are opened with this user's rights, so that nobody has root read for him what he may not.
+
+    Runs are read straight `into` a staged model whose chunks `claim` has given to this inlet until they are filled or
+    it is closed, and over a buffer where it has not.
     """
 
-    def __init__(self, peer: Peer, path: Path, manifest: Manifest, *, owner: int | None = None) -> None:
+    def __init__(
+        self, peer: Peer, path: Path, manifest: Manifest, *,
+        owner: int | None = None, into: StagedModel | None = None, claim: Claim | None = None,
+    ) -> None:  # fmt: skip
+        self._into, self._claim = into, claim
         self._peer = peer
         self._manifest = manifest
         self._lock = threading.Condition()
         self._wanted: list[int] = []  # ranks
         self._dropped: set[int] = set()
         self._closed = False
-        self._ahead: deque[tuple[Run, Piece]] = deque()
-        self._piece: Piece | None = None
+        self._ahead: deque[tuple[Run, Piece | Landing]] = deque()
+        self._piece: Piece | Landing | None = None
         self._descriptors: list[int] = []
         self.read_bytes = 0
         """Bytes read so far."""
@@ -69,17 +77,22 @@ class FileInlet:
             self._lock.notify_all()
 
     def receive(self) -> Run | int:
-        with self._lock:
-            while not self._closed:
-                while len(self._ahead) < DEPTH and (run := self._next()):
-                    self._ahead.append((run, self._start(run)))
-                if self._ahead:
-                    self._done_with_piece()
-                    run, self._piece = self._ahead.popleft()
-                    return run
-                if not self._lock.wait(1):
-                    return self._manifest.chunk_count
-        raise LinkLost(f"{self._peer.node}: closed")
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise LinkLost(f"{self._peer.node}: closed")
+                run = self._next() if len(self._ahead) < DEPTH else None
+                if run is None and not self._ahead:
+                    if not self._lock.wait(1):
+                        return self._manifest.chunk_count
+                    continue
+            if run is not None:
+                # Without the lock: whoever decides on claims may be calling in here.
+                self._ahead.append((run, self._start(run)))
+                continue
+            self._done_with_piece()
+            run, self._piece = self._ahead.popleft()
+            return run
 
     def fill(self, index: int, place: memoryview | None) -> None:
         if place is None:
@@ -125,9 +138,12 @@ class FileInlet:
     def _chunk_due(self) -> int:
         return self._manifest.of_rank(self._wanted[0])
 
-    def _start(self, run: Run) -> Piece:
+    def _start(self, run: Run) -> Piece | Landing:
         first, last = self._manifest.chunk(run.first), self._manifest.chunk(run.first + run.count - 1)
         length = last.offset + last.length - first.offset
+        if self._into is not None and self._claim is not None and self._claim(run):
+            place = self._into.span(first.file, first.offset, first.offset + length)
+            return self._reader.start_into(self._descriptors[first.file], first.offset, place)
         return self._reader.start(self._descriptors[first.file], first.offset, length)
 
     def _done_with_piece(self) -> None:

@@ -21,7 +21,7 @@ from slurmext.staging.order import Progress, Source, StageOrder, StageState
 from slurmext.staging.plan.fabric import STORAGE
 from slurmext.staging.store.staged import StagedModel
 from slurmext.staging.store.tier import Tier, TierKind
-from slurmext.staging.transport import Inlet, LinkLost, Outlet, Peer, Transport
+from slurmext.staging.transport import Claim, Inlet, LinkLost, Outlet, Peer, Transport
 
 log = logging.getLogger(__name__)
 
@@ -235,7 +235,7 @@ class StagingEngine:
             if order is not None and not staged.complete:
                 reception = Reception(
                     staged,
-                    lambda source: self._connect(source, staged),
+                    lambda source, claim: self._connect(source, staged, claim),
                     prepare=self._fill_from_others,
                     on_end=lambda: self._ended(place),
                     give_up_s=self._give_up_s,
@@ -282,12 +282,15 @@ class StagingEngine:
                 return manifest
         raise NotStaged(f"{order.key}: nobody gave its manifest ({'; '.join(problems) or 'no source but storage'})")
 
-    def _connect(self, source: Source, staged: StagedModel) -> Inlet:
+    def _connect(self, source: Source, staged: StagedModel, claim: Claim) -> Inlet:
         if source.peer.node in {STORAGE, _LOCAL}:
             if source.peer.node == STORAGE and staged.owner is None:
                 raise LinkLost(f"whose {staged.key} is, is not known: storage is not read for it")
             owner = staged.owner if source.peer.node == STORAGE else None
-            return FileInlet(source.peer, Path(source.peer.address), staged.manifest, owner=owner)
+            # What is read past the page cache does not go well into pages of another file on disk.
+            into = None if staged.durable else staged
+            path = Path(source.peer.address)
+            return FileInlet(source.peer, path, staged.manifest, owner=owner, into=into, claim=claim)
         return self._transport.connect(source.peer, staged, cap_bps=source.cap_bps)
 
     def _from_own_disk(self, order: StageOrder) -> StageOrder:

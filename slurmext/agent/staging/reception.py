@@ -18,7 +18,7 @@ from slurmext.agent.staging.shares import STRIPE, deal, moved
 from slurmext.errors import SlurmextError
 from slurmext.staging.order import Source, StageOrder
 from slurmext.staging.store.staged import StagedModel
-from slurmext.staging.transport import Inlet, LinkLost, Peer, Refused, Run
+from slurmext.staging.transport import Claim, Inlet, LinkLost, Peer, Refused, Run
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ class Damaged(LinkLost):
 class _Feed:
     source: Source
     assigned: set[int] = field(default_factory=set)
+    claimed: set[int] = field(default_factory=set)
+    """Chunks that are read ahead to where they belong: nobody else touches them."""
     inlet: Inlet | None = None
     stopped: bool = False
     waits: bool = False
@@ -41,12 +43,14 @@ class _Feed:
 
 
 class Reception:
-    """`connect` opens a link to a source; `on_end` is called once, when the model is complete or was given up."""
+    """`connect` opens a link to a source, which may claim chunks ahead of giving them; `on_end` is called once, when
+    the model is complete or was given up.
+    """
 
     def __init__(
         self,
         staged: StagedModel,
-        connect: Callable[[Source], Inlet],
+        connect: Callable[[Source, Claim], Inlet],
         *,
         prepare: Callable[[StagedModel], None] = lambda _staged: None,
         on_end: Callable[[], None] = lambda: None,
@@ -192,7 +196,7 @@ class Reception:
     def _receive(self, feed: _Feed) -> None:
         name = feed.source.peer.node
         try:
-            inlet = self._connect(feed.source)
+            inlet = self._connect(feed.source, lambda run: self._claim(feed, run))
             try:
                 with self._lock:
                     if feed.stopped:
@@ -203,6 +207,9 @@ class Reception:
                     self._take(feed, inlet, inlet.receive())
             finally:
                 inlet.close()
+                with self._lock:
+                    self._busy -= feed.claimed
+                    feed.claimed.clear()
         except Damaged as error:
             log.warning("%s: %s sent damaged bytes: %s", self.staged.key, name, error)
             self.rejected.add(name)
@@ -218,6 +225,15 @@ class Reception:
             log.exception("%s from %s", self.staged.key, name)
             self._gone(feed, str(error))
 
+    def _claim(self, feed: _Feed, run: Run) -> bool:
+        chunks = range(run.first, run.first + run.count)
+        with self._lock:
+            if feed.stopped or any(index in self._busy or self.staged.has(index) for index in chunks):
+                return False
+            self._busy.update(chunks)
+            feed.claimed.update(chunks)
+            return True
+
     def _take(self, feed: _Feed, inlet: Inlet, said: Run | int) -> None:
         if isinstance(said, int):
             feed.waits = True
@@ -228,7 +244,7 @@ class Reception:
         staged, name = self.staged, feed.source.peer.node
         for index in range(said.first, said.first + said.count):
             with self._lock:
-                mine = not staged.has(index) and index not in self._busy
+                mine = index in feed.claimed or (not staged.has(index) and index not in self._busy)
                 if mine:
                     self._busy.add(index)
             try:
@@ -243,6 +259,7 @@ class Reception:
                 with self._lock:
                     if mine:
                         self._busy.discard(index)
+                        feed.claimed.discard(index)
                     feed.assigned.discard(index)
         self._last_s = time.monotonic()
         if staged.complete:

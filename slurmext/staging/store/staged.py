@@ -106,7 +106,11 @@ class StagedModel:
     def view(self, index: int) -> memoryview:
         """The bytes of a chunk, to write to before and to read from after `mark`."""
         chunk = self.manifest.chunk(index)
-        return self._views[chunk.file][chunk.offset : chunk.offset + chunk.length]
+        return self.span(chunk.file, chunk.offset, chunk.offset + chunk.length)
+
+    def span(self, file: int, begin: int, end: int) -> memoryview:
+        """The bytes [begin, end) of a file."""
+        return self._views[file][begin:end]
 
     def check(self, index: int) -> bool:
         """Whether the chunk's bytes have the manifest's checksum."""
