@@ -161,8 +161,11 @@ def copy_to(one: Found, target: Path) -> Path:
             if folder.saved_in(target):
                 raise FilesError(f"{target} has checkpoints already; copy into an empty directory")
             draft = target / f".new-copy-{os.getpid()}-{one.path.name}"
-            shutil.copytree(one.path, draft, copy_function=_copied)
-            return folder.publish(draft, one.step or 0, one.serial).path
+            try:
+                shutil.copytree(one.path, draft, copy_function=_copied)
+                return folder.publish(draft, one.step or 0, one.serial).path
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)  # where it became no checkpoint
         finally:
             lock.release()
     except OSError as error:
@@ -186,12 +189,16 @@ def _locked(directory: Path) -> DirectoryLock:
 
 
 def _copied(source: str, target: str) -> None:
-    shutil.copyfile(source, target)
-    descriptor = os.open(target, os.O_RDONLY)
+    """Raises FilesError, since copytree goes on after an OSError and tells of all that came in one."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        shutil.copyfile(source, target)
+        descriptor = os.open(target, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise FilesError(f"cannot copy {source} to {Path(target).parents[1]}: {error.strerror}") from error
 
 
 def _of_saved(saved: Saved) -> Found:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -163,6 +165,24 @@ def test_one_task_is_rolled_back_and_no_other(run: Run, of_an_array: Path) -> No
     with Checkpointer({"w": np.zeros(1000)}, of_an_array / "task-0", signals=False) as ckpt:
         assert ckpt.restore() == 20
     assert names(run, of_an_array) == {"task-0/step-20", "task-0/step-10", "task-1/step-20", "task-1/step-10"}
+
+
+def test_a_copy_that_does_not_fit_leaves_nothing(run: Run, directory: Path, tmp_path: Path) -> None:
+    """One line with the cause; the same command works once there is room."""
+    target = tmp_path / "small" / "copy"
+    target.mkdir(parents=True)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        done = run("ckpt", "restore", str(directory), "--to", str(target))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert (done.exit_code, f"to {target}: File too large" in done.stderr) == (1, True)
+    assert [path.name for path in target.iterdir()] == [".lock"]
+    assert run("ckpt", "restore", str(directory), "--to", str(target)).exit_code == 0
+    assert steps(run, target) == [40]
 
 
 def test_nothing_is_removed_while_a_job_uses_the_directory(run: Run, directory: Path) -> None:
