@@ -22,22 +22,26 @@ def _limit(facts: Facts) -> tuple[str, int] | None:
 
 
 def prolog_wait(facts: Facts) -> Iterator[Finding]:
-    """An agent waits no longer than Slurm lets a prolog run: Slurm drains the node of one that it has to end."""
-    limit = _limit(facts)
-    if limit is None or facts.prolog_wait_s is None:
+    """An agent waits no longer than Slurm lets a prolog run, and a batch job begin: it would drain the node, or take
+    the job for lost and requeue it.
+    """
+    if facts.prolog_wait_s is None:
         return
-    name, seconds = limit
-    left_s = max(0.0, seconds - LEFT_S)
-    if left_s >= facts.prolog_wait_s:
-        return
-    yield Finding(
-        code="PRELOAD_WAIT", severity=Severity.NOTE if left_s else Severity.WARNING,
-        found=f"{name}={seconds} with staging.prolog_wait_s={facts.prolog_wait_s:g} in slurmext.yaml",
-        effect=f"a prolog waits {left_s:g} s for its job's models, then the job reads from storage what is not there"
-        if left_s else "no prolog waits for its job's models: what is not there yet, the job reads from storage",
-        line=f"{name}={math.ceil(facts.prolog_wait_s + LEFT_S)}   (then slurmext install on the nodes)",
-        file=str(facts.slurm_conf),
-    )  # fmt: skip
+    limits = [(*limit, LEFT_S)] if (limit := _limit(facts)) is not None else []
+    begun_s = facts.number("BatchStartTimeout")
+    limits += [("BatchStartTimeout", begun_s, 0.0)] if begun_s is not None else []
+    for name, seconds, spare_s in limits:
+        left_s = max(0.0, seconds - spare_s)
+        if left_s >= facts.prolog_wait_s:
+            continue
+        yield Finding(
+            code="PRELOAD_WAIT", severity=Severity.NOTE if left_s else Severity.WARNING,
+            found=f"{name}={seconds} with staging.prolog_wait_s={facts.prolog_wait_s:g} in slurmext.yaml",
+            effect=f"a prolog waits {left_s:g} s for its job's models, then the job reads from storage what is missing"
+            if left_s else "no prolog waits for its job's models: what is not there yet, the job reads from storage",
+            line=f"{name}={math.ceil(facts.prolog_wait_s + spare_s)}   (then slurmext install on the nodes)",
+            file=str(facts.slurm_conf),
+        )  # fmt: skip
 
 
 def prolog_hook(facts: Facts) -> Iterator[Finding]:

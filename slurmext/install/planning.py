@@ -256,7 +256,10 @@ def _preload_s(draft: _Draft, site: SiteConfig) -> float:
     """
     limits = [word for key in ("PrologTimeout", "PrologEpilogTimeout") for word in conf_edit.values_of(draft.conf, key)]
     known = [int(word) for word in limits if word.isdecimal()] or [PROLOG_TIMEOUT_S]
-    most_s = min(known) - site.agent.hook_deadline_s - _ENDING_S
+    begun = [int(word) for word in conf_edit.values_of(draft.conf, "BatchStartTimeout") if word.isdecimal()]
+    most_s = min(
+        min(known) - site.agent.hook_deadline_s - _ENDING_S, (begun or [PROLOG_TIMEOUT_S])[-1] + PRELOAD_SLACK_S
+    )
     return max(1.0, min(site.staging.prolog_wait_s + PRELOAD_SLACK_S, most_s))
 
 
@@ -280,6 +283,9 @@ def _plan_slurm_conf(draft: _Draft) -> None:
     # Slurm's default is to wait for a prolog for ever.
     if not conf_edit.values_of(draft.conf, "PrologEpilogTimeout"):
         draft.set_key("PrologEpilogTimeout", str(PROLOG_TIMEOUT_S))
+    # 10 s by default: a batch job whose prolog takes longer is taken for lost when its node happens to register.
+    if not conf_edit.values_of(draft.conf, "BatchStartTimeout"):
+        draft.set_key("BatchStartTimeout", str(PROLOG_TIMEOUT_S))
     content = conf_edit.add_block(draft.conf, draft.block).encode(errors="surrogateescape")
     draft.add(draft.spec.slurm_conf, content, edited=True)
 

@@ -1,11 +1,12 @@
 """A job's models while slurmextd conducts: a relay's agent dies, its link goes down, or becomes ten times slower.
 
 Each node has a network of its own, so that a link can be taken away. Shared storage is not behind these links; it is
-not read again, for another node has the model.
+not read again, for another node has the model. All of it over sockets, and over NIXL where that is installed.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import time
@@ -38,6 +39,10 @@ class Links:
     def sent(self, node: str) -> int:
         """Bytes that the node has sent so far."""
         return int(Path(f"/sys/class/net/{self._outer(node)}/statistics/rx_bytes").read_text())
+
+    def received(self, node: str) -> int:
+        """Bytes that the node has got so far."""
+        return int(Path(f"/sys/class/net/{self._outer(node)}/statistics/tx_bytes").read_text())
 
     def switch(self, node: str, state: str) -> None:
         """Up or down."""
@@ -74,18 +79,33 @@ class Faults:
         self.mend = lambda: self._links.rate(node, RATE)
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[tuple[Staged, Links]]:
+def nixl_path(folder: Path) -> str:
+    """What agents find NIXL by; over TCP, else UCX goes around the nodes' links through shared memory."""
+    place = Path(os.environ.get("SLURMEXT_RDMA_ROOM", "/var/cache/slurmext-rdma")) / "nixl"
+    if not place.exists() and importlib.util.find_spec("nixl_cu12") is None:
+        pytest.skip("NIXL is not installed: scripts/rdma-guest.sh")
+    (folder / "sitecustomize.py").write_text('import os\nos.environ["UCX_TLS"] = "tcp"\n')
+    return f"{folder}:{place}"
+
+
+@pytest.fixture(scope="module", params=["sockets", "nixl"])
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Staged, Links]]:
     if os.geteuid() != 0:
         pytest.skip("needs root: slurmd runs jobs as their users")
-    rooms = {"daemon": {"interval_s": 5, "heartbeat_stale_s": 8}, "staging": {"memory_gib": 0.25}}
+    staging = {"memory_gib": 0.25, "transport": request.param}
+    rooms = {"daemon": {"interval_s": 5, "heartbeat_stale_s": 8}, "staging": staging}
     spec = ClusterSpec(
         name=f"test-relays-{os.getpid()}", nodes=4, gpus=2, users=("bob",), netns=True, rate=RATE, site=rooms
     )
-    with Devcluster.up(spec) as cluster:
-        staged = Staged(cluster)
-        yield staged, Links(cluster)
-        staged.store.close()
+    with pytest.MonkeyPatch.context() as environment:
+        if request.param == "nixl":
+            environment.setenv("PYTHONPATH", nixl_path(tmp_path_factory.mktemp("nixl")))
+        with Devcluster.up(spec) as cluster:
+            staged = Staged(cluster)
+            yield staged, Links(cluster)
+            used = [Path(f"/proc/{cluster.pid(f'agent@{node}')}/maps").read_text() for node in cluster.node_names]
+            assert all(("libucp" in maps) == (request.param == "nixl") for maps in used)
+            staged.store.close()
 
 
 @pytest.mark.parametrize("fault", ["killed", "cut_off", "slowed"])
@@ -115,12 +135,21 @@ def test_a_relay_that_fails_holds_up_nobody_but_itself(site: tuple[Staged, Links
     lost_s = time.monotonic()
     try:
         getattr(faults, fault)(relay)
-        others = [node for node in TARGETS if node != relay]
-        staged.until(lambda: all(staged.copies(name).get(node) == "complete" for node in others))
-        others_s = time.monotonic()
-        assert staged.copies(name).get(relay) != "complete"
+        others = {node: links.received(node) for node in TARGETS if node != relay}
+
+        def have_it() -> bool:
+            return all(staged.copies(name).get(node) == "complete" for node in others)
+
+        def go_on() -> bool:
+            return have_it() or all(links.received(node) - got > BEGUN_MIB * MIB for node, got in others.items())
+
+        # Its prolog waits ten seconds for an agent that is away.
+        staged.until(go_on if fault == "killed" else have_it)
+        assert fault == "slowed" or staged.copies(name).get(relay) != "complete"
     finally:
         faults.mend()
+    staged.until(have_it)
+    others_s = time.monotonic()
     assert staged.ended(job).split() == [staged.digest(folder), "-"] * len(TARGETS)
     ideal_s = MODEL_MIB * MIB * 8 / netns.bits_per_s(RATE)
     print(

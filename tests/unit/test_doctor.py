@@ -192,6 +192,11 @@ def test_a_prolog_that_slurm_would_end_before_its_models_are_there() -> None:
     assert (name, value.split()[0]) == ("PrologTimeout", "310")
     assert diagnose(replace(waits, config={**waits.config, "prologepilogtimeout": value})) == []
     assert diagnose(replace(waits, prolog_wait_s=50)) == []
+    late = replace(conf(BatchStartTimeout="10 sec"), prolog_wait_s=50)
+    (finding,) = diagnose(late)
+    assert (finding.code, finding.line.split()[0]) == ("PRELOAD_WAIT", "BatchStartTimeout=50")
+    assert "waits 10 s" in finding.effect
+    assert diagnose(replace(late, config={**late.config, "batchstarttimeout": "50 sec"})) == []
     assert diagnose(replace(conf(PrologEpilogTimeout="65534", PrologTimeout="60", EpilogTimeout="60"),
                             prolog_wait_s=50)) == []  # fmt: skip
 

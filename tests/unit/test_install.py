@@ -241,10 +241,18 @@ def test_wrappers_get_their_values(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "waits"), [("", "53"), ("PrologEpilogTimeout=400\n", "305"), ("PrologTimeout=30\n", "23")]
+    ("limit", "waits"),
+    [
+        ("", "53"),
+        ("PrologEpilogTimeout=400\nBatchStartTimeout=400\n", "305"),
+        ("PrologEpilogTimeout=400\n", "65"),
+        ("PrologTimeout=30\n", "23"),
+    ],
 )
 def test_a_prolog_that_waits_for_models_ends_before_slurm_ends_it(site: Site, limit: str, waits: str) -> None:
-    """Also when the agent hangs and was asked about slices before: 7 s are left for that."""
+    """Also when the agent hangs and was asked about slices before: 7 s are left for that. Nor does a batch job count as
+    lost meanwhile.
+    """
     (site.root / "source" / "prolog" / "slurmext-prolog").write_text("#!/bin/sh\nexec x @PRELOAD_S@\n")
     site.slurm_conf.write_text(SLURM_CONF + limit)
     site.install()

@@ -1,4 +1,6 @@
-"""How long a prolog may take: Slurm drains the node of one that it had to end."""
+"""How long a prolog may take: Slurm drains the node of one that it had to end, and requeues a batch job whose script
+has not begun in time.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,11 @@ from pathlib import Path
 
 LEFT_S = 10.0
 """Of Slurm's time, so much is left for the rest of the prolog and for other prologs of the site."""
+BATCH_START_S = 10.0
+"""Slurm's BatchStartTimeout where slurm.conf has none. When a node registers, Slurm looks for jobs that should have
+begun so long ago, and 10 s more (tried on 22.05): that is LEFT_S.
+"""
+_BATCH = re.compile(r"^[ \t]*BatchStartTimeout[ \t]*=[ \t]*([0-9]+)", re.IGNORECASE | re.MULTILINE)
 _LIMIT = re.compile(r"^[ \t]*(?:PrologTimeout|PrologEpilogTimeout)[ \t]*=[ \t]*([0-9]+)", re.IGNORECASE | re.MULTILINE)
 
 
@@ -17,8 +24,9 @@ def longest_prolog_s(conf: Path | None) -> float:
         if path is None:
             continue
         try:
-            found = _LIMIT.findall(path.read_text(encoding="utf-8", errors="replace"))
+            text = path.read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
-        return min((max(0.0, int(value) - LEFT_S) for value in found), default=math.inf)
+        begun = [float(value) for value in _BATCH.findall(text)] or [BATCH_START_S]
+        return min(begun[-1], *(max(0.0, int(value) - LEFT_S) for value in _LIMIT.findall(text)), math.inf)
     return math.inf
