@@ -279,18 +279,21 @@ def verify(session: Session, output: Output, *, model: str, nodes: str | None) -
 @click.option("--group", metavar="GROUP", help="This group, which you are in.")
 @click.option("--public", is_flag=True, help="Everyone.")
 @click.option("--private", is_flag=True, help="Its owner alone.")
+@dry_run_option
 @json_option
 @click.pass_obj
-def share(session: Session, *, model: str, group: str | None, public: bool, private: bool, as_json: bool) -> None:
-    """Change who may read a revision of yours. Copies on nodes follow when they are next used or staged."""
+def share(
+    session: Session, *, model: str, group: str | None, public: bool, private: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Change who may read a revision of yours. Nodes that have it are told within a moment."""
     if [group is not None, public, private].count(True) != 1:
         raise UsageError("with whom? one of --group GROUP, --public, --private")
-    answer = session.ask("model_share", model=model, group=group, public=public or None)
+    answer = session.ask("model_share", model=model, group=group, public=public or None, dry_run=dry_run or None)
     if as_json:
         print_json(answer)
         return
     whom = "everyone" if public else f"group {group}" if group else "its owner alone"
-    click.echo(f"{answer['reference']} is read by {whom}")
+    click.echo(f"{answer['reference']} {'would be' if dry_run else 'is'} read by {whom}")
 
 
 @cli.command(

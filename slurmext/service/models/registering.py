@@ -86,9 +86,10 @@ class Registering:
     def share(self, caller: Caller, given: Arguments) -> Answer:
         """Change who may read a model: everyone, a group, or its owner alone."""
         gid, public = self._audience(caller, given)
-        entry = own(self._registry, caller, given.text("model"))
-        self._registry.share(entry.key, gid=gid, public=public)
-        return {"reference": str(entry.key)}
+        entry, dry_run = own(self._registry, caller, given.text("model")), given.flag("dry_run")
+        if not dry_run:
+            self._registry.share(entry.key, gid=gid, public=public)
+        return {"reference": str(entry.key), "dry_run": dry_run}
 
     def remove(self, caller: Caller, given: Arguments) -> Answer:
         """Forget a revision; which one must be said. Copies go when no job uses them; storage is not touched."""

@@ -184,6 +184,8 @@ def test_sharing_and_removing(run: Any, tmp_path: Path, store: MemoryStore) -> N
     run("import", tensors(tmp_path / "w", 1), "org/base@v1")
     assert run("share", "org/base").exit_code == 2
     assert run("share", "org/base", "--public", "--private").exit_code == 2
+    assert "would be read by everyone" in run("share", "org/base", "--public", "--dry-run").output
+    assert json.loads(run("show", "org/base", "--json").output)["access"] == "owner"
     assert "read by everyone" in run("share", "org/base", "--public").output
     assert store.models.models()[0].public
     assert "your groups" in run("share", "org/base", "--group", "no-such-group").output
