@@ -16,6 +16,7 @@ from slurmext.adapters.tcp.model_orders import ActOnModel, Catalogue, ModelOrder
 from slurmext.adapters.transport.handshake import Identity
 from slurmext.agent.staging.catalogue import KnownModels
 from slurmext.agent.staging.engine import StagingEngine
+from slurmext.agent.staging.inventory import briefs
 from slurmext.agent.staging.jobfiles import JobFiles
 from slurmext.agent.staging.links import Links
 from slurmext.agent.staging.pool import capacities, is_used, memory_bytes, open_tiers, open_transport
@@ -23,7 +24,6 @@ from slurmext.agent.staging.preloads import Outcome, Preloads, holder_of
 from slurmext.errors import SlurmextError
 from slurmext.staging.errors import StagingError
 from slurmext.staging.kinds import StageState
-from slurmext.staging.order import Progress, progress_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from slurmext.agent.spool import EventSpool
     from slurmext.config.site import StagingSite
     from slurmext.staging.names import ModelKey
+    from slurmext.staging.order import Progress
     from slurmext.staging.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,6 @@ _MOST_WAITING: Final = 50
 """Events that wait for slurmextd; how far a model is, is told only while there are fewer."""
 _MUCH: Final = 0.1
 _MOST_MODELS: Final = 400
-_MOST_LOST: Final = 4
 
 
 class StagingOff(SlurmextError):
@@ -298,7 +298,7 @@ class Models:
             "tx_bps": tx_bps,
             "rx_bps": rx_bps,
             "room": engine.room(),
-            "models": [_brief(one) for one in found],
+            "models": briefs(found),
         }
 
     def _facts(self, transport: Transport) -> dict[str, Any]:
@@ -314,10 +314,3 @@ class Models:
             "storage_bps": site.storage_gbps * 1e9,
             "room": capacities(site),
         }
-
-
-def _brief(one: Progress) -> dict[str, Any]:
-    told = progress_to_json(one)
-    told["lost"] = dict(list(told["lost"].items())[:_MOST_LOST])
-    told["received"] = {}
-    return told
