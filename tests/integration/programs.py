@@ -23,6 +23,23 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FORKED = Path(__file__).with_name("forked_ranks.py")
 PACKAGES = sysconfig.get_path("purelib")
+RANKS = """\
+import os, time
+from slurmext.checkpoint import Checkpointer
+state = {"own": [os.environ["SLURM_PROCID"]]}
+ckpt = Checkpointer(state, every_s=None)
+step, runs = ckpt.restore() or 0, int(os.environ.get("SLURM_RESTART_COUNT", 0))
+print("rank", ckpt.place.rank, "of", ckpt.place.world, "from", step, state["own"], "of run", runs, flush=True)
+last = step + 40 if runs >= int(os.environ["RUNS"]) else 10**6
+while step < last:
+    step += 1
+    time.sleep(0.05)
+    if ckpt.due(step):
+        ckpt.save(step)
+        print("saved", step, flush=True)
+print("done", flush=True)
+"""
+"""Saves when told to, and ends soon after RUNS restarts."""
 _numbers = itertools.count()
 
 

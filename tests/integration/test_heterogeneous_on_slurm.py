@@ -18,22 +18,6 @@ pytestmark = pytest.mark.cluster
 
 MOST_SAVES = 2
 """srun passes on the signal that it gets with the script: so soon after the first, it may mean a second save."""
-RANKS = """\
-import os, time
-from slurmext.checkpoint import Checkpointer
-state = {"own": [os.environ["SLURM_PROCID"]]}
-ckpt = Checkpointer(state, every_s=None)
-step, runs = ckpt.restore() or 0, int(os.environ.get("SLURM_RESTART_COUNT", 0))
-print("rank", ckpt.place.rank, "of", ckpt.place.world, "from", step, state["own"], "of run", runs, flush=True)
-last = step + 40 if runs >= int(os.environ["RUNS"]) else 10**6
-while step < last:
-    step += 1
-    time.sleep(0.05)
-    if ckpt.due(step):
-        ckpt.save(step)
-        print("saved", step, flush=True)
-print("done", flush=True)
-"""
 
 
 def submit(site: Site, *options: str, runs: int) -> str:
@@ -41,7 +25,7 @@ def submit(site: Site, *options: str, runs: int) -> str:
     soon after so many restarts.
     """
     home = site.cluster.home("alice")
-    (home / "ranks.py").write_text(RANKS)
+    (home / "ranks.py").write_text(programs.RANKS)
     (home / "het.sh").write_text(f"#!/bin/sh\nsrun --het-group=0,1 {programs.python_with('numpy')} {home}/ranks.py\n")
     argv = ["sbatch", "--parsable", "--output=%j.out", *options, "-n1", ":", *options, "-n2", "--gres=gpu:1",
             str(home / "het.sh")]  # fmt: skip
