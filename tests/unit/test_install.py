@@ -166,6 +166,7 @@ def test_slurm_conf_keeps_the_sites_values(site: Site) -> None:
     assert conf_edit.values_of(text, "JobSubmitPlugins") == ["all_partitions,lua"]
     assert conf_edit.values_of(text, "PrologFlags") == ["X11,Alloc"]
     assert conf_edit.values_of(text, "PrologEpilogTimeout") == ["60"]
+    assert conf_edit.values_of(text, "BatchStartTimeout") == ["60"]
     assert "#slurmext# jobsubmitplugins = all_partitions   # keep me\n" in text
     assert conf_edit.strip(text) == SLURM_CONF
 
