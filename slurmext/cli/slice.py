@@ -69,6 +69,7 @@ HISTORY_COLUMNS = (
     Column(key="queue", title="Queue", shown=False),
     Column(key="start", title="Start", right=True, shown=False),
     Column(key="memory_mib", title="Memory", show=_mib, right=True, shown=False),
+    Column(key="gpu_type", title="Type", shown=False),
     Column(key="live_s", title="From", show=clock, shown=False),
     Column(key="why", title="Why", shown=False),
     Column(key="uuid", title="UUID", shown=False),
