@@ -48,12 +48,20 @@ def capacities(site: StagingSite) -> dict[str, tuple[int, int]]:
     return rooms
 
 
+def claim(site: StagingSite, node: str) -> None:
+    """Make the directory that memory for models lies in before any user does: /dev/shm is everyone's. Raises
+    SlurmextError.
+    """
+    if memory_bytes(site):
+        own_directory(place(site.memory_dir, node).parent, 0o755)
+
+
 def open_tiers(site: StagingSite, node: str) -> Mapping[TierKind, Tier]:
     """The tiers, with what an agent before this one left in them. Raises SlurmextError, OSError."""
     tiers = dict[TierKind, Tier]()
     if capacity := memory_bytes(site):
+        claim(site, node)
         root = place(site.memory_dir, node)
-        own_directory(root.parent, 0o755)
         own_directory(root, 0o755)
         if site.memory_mount and not mount_memory(root, capacity):
             log.warning("no memory file system could be mounted at %s: models there are where the directory is", root)

@@ -19,7 +19,7 @@ from slurmext.agent.staging.engine import StagingEngine
 from slurmext.agent.staging.inventory import briefs
 from slurmext.agent.staging.jobfiles import JobFiles
 from slurmext.agent.staging.links import Links
-from slurmext.agent.staging.pool import capacities, is_used, memory_bytes, open_tiers, open_transport
+from slurmext.agent.staging.pool import capacities, claim, is_used, memory_bytes, open_tiers, open_transport
 from slurmext.agent.staging.preloads import Outcome, Preloads, holder_of
 from slurmext.errors import SlurmextError
 from slurmext.staging.errors import StagingError
@@ -110,6 +110,7 @@ class Models:
         self._files.retain(self._job_ids())
         if self.on:
             try:
+                claim(self._site, self._node)
                 self._listen()
                 if is_used(self._site, self._node):
                     self.engine()

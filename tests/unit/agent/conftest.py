@@ -84,6 +84,7 @@ def site(folder: Path) -> SiteConfig:
     return SiteConfig.model_validate({
         "version": 1, "cluster": "t", "run_dir": f"{folder}/run",
         "daemon": {"address": "127.0.0.1:9"}, "agent": {"spool_dir": f"{folder}/spool", "copies": {"dir": f"{folder}/copies"}}, "slurm": {"user": "root"},
+        "staging": {"memory_dir": f"{folder}/models/m"},
     })  # fmt: skip
 
 

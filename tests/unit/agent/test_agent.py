@@ -259,6 +259,14 @@ def test_run_dir_of_a_user_is_refused(new_agent, site):
         new_agent()
 
 
+def test_the_place_for_models_is_roots_before_anybody_asks_for_one(new_agent, folder):
+    """It is below a directory that is everyone's: a user who was first would keep the node from having models."""
+    new_agent()
+    place = (folder / "models").stat()
+    assert (place.st_uid, place.st_mode & 0o777) == (os.geteuid(), 0o755)
+    assert list((folder / "models").iterdir()) == []
+
+
 def note(folder: Path, name: str, *items: str) -> Path:
     path = folder / name
     path.write_bytes("".join(f"{item}\0" for item in items).encode())

@@ -337,7 +337,8 @@ def test_agent_killed_during_a_prolog(folder):
     hooks = Hooks(folder, deadline_s=5)
     config = folder / "site.yaml"
     config.write_text(json.dumps({"version": 1, "cluster": "t", "run_dir": str(hooks.run_dir), "slurm": {"user": "root"},
-                                  "agent": {"spool_dir": f"{folder}/spool", "copies": {"dir": f"{folder}/copies"}}, "daemon": {"address": "127.0.0.1:9"}}))  # fmt: skip
+                                  "agent": {"spool_dir": f"{folder}/spool", "copies": {"dir": f"{folder}/copies"}}, "daemon": {"address": "127.0.0.1:9"},
+                                  "staging": {"memory_dir": f"{folder}/models/m"}}))  # fmt: skip
     hooks.run_dir.chmod(0o755)
     folder.chmod(0o755)
     program = subprocess.Popen([sys.executable, "-m", "slurmext.agent.main", "--node", "n1", "--config", str(config)],
