@@ -51,21 +51,21 @@ class Board:
         number, _, reason = self._read("request")
         return number, reason
 
-    def promise(self, number: int, step: int) -> None:
-        """Say that this rank does not go past `step` before save `number` is decided."""
-        self._write(f"rank-{self._rank:05d}", number, step)
+    def promise(self, number: int, step: int, reason: str = "") -> None:
+        """Say that this rank does not go past `step` before save `number` is decided, and why it saves."""
+        self._write(f"rank-{self._rank:05d}", number, step, reason)
 
-    def promised(self, rank: int) -> tuple[int, int]:
-        """A rank's newest promise: save, step."""
-        return self._read(f"rank-{rank:05d}")[:2]
+    def promised(self, rank: int) -> tuple[int, int, str]:
+        """A rank's newest promise: save, step, reason."""
+        return self._read(f"rank-{rank:05d}")
 
-    def decide(self, number: int, step: int) -> None:
-        """Rank 0: save `number` is at `step`, or ABANDONED."""
-        self._write("decision", number, step)
+    def decide(self, number: int, step: int, reason: str = "") -> None:
+        """Rank 0: save `number` is at `step`, or ABANDONED, and for this reason."""
+        self._write("decision", number, step, reason)
 
-    def decided(self) -> tuple[int, int]:
-        """The newest decision: save, step."""
-        return self._read("decision")[:2]
+    def decided(self) -> tuple[int, int, str]:
+        """The newest decision: save, step, reason."""
+        return self._read("decision")
 
     def remove_others(self) -> None:
         """Rank 0: remove the boards of former runs."""

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -22,7 +23,8 @@ from slurmext.checkpoint.engine.tree import put
 from slurmext.checkpoint.errors import CheckpointError
 from slurmext.checkpoint.gate import Gate
 from slurmext.checkpoint.interval import Interval
-from slurmext.checkpoint.pilot import DEADLINE, URGENT, Pilot, Reason
+from slurmext.checkpoint.memory import MemoryPlan, Progress, wanted_every_s
+from slurmext.checkpoint.pilot import DEADLINE, MEMORY, URGENT, Pilot, Reason
 from slurmext.checkpoint.ranks import Place, here
 from slurmext.checkpoint.requeue import saved_for_limit
 from slurmext.checkpoint.signals import Listener, wanted_signal
@@ -71,7 +73,8 @@ class Checkpointer:
     is a part of something larger is given as `Sharded`. `rank`, `world`: else as torch.distributed, the launcher or
     srun says. `wait`: `save` returns when the checkpoint is on disk, else when the snapshot is taken.
     `identity`: of code and configuration, a word or a dict; a checkpoint of another one is not restored, and what
-    differs first is named.
+    differs first is named. `memory_every_s`: seconds between saves in memory (the node's agent's and another node's),
+    made between those on disk, `auto` for what they cost; else as SLURMEXT_CKPT_MEMORY_EVERY_S says, else none.
 
     All ranks call `due` with the same steps. Raises CheckpointError with what to do about it.
     """
@@ -89,6 +92,7 @@ class Checkpointer:
         world: int | None = None,
         wait: bool = True,
         identity: str | Mapping[str, Any] | None = None,
+        memory_every_s: float | str | None = None,
     ) -> None:
         self.state = state
         self.directory = Path(dir if dir is not None else default_directory()).absolute()
@@ -97,8 +101,12 @@ class Checkpointer:
         self._every_s = _seconds(every_s)
         self.place: Place = here(rank, world)
         self._replicated = replicated and self.place.world > 1
-        self.tiers = Tiers(rank=self.place.rank if self.place.world > 1 else None)
+        # Who has no state to save here saves by means of its own.
+        in_memory_s = wanted_every_s(memory_every_s) if state or memory_every_s is not None else None
+        self.tiers = Tiers(rank=self.place.rank if self.place.world > 1 else None, newest=in_memory_s is not None)
         """Copies of the checkpoints in the memory of this node and another."""
+        self.memory = MemoryPlan(in_memory_s, self.tiers, self.interval, leads=self.place.leads)
+        """Saves in memory between those on disk."""
         self._cost: dict[str, float] = {}
         self._wait = wait
         self._keep = max(keep, 2)
@@ -106,6 +114,9 @@ class Checkpointer:
         self._engine: Engine | None = None
         self._owed = False
         self._last: tuple[Path, int] | None = None
+        self._taken_step: int | None = None
+        self._newest = 0
+        self._noting = threading.Lock()
         self.gate = Gate()
         self.capture: Callable[[], Mapping[str, Any]] = lambda: self.state
         """The tree to save, when the state is quiet."""
@@ -150,8 +161,12 @@ class Checkpointer:
     def save(self, step: int, *, wait: bool | None = None) -> Path | None:
         """Save the state after `step` finished steps, in all ranks. Returns where, once it is on disk.
 
-        With `wait=False` it returns None when the snapshot is taken; the state may change from then on.
+        With `wait=False` it returns None when the snapshot is taken; the state may change from then on. So it does
+        when `due` asked for a save in memory.
         """
+        if self._owed and self._pilot is not None and self._pilot.reason == MEMORY:
+            self._save_to_memory(step)
+            return None
         waits, step = self._wait if wait is None else wait, counted(step)
         self._cost_begins(step)
         try:
@@ -195,7 +210,9 @@ class Checkpointer:
         found = self._hold(self.tiers.places()).restore(template)
         if found is not None:
             self.gate.step = self.saved_step = found[0]
-            self.tiers.restored(self.directory, found[0], leads=self.place.leads)
+            only = self.tiers.restored(self.directory, found[0], leads=self.place.leads)
+            if only and self.memory.on:
+                self.ask()  # no single node has all of it to bring to the directory
         return found
 
     def has_saved(self) -> bool:
@@ -254,6 +271,8 @@ class Checkpointer:
                 announce=self._announce,
             )  # fmt: skip
             self._pilot.superseded = self._superseded
+            self._pilot.memory_every_s = self._memory_every_s
+            self._pilot.aside = self.memory.on
             self._pilot.start()
         return self._pilot
 
@@ -275,9 +294,12 @@ class Checkpointer:
                 rank=self.place.rank,
                 world=self.place.world,
                 keep=self._keep,
-                tiers=tiers,
+                tiers=self.tiers.places() if self.memory.on else tiers,
                 identity=self._identity,
+                keeper=self.memory.keeper,
             )
+            if self._pilot is not None:
+                self._pilot.wake()
         return self._engine
 
     def _tree(self, state: Any) -> Any:
@@ -303,10 +325,17 @@ class Checkpointer:
     def _take(self, step: int) -> Callable[[], Path]:
         reason = self._pilot.reason if self._pilot is not None and self._owed else None
         ticket = self._hold().save(step, self._tree(self.capture()))
+        self._show(ticket)
         return lambda: self._finish(ticket, reason)
 
     def _take_quiet(self, step: int, reason: Reason) -> Callable[[], object]:
         """In the checkpoint thread, while the state is quiet."""
+        if reason == MEMORY:
+            with self.around():
+                self._save_to_memory(step)
+            return lambda: None
+        if self._pilot is not None and step == self._taken_step:
+            self._pilot.join_aside()  # that save is under way: all ranks wait for it, or make another, alike
         if step == self.saved_step and self._last is not None:
             return lambda: self._confirm(reason)  # nothing was done since
         self._cost_begins(step)
@@ -316,22 +345,48 @@ class Checkpointer:
         except BaseException:
             self._cost_ends(step)
             raise
+        self._taken_step = step
+        self._show(ticket)
         self._counted.taken(step, time.monotonic())
         return self._measured(lambda: self._finish(ticket, reason))
 
     def _finish(self, ticket: Ticket, reason: Reason | None) -> Path:
         path = ticket.result()
-        self.saved_step, self._last = ticket.step, (path, ticket.size_bytes)
-        self._cost = {"stall_s": ticket.snapshot_s, "write_s": ticket.write_s}
+        with self._noting:
+            if ticket.serial < self._newest:
+                return path  # a later one was on disk as soon
+            self._newest = ticket.serial
+            self.saved_step, self._last = ticket.step, (path, ticket.size_bytes)
+            self._cost = {"stall_s": ticket.snapshot_s, "write_s": ticket.write_s}
         if self._confirm(reason):
             self.tiers.offer(path)
         return path
+
+    def _memory_every_s(self) -> float | None:
+        """Seconds from a save to the next one in memory; None while there is to be none."""
+        return self.memory.every_s() if self._engine is not None and self._engine.memory_free else None
+
+    def _save_to_memory(self, step: int) -> None:
+        pilot = self.begin()
+        try:
+            self.memory.save(
+                step, lambda: self._hold().save_to_memory(step, self._tree(self.capture())), lambda: self.gate.step,
+                pilot.wake,
+            )  # fmt: skip
+        finally:
+            if self._owed:
+                self._owed = False
+                pilot.saved(in_memory=True)
+
+    def _show(self, ticket: Ticket) -> None:
+        if self.memory.on and self.place.leads and self.tiers.there:
+            Progress(ticket, self.tiers.tell).start()
 
     def _confirm(self, reason: Reason | None) -> bool:
         """False when there is no agent to take note."""
         if self.place.leads and self._last is not None and self.saved_step is not None:
             path, size_bytes = self._last
-            cost = {**self._cost, **self.interval.told()} if self._cost else None
+            cost = {**self._cost, **self.interval.told(), **self.memory.told()} if self._cost else None
             urgent = reason in URGENT
             told = confirm(step=self.saved_step, path=str(path), size_bytes=size_bytes, on_signal=urgent, cost=cost)
             if told and urgent and self._pilot is not None:

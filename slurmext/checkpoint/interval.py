@@ -27,6 +27,9 @@ PRIOR_FAILURES = 1.0
 FIRST_COST_S = 5.0
 LEAST_S, MOST_S = 10.0, 3600.0
 """Never longer than people would forgive, though on few nodes it would be worth it."""
+PEER_COVERS = 0.85
+"""Of failures, those after which another node's memory still has what was saved there: 85 % stop one node at most (A.
+Moody et al., Design, Modeling, and Evaluation of a Scalable Multi-level Checkpointing System, SC 2010)."""
 KEEP_COSTS = 7
 """The median of the last costs counts: one save on a crowded disk must not move the interval, a disk that stays slow
 does so within four."""
@@ -95,6 +98,8 @@ class Interval:
         self._failures = Failures() if failures is None else failures
         self._first_cost_s, self._least_s, self._most_s = first_cost_s, least_s, most_s
         self._costs: deque[float] = deque(maxlen=KEEP_COSTS)
+        self._memory_costs: deque[float] = deque(maxlen=KEEP_COSTS)
+        self._on_peer = False
 
     @classmethod
     def of_job(cls, environment: Mapping[str, str] | None = None, **bounds: float) -> Interval:
@@ -107,6 +112,16 @@ class Interval:
         """A save cost so much training time. Nonsense (clocks that jump) is passed over."""
         if math.isfinite(seconds) and seconds >= 0:
             self._costs.append(max(seconds, 1e-3))
+
+    def kept(self, seconds: float, *, on_peer: bool) -> None:
+        """A save in memory cost so much; `on_peer`: another node has these as well."""
+        if math.isfinite(seconds) and seconds >= 0:
+            self._memory_costs.append(max(seconds, 1e-3))
+        self._on_peer = on_peer
+
+    def not_kept(self) -> None:
+        """Memory has nothing new for now: all failures count for saves to the directory again."""
+        self._on_peer = False
 
     def ran(self, seconds: float) -> None:
         """The job ran so long without a failure."""
@@ -128,9 +143,32 @@ class Interval:
         return self._failures.mtbf_s(self._nodes)
 
     @property
+    def lost_s(self) -> float:
+        """Mean time between failures that need what is in the directory: those that memory does not survive."""
+        return self.mtbf_s / (1 - PEER_COVERS) if self._on_peer else self.mtbf_s
+
+    @property
     def every_s(self) -> float:
-        """Seconds from one save to the next."""
-        return min(max(optimum_s(self.cost_s, self.mtbf_s), self._least_s), self._most_s)
+        """Seconds from one save to the next, to the directory."""
+        return self._bound(optimum_s(self.cost_s, self.lost_s))
+
+    @property
+    def memory_costs(self) -> int:
+        """How many saves in memory were measured, of late."""
+        return len(self._memory_costs)
+
+    @property
+    def memory_cost_s(self) -> float:
+        """What a save in memory costs now; before one was measured, as much as one to the directory."""
+        return median(self._memory_costs) if self._memory_costs else self.cost_s
+
+    @property
+    def memory_every_s(self) -> float:
+        """Seconds from any save to the next one in memory: most failures find what is there."""
+        return self._bound(optimum_s(self.memory_cost_s, self.mtbf_s))
+
+    def _bound(self, seconds: float) -> float:
+        return min(max(seconds, self._least_s), self._most_s)
 
     def told(self) -> dict[str, float]:
         """What goes to the site with a confirmation (`slurmext ckpt why`)."""

@@ -20,7 +20,10 @@ from slurmext.checkpoint.signals import Listener
 
 Reason = str
 SIGNAL, TERM, DEADLINE, TIME, REQUEST = "signal", "term", "deadline", "time", "request"
+MEMORY = "memory"
+"""It is time for a save in memory: only if no rank has another reason to save."""
 URGENT = frozenset({SIGNAL, TERM, DEADLINE})
+_WEIGHTIEST_FIRST = (TERM, SIGNAL, DEADLINE, REQUEST, TIME, MEMORY)
 
 _AGREE_S = 60.0
 """A rank that says nothing for so long is stuck or dead; the others go on."""
@@ -61,7 +64,12 @@ class Pilot:
         self._number = 0
         self._reason: Reason | None = None
         self._heard: set[signal.Signals] = set()
-        self._last_save_s = time.monotonic()
+        self.memory_every_s: Callable[[], float | None] = lambda: None
+        """Seconds from any save to the next one in memory, None for none now."""
+        self.aside = False
+        """Whether a save that is not urgent is seen through beside this thread, which goes on to make others."""
+        self._aside: threading.Thread | None = None
+        self._last_save_s = self._last_memory_s = time.monotonic()
         self._last_urgent_s = -_TERM_AFTER_SAVE_S
         self._not_before_s = 0.0
         self.save_s = 5.0
@@ -91,12 +99,25 @@ class Pilot:
 
     def ask(self) -> None:
         """Save at the next step."""
-        self._reason = self._reason or REQUEST
+        if self._reason in {None, MEMORY}:
+            self._reason = REQUEST
         self._listener.wake()
 
-    def saved(self, finish: Callable[[], None] | None = None) -> None:
+    def join_aside(self) -> None:
+        """Wait for a save that is seen through beside this thread."""
+        if self._aside is not None and self._aside is not threading.current_thread():
+            self._aside.join()
+
+    def wake(self) -> None:
+        """Look at the time again: `memory_every_s` may have changed."""
+        self._listener.wake()
+
+    def saved(self, finish: Callable[[], None] | None = None, *, in_memory: bool = False) -> None:
         """The training thread has saved by itself; `finish` waits until that is on disk and confirms it."""
-        self._last_save_s = time.monotonic()
+        if in_memory:
+            self._last_memory_s = time.monotonic()
+        else:
+            self._last_save_s = time.monotonic()
         if finish is not None:
             self._unfinished.append(finish)
         self._finished.set()
@@ -113,6 +134,8 @@ class Pilot:
         self._listener.wake()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
+        if self._aside is not None:
+            self._aside.join(timeout_s)
         if self._board is not None:
             with contextlib.suppress(OSError):
                 self._board.promise(GONE, 0)
@@ -147,8 +170,10 @@ class Pilot:
         pause_s, now = 60.0, time.monotonic()
         if self._board is not None:
             pause_s = min(5.0, max(0.25, self._place.world / 500))
-        if self._place.leads and (every_s := self._every_s()) is not None:
+        if self._place.leads and (every_s := self._every_s()) is not None and not self._is_aside():
             pause_s = min(pause_s, self._last_save_s + every_s - now)
+        if self._place.leads and (memory_s := self._until_memory_s(now)) is not None:
+            pause_s = min(pause_s, memory_s)
         if self._end_s is not None:
             pause_s = min(pause_s, max(1.0, deadline.seconds_left(self._save_by_s())))
         if self._reason:
@@ -170,14 +195,17 @@ class Pilot:
             # An agent that hangs must not keep this thread from hearing.
             threading.Thread(target=self._announce, name="slurmext-announce", daemon=True).start()
         self._listen(pause_s)
-        self._finish_all()
+        if not self._is_aside():
+            self._finish_all()
         now = time.monotonic()
         if self._reason is None and self._place.leads:
             every_s = self._every_s()
-            if every_s is not None and now - self._last_save_s >= every_s:
+            if every_s is not None and now - self._last_save_s >= every_s and not self._is_aside():
                 self._reason = TIME
             elif self._at_deadline():
                 self._reason = DEADLINE
+            elif (memory_s := self._until_memory_s(now)) is not None and memory_s <= 0:
+                self._reason = MEMORY
         pending = False
         if self._board is not None:
             number, reason = self._board.requested()
@@ -187,12 +215,22 @@ class Pilot:
         if self._reason is None or self._closing.is_set():
             return
         if now < self._not_before_s and not pending and self._reason != TERM:
+            if self._reason == MEMORY:
+                self._reason, self._last_memory_s = None, now  # the next one then
             return
         if self._reason == TERM and now - self._last_urgent_s < _TERM_AFTER_SAVE_S:
             self._leave()  # saved a moment ago for the same end
             return
         self._idle.clear()
         self._round(self._reason, pending=pending)
+
+    def _until_memory_s(self, now: float) -> float | None:
+        """Seconds until the next save in memory is due, None when none is."""
+        every_s = self.memory_every_s()
+        return None if every_s is None else max(self._last_save_s, self._last_memory_s) + every_s - now
+
+    def _is_aside(self) -> bool:
+        return self._aside is not None and self._aside.is_alive()
 
     def _at_deadline(self) -> bool:
         if self._end_s is None or self._deadline_done_s == self._end_s:
@@ -216,20 +254,26 @@ class Pilot:
                 self._number += 1
                 self._board.request(self._number, reason)
         self.reason = reason
+        step: int | None = None
         try:
             step = self._agree(reason)
             leaves = reason == TERM or signal.SIGTERM in self._heard
             if step is not None:
-                self._forget()  # what came until here is answered by this save
-                self._save(step, reason)
-                self._done(reason, began_s)
+                if self.reason != MEMORY:
+                    self._forget()  # what came until here is answered by this save
+                self._save(step, self.reason, began_s)
         except Exception as error:  # noqa: BLE001 - training goes on without a checkpoint rather than not at all
-            self._not_before_s = time.monotonic() + _AGAIN_S
+            if self.reason != MEMORY:
+                self._not_before_s = time.monotonic() + _AGAIN_S
             say(f"no checkpoint this time: {error}")
             leaves = reason == TERM
         finally:
             self._gate.thaw()
-        if leaves or signal.SIGTERM in self._heard:
+        if self.reason == MEMORY:
+            # A signal that came meanwhile is still to be answered, by a save in the directory.
+            self._last_memory_s = time.monotonic()
+            self._reason = None if self._reason == MEMORY else self._reason
+        elif leaves or signal.SIGTERM in self._heard:
             self._leave()
         elif step is None:
             self._forget()
@@ -239,6 +283,8 @@ class Pilot:
         self._heard.clear()
 
     def _done(self, reason: Reason, began_s: float) -> None:
+        if reason == MEMORY:
+            return
         now = self._last_save_s = time.monotonic()
         self.save_s = max(0.05, now - began_s)
         if reason in URGENT:
@@ -251,11 +297,13 @@ class Pilot:
         patience_s = self.patience_s(self._grace_s * _PATIENCE_PART) if reason in URGENT else 0.0
         target = self._gate.freeze(patience_s, alone=self._board is None)
         if self._board is not None:
-            self._board.promise(self._number, target)
+            self._board.promise(self._number, target, reason)
             decision = self._decision()
             if decision is None:
                 return None
             target = decision
+        elif reason == MEMORY and self._heard:
+            self.reason = self._reason or SIGNAL
         in_job = "SLURM_JOB_ID" in os.environ
         while (step := self._gate.reach(target, 0.25)) is None:
             self._listen(0)
@@ -270,35 +318,43 @@ class Pilot:
         if board is None:
             return None
         if self._place.leads:
-            board.decide(number, target := self._largest_promise())
+            target, why = self._largest_promise()
+            board.decide(number, target, why)
         else:
             found = self._until(lambda: board.decided()[0] >= number)
-            decided, target = board.decided()
+            decided, target, why = board.decided()
             if not found or decided != number:
                 target = ABANDONED
+        if self.reason == MEMORY and why:
+            self.reason = why  # another rank has a reason for more
+        elif why == MEMORY:
+            return None  # not so: all were to say it
         if target == ABANDONED:
             if self._place.leads and self.reason in URGENT:
                 say("the ranks did not agree on a step to save at: one of them has ended or does not answer")
             return None
         return target
 
-    def _largest_promise(self) -> int:
+    def _largest_promise(self) -> tuple[int, Reason]:
+        """The step that all can still reach, and the weightiest of their reasons."""
         board, steps, missing = self._board, list[int](), set(range(self._place.world))
+        reasons: set[Reason] = set()
         if board is None:
-            return ABANDONED
+            return ABANDONED, ""
 
         def all_there() -> bool:
             for rank in sorted(missing):
-                number, step = board.promised(rank)
+                number, step, reason = board.promised(rank)
                 if number < self._number:
                     return False
                 missing.discard(rank)
+                reasons.add(reason)
                 steps.append(ABANDONED if number >= GONE else step)
             return True
 
         if not self._until(all_there) or ABANDONED in steps:
-            return ABANDONED
-        return max(steps)
+            return ABANDONED, self.reason
+        return max(steps), next((one for one in _WEIGHTIEST_FIRST if one in reasons), REQUEST)
 
     def _until(self, condition: Callable[[], bool]) -> bool:
         """Poll the board: often at first, less so later."""
@@ -310,18 +366,43 @@ class Pilot:
             pause_s = min(pause_s * 1.3, 0.05)
         return True
 
-    def _save(self, step: int, reason: Reason) -> None:
+    def _save(self, step: int, reason: Reason, began_s: float) -> None:
         self._finished.clear()
         if self._gate.hand_over():
             while not self._finished.wait(0.25) and not self._closing.is_set():
                 self._listen(0)
-            self._finish_all()
+            if not self._beside(self._finish_all, reason, began_s):
+                self._finish_all()
+                self._done(reason, began_s)
             return
         finish = self._take(step, reason)
         self._gate.thaw()
-        finish()
+        if not self._beside(finish, reason, began_s):
+            finish()
+            self._done(reason, began_s)
+
+    def _beside(self, finish: Callable[[], None], reason: Reason, began_s: float) -> bool:
+        """Have a save that is not urgent seen through beside this thread, if that is wanted."""
+        if not self.aside or reason in URGENT or reason == MEMORY or self._is_aside():
+            return False
+
+        def work() -> None:
+            try:
+                finish()
+            except Exception as error:  # noqa: BLE001 - the same
+                say(f"a checkpoint is lost: {error}")
+                self._not_before_s = time.monotonic() + _AGAIN_S
+            else:
+                self._done(reason, began_s)
+            self._listener.wake()
+
+        self._last_save_s = time.monotonic()
+        self._aside = threading.Thread(target=work, name="slurmext-aside", daemon=True)
+        self._aside.start()
+        return True
 
     def _finish_all(self) -> None:
+        self.join_aside()
         while self._unfinished:
             try:
                 self._unfinished.popleft()()

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,24 @@ TELL_EVERY_S = 2.0
 
 
 class Tiers:
-    """The copies of this job's checkpoints. `rank`: only this rank's files are offered, and the manifest; None: all."""
+    """The copies of this job's checkpoints. `rank`: only this rank's files are offered, and the manifest; None: all.
+    `newest`: some are in memory only, so that the newest is looked for on all nodes.
+    """
 
-    def __init__(self, environment: Mapping[str, str] | None = None, *, rank: int | None = None) -> None:
+    def __init__(
+        self, environment: Mapping[str, str] | None = None, *, rank: int | None = None, newest: bool = False
+    ) -> None:
         known = os.environ if environment is None else environment
         self._address = known.get("SLURMEXT_AGENT_SOCKET", "")
         self._job = known.get("SLURM_JOB_ID", "")
-        self._rank = rank
+        self._rank, self._newest = rank, newest
         self._silent_until_s = 0.0
         self._folder: Path | None = None
         self._descriptors: list[int] = []
         self._fetched = False
         self._offering: threading.Thread | None = None
+        self.kept_serial = 0
+        """The newest checkpoint that is in memory anyway."""
         self.drain: Drain | None = None
         """A copy on its way into the checkpoint directory."""
 
@@ -54,7 +60,7 @@ class Tiers:
 
     def offer(self, path: Path) -> None:
         """Have this finished checkpoint copied, in the background. Never raises."""
-        if self.there:
+        if self.there and all(saved.serial > self.kept_serial for saved in saved_in(path.parent) if saved.path == path):
             self._offering = threading.Thread(target=self._offer, args=(path,), name="slurmext-offer", daemon=True)
             self._offering.start()
 
@@ -72,7 +78,7 @@ class Tiers:
             for at in range(0, len(names), agent.MOST_FILES):
                 part = slice(at, at + agent.MOST_FILES)
                 asked = {"op": "ckpt_keep", "name": path.name, "files": names[part]}
-                reply, _ = self._ask(asked, descriptors[part])
+                reply, _ = self.ask(asked, descriptors[part])
                 if reply.get("ok") is not True:
                     return self._quiet(str(reply.get("error")))
         except (OSError, ValueError) as error:
@@ -101,24 +107,28 @@ class Tiers:
         """Whether there is a copy of a checkpoint."""
         return any(any(place.iterdir()) for place in self.places())
 
-    def restored(self, directory: Path, step: int, *, leads: bool) -> None:
+    def restored(self, directory: Path, step: int, *, leads: bool) -> bool:
         """A state of `step` was restored. Was it there as a copy only, then the process that leads brings it into
         `directory` in the background, if this node has all of it. Else the copies are let go of.
+
+        Returns whether it stays in memory only.
         """
         places = [] if self._folder is None else [one for one in saved_in(self._folder) if one.step == step]
-        if leads and places and not (directory / places[0].path.name).exists() and _is_whole(places[0]):
+        only = leads and bool(places) and not (directory / places[0].path.name).exists()
+        if only and _is_whole(places[0]):
             name = places[0].path.name
             sys.stderr.write(f"slurmext.checkpoint: {name} was restored from a copy in memory\n")
-            self.drain = Drain(places[0].path, directory, self._tell)
+            self.drain = Drain(places[0].path, directory, self.tell)
             self.drain.start(self.close)
-        else:
-            self.close()
+            return False
+        self.close()
+        return only
 
-    def _tell(self, name: str, done_bytes: int, size_bytes: int) -> None:
+    def tell(self, name: str, done_bytes: int, size_bytes: int) -> None:
         """How far a copy is on its way into the directory, for `slurmext ckpt show`."""
         if self.there:
             with contextlib.suppress(OSError, ValueError):
-                self._ask({"op": "ckpt_drain", "name": name, "done_bytes": done_bytes, "size_bytes": size_bytes}, [])
+                self.ask({"op": "ckpt_drain", "name": name, "done_bytes": done_bytes, "size_bytes": size_bytes}, [])
 
     def close(self) -> None:
         """Let go of the copies."""
@@ -137,9 +147,30 @@ class Tiers:
 
     def _fetch(self) -> None:
         self.close()
+        self._take({"op": "ckpt_fetch"})
+        if self._newest:
+            self._folder = self._folder or _folder()
+            self._take({"op": "ckpt_gather", "name": "", "files": [MANIFEST]})
+        for place in list(self._folder.iterdir()) if self._folder is not None else []:
+            if not (place / MANIFEST).is_symlink():  # it did not become a checkpoint
+                shutil.rmtree(place, ignore_errors=True)
+
+    def gather(self, name: str, files: Sequence[str]) -> None:
+        """Have these files of a checkpoint among the copies, from other nodes' memory if need be. Never raises."""
+        if not self.there:
+            return
+        try:
+            for at in range(0, len(files), agent.MOST_FILES):
+                part = list(files[at : at + agent.MOST_FILES])
+                self._take({"op": "ckpt_gather", "name": name, "files": part})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._quiet(str(error))
+
+    def _take(self, request: Mapping[str, Any]) -> None:
+        """Have the agent hand out what is asked for, once it is there."""
         skip, pending, until_s = 0, -1, time.monotonic() + STALL_S
         while True:
-            reply, descriptors = self._ask({"op": "ckpt_fetch", "skip": skip}, [])
+            reply, descriptors = self.ask({**request, "skip": skip}, [])
             self._descriptors += descriptors
             if reply.get("ok") is not True:
                 self._quiet(str(reply.get("error")))
@@ -152,16 +183,17 @@ class Tiers:
                     return
                 continue
             for entry, descriptor in zip(reply["files"], descriptors, strict=True):
-                if self._folder is None:
-                    self._folder = Path(tempfile.mkdtemp(prefix="slurmext-copies-"))
+                self._folder = self._folder or _folder()
                 place = self._folder / os.path.basename(entry["name"])  # noqa: PTH119 - whatever is said, below it
                 place.mkdir(mode=0o700, exist_ok=True)
-                (place / os.path.basename(entry["file"])).symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")  # noqa: PTH119
+                with contextlib.suppress(FileExistsError):
+                    (place / os.path.basename(entry["file"])).symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")  # noqa: PTH119
             skip += len(reply["files"])
             if not reply.get("more") or not reply["files"]:
                 return
 
-    def _ask(self, request: Mapping[str, Any], descriptors: list[int]) -> tuple[dict[str, Any], list[int]]:
+    def ask(self, request: Mapping[str, Any], descriptors: list[int]) -> tuple[dict[str, Any], list[int]]:
+        """One request about this job to the agent. Raises OSError and ValueError."""
         return agent.ask(self._address, {"job_id": int(self._job), **request}, descriptors, patience_s=STALL_S)
 
     def _quiet(self, why: str) -> bool:
@@ -239,6 +271,10 @@ class Drain:
                 self.done_bytes += len(chunk)
                 self._progress(every_s=TELL_EVERY_S)
             os.fsync(written.fileno())
+
+
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="slurmext-copies-"))
 
 
 def _is_whole(saved: Saved) -> bool:

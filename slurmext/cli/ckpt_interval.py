@@ -99,7 +99,10 @@ def _reasons(answer: dict[str, Any]) -> list[str]:
             + (": it was submitted without --ckpt" if not answer["ckpt"] else "; it does with its first checkpoint")
         )
     else:
-        lost = 100 * loss(cost["every_s"], cost["cost_s"], cost["mtbf_s"])
+        memory = answer.get("memory")
+        lost = 100 * loss(cost["every_s"], cost["cost_s"], memory["lost_s"] if memory else cost["mtbf_s"])
+        if memory:
+            lost += 100 * loss(memory["memory_every_s"], memory["memory_cost_s"], cost["mtbf_s"])
         how = f"{lost:.2f} % of its time goes to that and failures"
         costs = span(cost["cost_s"])
         stood, wrote = span(cost["stall_s"]), span(cost["write_s"])
@@ -112,6 +115,14 @@ def _reasons(answer: dict[str, Any]) -> list[str]:
             f"  a job of {counted(cost['nodes'], 'node')} is expected to fail every {span(cost['mtbf_s'])}"
             + ("" if known["count"] else " (assumed: no failure was seen here yet)"),
         ]
+        if memory:
+            every, each = span(memory["memory_every_s"]), span(memory["memory_cost_s"])
+            lines.append(f"  in between it saves in memory every {every}, which costs {each} of training each time")
+            if memory["lost_s"] > cost["mtbf_s"]:
+                lines.append(
+                    "  most failures leave what is in another node's memory: one that needs the directory is expected"
+                    f" every {span(memory['lost_s'])}"
+                )
     lines.append(
         f"  this site: {known['count']:.3g} unannounced ends of runs in {span(known['node_s'])} of nodes: "
         f"a node fails every {span(site.mtbf_s(1))}"

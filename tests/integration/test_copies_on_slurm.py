@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -23,7 +24,7 @@ POLICY = """\
 version: 1
 settings: {default_queue: research, grace_s: 20, requeue_delay_s: 1}
 queues:
-  research: {guaranteed: 24, max: 24}
+  research: {guaranteed: 32, max: 32}
 """
 PROGRAM = """\
 import sys, time
@@ -43,14 +44,57 @@ while True:
         print("saved", step, flush=True)
 """
 
+IN_MEMORY = """\
+import time
+import numpy as np
+from slurmext.checkpoint import Checkpointer
+state = {"weights": np.zeros(1 << 17), "step": 0}
+checkpoints = Checkpointer(state, every_s=None, signals=False, memory_every_s=0.5)
+first = step = checkpoints.restore() or 0
+print("begins at", step, state["weights"].sum() == step * (1 << 17), flush=True)
+told = 0
+while True:
+    time.sleep(0.05)
+    step += 1
+    state["weights"] += 1.0
+    state["step"] = step
+    if checkpoints.due(step) or step == first + 5:
+        print("saved", step, checkpoints.save(step), flush=True)
+    if (checkpoints.memory.kept_step or 0) > told:
+        told = checkpoints.memory.kept_step
+        print("kept", told, flush=True)
+"""
+OF_RANKS = """\
+import time
+import numpy as np
+from slurmext.checkpoint import Checkpointer
+state = {"weights": np.zeros(1 << 20), "step": 0}
+checkpoints = Checkpointer(state, every_s=None, signals=False, memory_every_s=0.5, replicated=True)
+step = checkpoints.restore() or 0
+rank = checkpoints.place.rank
+print(f"rank {rank} of {checkpoints.place.world} begins at", step, (state["weights"] == step).all(), flush=True)
+told = 0
+while True:
+    time.sleep(0.05)
+    step += 1
+    state["weights"] += 1.0
+    state["step"] = step
+    if checkpoints.due(step):
+        checkpoints.save(step)
+    if rank == 0 and (checkpoints.memory.kept_step or 0) > told:
+        told = checkpoints.memory.kept_step
+        print("kept", told, flush=True)
+"""
+NODES = ("n1", "n2", "n3", "n4")
+
 
 @pytest.fixture(scope="module")
 def booted() -> Iterator[Site]:
-    """Three nodes with networks of their own: one runs the job, one has the copy, one takes over."""
+    """Nodes with networks of their own: one runs the job, one has the copy, one takes over; and one more to lose."""
     if os.geteuid() != 0:
         pytest.skip("needs root: slurmd runs jobs as their users")
     spec = ClusterSpec(
-        name=f"test-copies-{os.getpid()}", nodes=3, gpus=8, netns=True, users=("alice", "bob"),
+        name=f"test-copies-{os.getpid()}", nodes=len(NODES), gpus=8, netns=True, users=("alice", "bob"),
         conf={"KillWait": "4"}, site={"daemon": {"interval_s": 5}},
     )  # fmt: skip
     with Devcluster.up(spec) as cluster:
@@ -87,6 +131,96 @@ def _processes_of(cluster: Devcluster, node: str) -> list[int]:
     return found
 
 
+def kept(site: Site, job: str) -> int:
+    """The newest step that the job says is in memory, 0 for none."""
+    return max(map(int, re.findall(r"kept (\d+)", site.output("alice", job))), default=0)
+
+
+def begun(site: Site, job: str, times: int) -> int:
+    """The step that the job's run number `times` began at, with the right weights."""
+    site.until(lambda: len(site.output("alice", job).split("begins at ")) > times, timeout_s=90)
+    step, right = site.output("alice", job).split("begins at ")[times].split()[:2]
+    assert right == "True"
+    return int(step)
+
+
+def test_what_was_saved_in_memory_is_there_after_the_job_was_killed_and_after_its_node_was_lost(booted: Site) -> None:
+    """Between two checkpoints on disk: first on its node, whose agent has it, then from another node's agent."""
+    site = booted
+    home = site.cluster.home("alice")
+    (home / "memory.py").write_text(IN_MEMORY)
+    disk = home / "memory-disk"
+    env = {"PYTHONPATH": str(site.cluster.layout.python)}
+    job = site.submit(
+        "alice", "--ckpt=auto", f"--ckpt-dir={disk}", "--gres=gpu:8", env=env, script="/usr/bin/python3 memory.py",
+    )  # fmt: skip
+    site.until(lambda: kept(site, job) > 10)
+    on_disk = [int(path.name.rpartition("-")[2]) for path in disk.glob("save-*")]
+    assert on_disk == [5]
+    first = site.field(job, "NodeList")
+    others = [node for node in NODES if node != first]
+    last = kept(site, job)
+    for pid in _processes_of(site.cluster, first):
+        os.kill(pid, signal.SIGKILL)
+    site.scontrol("update", f"NodeName={first}", "State=DOWN", "Reason=killed")
+    for node in others:
+        site.scontrol("update", f"NodeName={node}", "State=DRAIN", "Reason=test")
+    site.scontrol("update", f"NodeName={first}", "State=RESUME")
+    assert begun(site, job, 2) >= last
+    assert site.field(job, "NodeList") == first
+    for node in others:
+        site.scontrol("update", f"NodeName={node}", "State=RESUME")
+    began = kept(site, job)
+    site.until(lambda: kept(site, job) > began)
+    before = kept(site, job)
+
+    def peers() -> set[str]:
+        copies = site.store.copies(job_id=job)
+        return {c.node for c in copies if c.tier == "peer" and int(c.name.rpartition("-")[2]) >= before}
+
+    (peer,) = site.until(peers)
+    lose(site, first, disk)
+    site.scontrol("update", f"NodeName={peer}", "State=DRAIN", "Reason=test")
+    assert begun(site, job, 3) >= before
+    assert site.field(job, "NodeList") not in {first, peer}
+    site.until(lambda: any(path.name.startswith("save-") for path in disk.iterdir()))
+    shown = site.slurmext("ckpt", "show", job, "-nP", "-o", "Tier")
+    assert {"memory", "directory"} <= set(shown.split())
+    site.cluster.run(["scancel", job])
+    site.until_ended(job)
+    site.scontrol("update", f"NodeName={peer}", "State=RESUME")
+
+
+@pytest.mark.slow
+def test_ranks_get_their_parts_from_wherever_they_are(booted: Site) -> None:
+    """Nothing is on disk, each node has one rank's half of the state, and one of them does not run the job again."""
+    site = booted
+    home = site.cluster.home("alice")
+    (home / "ranks.py").write_text(OF_RANKS)
+    disk = home / "ranks-disk"
+    env = {"PYTHONPATH": str(site.cluster.layout.python)}
+    job = site.submit(
+        "alice", "--ckpt=auto", f"--ckpt-dir={disk}", "--gres=gpu:8", "--nodes=2", "--ntasks-per-node=1", env=env,
+        script="srun /usr/bin/python3 ranks.py",
+    )  # fmt: skip
+    site.until(lambda: kept(site, job))
+    last = kept(site, job)
+    lost = str(site.field(job, "BatchHost"))
+    for pid in _processes_of(site.cluster, lost):
+        os.kill(pid, signal.SIGKILL)
+    site.scontrol("update", f"NodeName={lost}", "State=DOWN", "Reason=killed")
+    site.until(lambda: len(re.findall(r"of 2 begins at", site.output("alice", job))) == 4, timeout_s=90)
+    found = re.findall(r"rank \d of 2 begins at (\d+) (\w+)", site.output("alice", job))[2:]
+    assert [right for _, right in found] == ["True", "True"]
+    assert len({step for step, _ in found}) == 1
+    assert int(found[0][0]) >= last
+    assert lost not in site.field(job, "NodeList")
+    site.until(lambda: list(disk.glob("save-*")))  # no node has all of it, so it is saved anew at once
+    site.cluster.run(["scancel", job])
+    site.until_ended(job)
+    site.scontrol("update", f"NodeName={lost}", "State=RESUME")
+
+
 def test_a_job_goes_on_from_another_nodes_memory_when_its_node_is_lost(booted: Site) -> None:
     """Its checkpoint directory was on the lost node's own disk; the copy comes over the network, and becomes durable."""
     site = booted
@@ -105,7 +239,6 @@ def test_a_job_goes_on_from_another_nodes_memory_when_its_node_is_lost(booted: S
     site.until(lambda: any(f"step-{saved}" in c.name or int(c.name.rpartition("-")[2]) > saved
                            for c in site.store.copies(job_id=job, node=peer)))  # fmt: skip
     first = site.field(job, "NodeList")
-    third = ({"n1", "n2", "n3"} - {first, peer}).pop()
     lost_s = time.time()
     lose(site, first, disk)
     site.scontrol("update", f"NodeName={peer}", "State=DRAIN", "Reason=test")  # its agent goes on
@@ -113,7 +246,7 @@ def test_a_job_goes_on_from_another_nodes_memory_when_its_node_is_lost(booted: S
     words = site.output("alice", job).rpartition("begins at ")[2].split()
     assert int(words[0]) >= saved
     assert words[1] == "True"
-    assert site.field(job, "NodeList") == third
+    assert site.field(job, "NodeList") not in {first, peer}
     assert "restored from a copy in memory" in site.output("alice", job)
     site.until(lambda: any(path.name.startswith("save-") for path in disk.iterdir()))
     failures = site.until(lambda: site.store.failures(since_s=lost_s))

@@ -3,8 +3,9 @@
     server: {"slurmext_peer": 1, "nonce": "<hex>"}
     client: {"node": "n1", "nonce": "<hex>", "credential": "MUNGE:…"}  over b"slurmext-peer/1 n1 <server's> <own>"
     server: {"ok": true, "credential": "MUNGE:…"}                 over b"slurmext-peer-server/1 n1 <server's> <own>"
-    client: {"put": {"job_id", "uid", "name", "file", "size"}} and the bytes          server: {"ok": true}
-    client: {"get": {"job_id", "uid"}}          server: {"files": [{"name", "file", "size"}]} and the bytes of each
+    client: {"put": {"job_id", "uid", "name", "file", "size", "only"}} and the bytes          server: {"ok": true}
+    client: {"get": {"job_id", "uid"}}, of certain files with "name", "files"
+    server: {"files": [{"name", "file", "size", "only"}]} and the bytes of each
 
 Only root and SlurmUser are heard. What comes is data: a checkpoint's own checksums tell whether it is whole.
 """
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
-    from slurmext.agent.copies.store import CopyStore
+    from slurmext.agent.copies.store import CopyStore, Kept
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ class PeerServer:
         job_id, uid, size = int(asked["job_id"]), int(asked["uid"]), int(asked["size"])
         name, file = str(asked["name"]), str(asked["file"])
         try:
-            path = self._store.place(job_id, uid, name, file, size)
+            path = self._store.place(job_id, uid, name, file, size, only=asked.get("only") is True)
         except SlurmextError as error:
             channel.say({"ok": False, "error": str(error)})
             return
@@ -180,8 +181,14 @@ class PeerServer:
         channel.say({"ok": True})
 
     def _give(self, channel: Channel, asked: Mapping[str, Any]) -> None:
-        files = self._store.files(int(asked["job_id"]), int(asked["uid"]))[:MAX_FILES]
-        channel.say({"files": [{"name": kept.name, "file": kept.file, "size": kept.size} for kept in files]})
+        files = self._store.files(int(asked["job_id"]), int(asked["uid"]))
+        if isinstance(only := asked.get("files"), list):
+            # Newest first: the name that is not given is that of the first.
+            name = asked.get("name") or next((kept.name for kept in files if kept.file in only), "")
+            files = [kept for kept in files if kept.name == name and kept.file in only]
+        files = files[:MAX_FILES]
+        listed = [{"name": one.name, "file": one.file, "size": one.size, "only": one.only} for one in files]
+        channel.say({"files": listed})
         for kept in files:
             channel.send_file(kept.path, kept.size)
 
@@ -200,22 +207,29 @@ class Peer:
             self._connection.close()
             raise
 
-    def put(self, job_id: int, uid: int, name: str, file: str, path: Path, size: int) -> None:
+    def put(self, job_id: int, uid: int, kept: Kept) -> None:
         """Give it a file. Raises WireError when it does not take it."""
-        asked = {"job_id": job_id, "uid": uid, "name": name, "file": file, "size": size}
-        self._channel.say({"put": asked})
+        asked = {"job_id": job_id, "uid": uid, "name": kept.name, "file": kept.file, "size": kept.size}
+        self._channel.say({"put": {**asked, "only": kept.only}})
         self._must()
-        self._channel.send_file(path, size)
+        self._channel.send_file(kept.path, kept.size)
         self._must()
 
-    def get(self, job_id: int, uid: int, store: CopyStore) -> int:
-        """Take over all it has of a job; returns how many bytes."""
-        self._channel.say({"get": {"job_id": job_id, "uid": uid}})
+    def get(
+        self, job_id: int, uid: int, store: CopyStore, *, name: str | None = None, files: Collection[str] = ()
+    ) -> int:
+        """Take over all it has of a job, or of these files of the checkpoint `name` (empty: of the newest with one).
+
+        Returns how many bytes that is.
+        """
+        wanted = {} if name is None else {"name": name, "files": sorted(files)}
+        self._channel.say({"get": {"job_id": job_id, "uid": uid, **wanted}})
         listed = (self._channel.hear() or {}).get("files", [])
         total = 0
         for entry in listed:
             size = int(entry["size"])
-            path = store.place(job_id, uid, str(entry["name"]), str(entry["file"]), size)
+            only = entry.get("only") is True
+            path = store.place(job_id, uid, str(entry["name"]), str(entry["file"]), size, only=only)
             try:
                 path.unlink(missing_ok=True)
                 self._channel.receive_file(path, size)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
+import select
 import stat
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slurmext.adapters.tcp.wire import split_address
+from slurmext.agent.copies.gathering import Gathering
+from slurmext.agent.copies.lanes import Lanes
+from slurmext.agent.copies.passing import Leaving, Passing, addresses
 from slurmext.agent.copies.peers import CHUNK, Peer, PeerServer
 from slurmext.agent.copies.store import MANIFEST, CopyStore, Kept, memory_bytes
 from slurmext.errors import SlurmextError
@@ -26,10 +30,15 @@ log = logging.getLogger(__name__)
 
 TIDY_S = 60.0
 PROGRESS_S = 5.0
-REST_S = 30.0
+STREAM_S = 15.0
+"""Who sends through a pipe is not to keep others of the user waiting."""
+ONLY_S = 10.0
+"""The controller hears of a job's saves in memory so often at most."""
 REMEMBERED = 1000
 WAITING = 4
 """Checkpoints of one user that may wait."""
+MOST_WAITING = 256
+"""Files of one user that may wait: each is an open descriptor of ours."""
 Peers = Callable[[int], Mapping[str, object]]
 """Of a job id: what the controller answers to `ckpt_copies`."""
 
@@ -44,10 +53,17 @@ class Given:
     name: str
     file: str
     size: int
+    stream: bool = False
+    only: bool = False
+
+    @property
+    def key(self) -> tuple[int, int, str, str]:
+        """What it is."""
+        return self.uid, self.job_id, self.name, self.file
 
 
 class Copies:
-    """Of one node. Each user has a thread that copies: one whose file system hangs delays nobody else."""
+    """Of one node. Each user has a thread that copies, and one that passes on."""
 
     def __init__(
         self,
@@ -62,7 +78,7 @@ class Copies:
         alive: Callable[[], set[int]],
     ) -> None:
         whole = memory_bytes()
-        self._node, self._munge, self._uids, self._events, self._ask = node, munge, frozenset(uids), events, ask
+        self._node, self._munge, self._uids, self._events = node, munge, frozenset(uids), events
         self._alive = alive
         self.store = CopyStore(
             site.dir / f"{cluster}-{node}",
@@ -73,12 +89,16 @@ class Copies:
         self.store.on_gone = self._gone
         self._server = PeerServer(split_address(site.listen), self.store, munge, self._uids)
         self._server.on_put = self._came
+        self.store.alive = alive
         self._lock = threading.Lock()
-        self._queues: dict[int, queue.Queue[Given]] = {}
-        self._copying: set[int] = set()
         self._stop = threading.Event()
-        self._fetches: dict[tuple[int, int], threading.Thread] = {}
-        self._sent: dict[tuple[int, str], str] = {}
+        self._lanes = Lanes[Given]("copies", self._take, self._stop)
+        self._under_way: Counter[tuple[int, int, str, str]] = Counter()
+        self._failed: dict[tuple[int, int, str, str], str] = {}
+        self._gathering = Gathering(node, self.store, ask, self._connect, self._fetched)
+        self.passing = Passing(node, self.store, lambda job_id: addresses(ask(job_id)), self._connect, self._stop)
+        self._told_s: dict[tuple[int, str], float] = {}
+        self._untold: dict[tuple[int, str], None] = {}
         self._stated_s: dict[tuple[int, str], float] = {}
 
     @property
@@ -96,80 +116,86 @@ class Copies:
         self._stop.set()
         self._server.stop()
 
-    def keep(self, job_id: int, uid: int, name: str, files: Sequence[str], descriptors: Sequence[int]) -> int:
-        """Begin to copy a job's files; returns how many bytes that is, 0 when too much waits. Raises SlurmextError."""
+    def keep(
+        self,
+        job_id: int,
+        uid: int,
+        name: str,
+        files: Sequence[str],
+        descriptors: Sequence[int],
+        *,
+        sizes: Sequence[int] | None = None,
+        only: bool = False,
+    ) -> int:
+        """Begin to copy a job's files; returns how many bytes that is, 0 when too much waits. Raises SlurmextError.
+
+        `sizes`: of what comes through pipes; else they are regular files. `only`: it is nowhere else.
+        """
         given: list[Given] = []
         try:
-            for file, descriptor in zip(files, descriptors, strict=True):
+            for number, (file, descriptor) in enumerate(zip(files, descriptors, strict=True)):
                 info = os.fstat(descriptor)
-                if not stat.S_ISREG(info.st_mode):
-                    raise SlurmextError(f"{file[:60]!r} is no regular file")  # noqa: TRY301
+                stream = sizes is not None
+                if not (stat.S_ISFIFO if stream else stat.S_ISREG)(info.st_mode):
+                    raise SlurmextError(f"{file[:60]!r} is no {'pipe' if stream else 'regular file'}")  # noqa: TRY301
                 given.append(
                     Given(
-                        descriptor=os.dup(descriptor), job_id=job_id, uid=uid, name=name, file=file, size=info.st_size
+                        descriptor=os.dup(descriptor),
+                        job_id=job_id,
+                        uid=uid,
+                        name=name,
+                        file=file,
+                        size=info.st_size if sizes is None else sizes[number],
+                        stream=stream,
+                        only=only,
                     )
                 )
-            with self._lock:
-                waiting = self._queues.setdefault(uid, queue.Queue())
-                if waiting.qsize() >= WAITING * len(given):
-                    for one in given:
-                        os.close(one.descriptor)
-                    return 0  # earlier ones are still being copied; the next checkpoint comes anyway
+            waiting = self._lanes.waiting(uid)
+            others = {(one.job_id, one.name) for one in waiting} - {(job_id, name)}
+            if len(others) >= WAITING or len(waiting) + len(given) > MOST_WAITING:
                 for one in given:
-                    waiting.put(one)
-                if uid not in self._copying:
-                    self._copying.add(uid)
-                    threading.Thread(target=self._copy_all, args=(uid,), name=f"copies-{uid}", daemon=True).start()
+                    os.close(one.descriptor)
+                return 0  # earlier ones are still being copied; the next checkpoint comes anyway
         except BaseException:
             for one in given:
                 os.close(one.descriptor)
             raise
+        with self._lock:
+            self._under_way.update(one.key for one in given)
+            for one in given:
+                self._failed.pop(one.key, None)
+        self._lanes.add(uid, given)
         return sum(one.size for one in given)
 
-    def hand_out(self, job_id: int, uid: int, wait_s: float = 1.0) -> list[Kept] | int:
-        """What there is of a job. When this node has nothing another is asked; while that takes longer than `wait_s`,
-        the number of bytes that have come.
-        """
-        found = self.store.files(job_id, uid)
-        key = job_id, uid
+    def kept(self, job_id: int, uid: int, name: str, files: Collection[str]) -> bool | str:
+        """Whether all these files are here; False while some are being copied, and why not when one will not be."""
         with self._lock:
-            fetch = self._fetches.get(key)
-            if fetch is None and not found:
-                fetch = threading.Thread(target=self._fetch, args=(job_id, uid), name="copies-fetch", daemon=True)
-                self._fetches[key] = fetch
-                fetch.start()
-        if fetch is not None:
-            fetch.join(wait_s)
-            if fetch.is_alive():
-                return self.store.there_bytes(job_id, uid)
-            with self._lock:
-                self._fetches.pop(key, None)
-        return self.store.files(job_id, uid)
+            missing = [(uid, job_id, name, file) for file in files]
+            under_way = any(key in self._under_way for key in missing)
+            failed = next((self._failed[key] for key in missing if key in self._failed), None)
+        here = {kept.file for kept in self.store.files(job_id, uid) if kept.name == name}
+        if under_way:
+            return False
+        if failed is None and not here.issuperset(files):
+            failed = "the agent does not have it any more"
+        return failed or True
 
-    def _fetch(self, job_id: int, uid: int) -> None:
-        try:
-            known = self._ask(job_id)
-        except SlurmextError as error:
-            log.info("job %d: the controller does not say where copies are: %s", job_id, error)
-            return
-        peers, copies = _addresses(known), known.get("copies")
-        nodes = [str(copy["node"]) for copy in copies if isinstance(copy, dict)] if isinstance(copies, list) else []
-        for node in dict.fromkeys(nodes):
-            if node == self._node or node not in peers:
-                continue
-            began_s = time.monotonic()
-            try:
-                with Peer(peers[node], node=self._node, munge=self._munge, uids=self._uids) as peer:
-                    size = peer.get(job_id, uid, self.store)
-            except (OSError, SlurmextError) as error:
-                log.info("job %d: no copy from %s: %s", job_id, node, error)
-                continue
-            if found := self.store.files(job_id, uid):
-                took_s = time.monotonic() - began_s
-                log.info("job %d: %d MiB of copies fetched from %s in %.2f s", job_id, size >> 20, node, took_s)
-                for name in {kept.name for kept in found}:
-                    self._state(job_id, name, "memory", found)
-                return
+    def hand_out(self, job_id: int, uid: int, wait_s: float = 1.0) -> list[Kept] | int:
+        """What there is of a job, from this node's memory or another's; see `Gathering.all_of`."""
+        return self._gathering.all_of(job_id, uid, wait_s)
+
+    def gather(self, job_id: int, uid: int, name: str, files: Collection[str], wait_s: float = 1.0) -> list[Kept] | int:
+        """Certain files of a job's checkpoint from all nodes; see `Gathering.some_of`."""
+        return self._gathering.some_of(job_id, uid, name, files, wait_s)
+
+    def _fetched(self, job_id: int, uid: int) -> None:
+        found = self.store.files(job_id, uid)
+        for name in {kept.name for kept in found}:
+            self._state(job_id, name, "memory", found)
+
+    def _connect(self, node: str, where: tuple[str, int]) -> Peer:
+        del node
+        return Peer(where, node=self._node, munge=self._munge, uids=self._uids)
 
     def forget(self, job_id: int) -> None:
         """A new job has this id."""
@@ -177,37 +203,41 @@ class Copies:
             self._gone(job_id, name)
 
     def _gone(self, job_id: int, name: str) -> None:
+        if (job_id, name) in self._untold:
+            del self._untold[job_id, name]
+            return
         self._events.add("ckpt_copy", job_id=job_id, name=name, tier="memory", size_bytes=0, done_bytes=0)
 
     # a user's thread
 
-    def _copy_all(self, uid: int) -> None:
-        waiting = self._queues[uid]
-        while not self._stop.is_set():
-            try:
-                given = waiting.get(timeout=REST_S)
-            except queue.Empty:
-                with self._lock:  # nobody hands anything in now
-                    if waiting.empty():
-                        self._copying.discard(uid)
-                        return
-                continue
-            try:
-                self._copy(given)
-            except (OSError, SlurmextError) as error:
-                log.info("job %d: no copy of %s/%s: %s", given.job_id, given.name, given.file, error)
-            except Exception:  # the thread lives on: nobody else copies for this user
-                log.exception("job %d: no copy of %s/%s", given.job_id, given.name, given.file)
-            finally:
-                os.close(given.descriptor)
+    def _take(self, given: Given) -> None:
+        why = None
+        try:
+            self._copy(given)
+        except (OSError, SlurmextError) as error:
+            why = str(error)
+            log.info("job %d: no copy of %s/%s: %s", given.job_id, given.name, given.file, error)
+        except Exception:  # the thread lives on: nobody else copies for this user
+            why = "the agent failed; its log says how"
+            log.exception("job %d: no copy of %s/%s", given.job_id, given.name, given.file)
+        finally:
+            os.close(given.descriptor)
+        with self._lock:
+            self._under_way[given.key] -= 1
+            if self._under_way[given.key] <= 0:
+                del self._under_way[given.key]
+            if why is not None:
+                self._failed[given.key] = why
+            while len(self._failed) > REMEMBERED:
+                self._failed.pop(next(iter(self._failed)))
 
     def _copy(self, given: Given) -> None:
-        path = self.store.place(given.job_id, given.uid, given.name, given.file, given.size)
+        path = self.store.place(given.job_id, given.uid, given.name, given.file, given.size, only=given.only)
         try:
             with path.open("wb", buffering=0) as file:
                 done = 0
                 while done < given.size:
-                    chunk = os.pread(given.descriptor, min(CHUNK, given.size - done), done)
+                    chunk = _chunk(given, done)
                     if not chunk:
                         raise SlurmextError("the file became shorter while it was copied")  # noqa: TRY301
                     file.write(chunk)
@@ -218,37 +248,7 @@ class Copies:
             self.store.abandon(given.uid, path)
             raise
         self._state(given.job_id, given.name, "memory")
-        self._pass_on(given)
-
-    def _pass_on(self, given: Given) -> None:
-        """The same file to another node's agent: the one after ours in the ring of those that are connected."""
-        try:
-            peers = _addresses(self._ask(given.job_id))
-        except SlurmextError as error:
-            log.info("job %d: %s stays on this node only: %s", given.job_id, given.name, error)
-            return
-        ring = sorted(peers)
-        after = [node for node in ring if node > self._node] + [node for node in ring if node < self._node]
-        wanted = given.name, given.file
-        here = self.store.files(given.job_id, given.uid)
-        kept = next((item for item in here if (item.name, item.file) == wanted), None)
-        # All files of a checkpoint go to one node; when one does not get there, its manifest shall not either.
-        whole = given.job_id, given.name
-        chosen = self._sent.get(whole)
-        for node in ([chosen] if chosen is not None else after[:2]) if kept else []:
-            if node not in peers:
-                break
-            try:
-                with Peer(peers[node], node=self._node, munge=self._munge, uids=self._uids) as peer:
-                    peer.put(given.job_id, given.uid, given.name, given.file, kept.path, kept.size)
-            except (OSError, SlurmextError) as error:
-                log.info("job %d: %s was not copied to %s: %s", given.job_id, given.name, node, error)
-            else:
-                self._sent[whole] = node
-                return
-        self._sent[whole] = ""
-        while len(self._sent) > REMEMBERED:
-            self._sent.pop(next(iter(self._sent)))
+        self.passing.add(Leaving(job_id=given.job_id, uid=given.uid, name=given.name, file=given.file))
 
     def _came(self, job_id: int, name: str) -> None:
         self._state(job_id, name, "peer")
@@ -271,7 +271,22 @@ class Copies:
         mine = [item for item in found if item.name == name]
         size = sum(item.size for item in mine)
         if any(item.file == MANIFEST for item in mine):  # it comes last: before that this is no checkpoint
+            if mine[0].only and self._told_lately(job_id, name, tier):
+                return
             self._events.add("ckpt_copy", job_id=job_id, name=name, tier=tier, size_bytes=size, done_bytes=size)
+
+    def _told_lately(self, job_id: int, name: str, tier: str) -> bool:
+        """Whether the controller was told of a save in memory just now: they may come every second, on every node."""
+        now = time.monotonic()
+        if now - self._told_s.get((job_id, tier), -ONLY_S) < ONLY_S:
+            self._untold[job_id, name] = None
+            while len(self._untold) > REMEMBERED:
+                self._untold.pop(next(iter(self._untold)))
+            return True
+        self._told_s[job_id, tier] = now
+        while len(self._told_s) > REMEMBERED:
+            self._told_s.pop(next(iter(self._told_s)))
+        return False
 
     def _tidy(self) -> None:
         while not self._stop.wait(TIDY_S):
@@ -282,12 +297,13 @@ class Copies:
                 log.exception("copies that nobody needs stay for now")
 
 
-def _addresses(known: Mapping[str, object]) -> dict[str, tuple[str, int]]:
-    peers = known.get("peers")
-    if not isinstance(peers, dict):
-        return {}
-    return {
-        str(node): (str(where[0]), int(where[1]))
-        for node, where in peers.items()
-        if isinstance(where, list) and len(where) == 2  # noqa: PLR2004
-    }
+def _chunk(given: Given, done: int) -> bytes:
+    """Some bytes after the first `done`, none at the end. Raises OSError, SlurmextError when a pipe brings nothing."""
+    size = min(CHUNK, given.size - done)
+    if not given.stream:
+        return os.pread(given.descriptor, size, done)
+    poll = select.poll()
+    poll.register(given.descriptor, select.POLLIN)
+    if not poll.poll(1000 * STREAM_S):
+        raise SlurmextError(f"nothing came for {STREAM_S:.0f} s")
+    return os.read(given.descriptor, size)

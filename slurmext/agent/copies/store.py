@@ -29,6 +29,8 @@ MANIFEST = "manifest.json"
 KEEP = 2
 _FOLDER = re.compile(r"(\d+)-(\d+)")
 _PARTIAL = ".part"
+_ONLY = ".only"
+"""In a checkpoint's folder: it is in memory only, no directory has it."""
 
 
 class NoRoomError(SlurmextError):
@@ -37,12 +39,13 @@ class NoRoomError(SlurmextError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """A file of a copy. `size` in bytes."""
+    """A file of a copy. `size` in bytes; `only`: its checkpoint is in memory and nowhere else."""
 
     name: str
     file: str
     path: Path
     size: int
+    only: bool = False
 
 
 class CopyStore:
@@ -54,6 +57,8 @@ class CopyStore:
         self._promised: dict[tuple[int, Path], int] = {}
         self.on_gone: Callable[[int, str], None] = lambda _job_id, _name: None
         """Called with job id and checkpoint when one was removed to make room for others."""
+        self.alive: Callable[[], set[int]] = set
+        """The jobs that run here."""
         if root.exists():
             self._require_own()
             for path in root.rglob(f"*{_PARTIAL}"):
@@ -66,10 +71,11 @@ class CopyStore:
         if info.st_uid not in {0, os.geteuid()} or info.st_mode & 0o077 or not stat.S_ISDIR(info.st_mode):
             raise SlurmextError(f"{self._root} must be a directory of root that nobody else can enter: chmod 700 it")
 
-    def place(self, job_id: int, uid: int, name: str, file: str, size: int) -> Path:
+    def place(self, job_id: int, uid: int, name: str, file: str, size: int, *, only: bool = False) -> Path:
         """Where to write a file; older copies make room. Raises NoRoomError, SlurmextError for a bad name.
 
-        Nothing is there under its final name before `commit`.
+        Nothing is there under its final name before `commit`. `only`: the checkpoint will be here and nowhere else;
+        then the job's last whole one stays until this one is whole.
         """
         if not NAME.fullmatch(name) or not FILE.fullmatch(file):
             raise SlurmextError(f"{name[:60]!r}/{file[:60]!r} is no file of a checkpoint")
@@ -79,6 +85,8 @@ class CopyStore:
             self._require_own()
             self._make_room(uid, job_id, size)
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if only:
+                (folder / _ONLY).touch()
             self._promised[uid, path] = size
         return path
 
@@ -97,6 +105,8 @@ class CopyStore:
             self._promised.pop((uid, path), None)
             path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
+                if [item.name for item in path.parent.iterdir()] == [_ONLY]:
+                    (path.parent / _ONLY).unlink()
                 path.parent.rmdir()
 
     def files(self, job_id: int, uid: int) -> list[Kept]:
@@ -152,13 +162,14 @@ class CopyStore:
 
     def _make_room(self, uid: int, job_id: int, size: int) -> None:
         mine = self._root / f"{uid}-{job_id}"
+        needed = self._needed(uid, job_id)
         while self._used(uid) + size > self._user_bytes or self._used(None) + size > self._all_bytes:
             others = sorted(
                 (folder for owner in self._root.glob(f"{uid}-*") for folder in owner.iterdir() if owner != mine),
                 key=lambda folder: folder.stat().st_mtime,
             )
             older = sorted(mine.iterdir(), key=lambda folder: folder.name)[:-1] if mine.exists() else []
-            victims = [*others, *older]
+            victims = [folder for folder in (*others, *older) if folder not in needed]
             if not victims:
                 raise NoRoomError(
                     f"{size >> 20} MiB do not fit into the memory kept for copies: {self._used(uid) >> 20} of "
@@ -167,8 +178,22 @@ class CopyStore:
                 )
             self._drop(victims[0])
 
+    def _needed(self, uid: int, job_id: int) -> set[Path]:
+        """What a job would lose work without: its newest whole checkpoint, if that is in memory only."""
+        ids = {job_id, *self.alive()}
+        newest = [whole[-1] for one in ids if (whole := self._whole(self._root / f"{uid}-{one}"))]
+        return {folder for folder in newest if (folder / _ONLY).exists()}
+
+    @staticmethod
+    def _whole(job: Path) -> list[Path]:
+        """The folders of a job with whole checkpoints, the newest last."""
+        try:
+            return sorted((one for one in job.iterdir() if (one / MANIFEST).exists()), key=lambda one: one.name)
+        except FileNotFoundError:
+            return []
+
     def _prune(self, job: Path) -> None:
-        whole = sorted((folder for folder in job.iterdir() if (folder / MANIFEST).exists()), key=lambda one: one.name)
+        whole = self._whole(job)
         if len(whole) > KEEP:
             oldest = whole[-KEEP].name
             for folder in job.iterdir():
@@ -188,10 +213,13 @@ class CopyStore:
         except FileNotFoundError:
             return
         for folder in folders:
-            for path in folder.iterdir():
-                if not path.name.endswith(_PARTIAL):
+            names = set(os.listdir(folder))
+            for name in names - {_ONLY}:
+                if not name.endswith(_PARTIAL):
+                    path = folder / name
                     with contextlib.suppress(OSError):
-                        yield Kept(name=folder.name, file=path.name, path=path, size=path.stat().st_size)
+                        size = path.stat().st_size
+                        yield Kept(name=folder.name, file=name, path=path, size=size, only=_ONLY in names)
 
 
 def memory_bytes() -> int:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from slurmext.agent.copies.service import Copies
+    from slurmext.agent.copies.store import Kept
     from slurmext.agent.server import Peer
 
 MOST_FILES = 64
@@ -25,18 +26,48 @@ DRAINS = Rate(most=60, per_s=60.0, what="reports")
 def keep(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
     """Copy these files of a checkpoint. Accepted from the job's own user only, for a job on this node."""
     copies, job_id = _mine(node, peer, request)
-    files, descriptors = request.get("files"), request.get("_fds")
-    if not isinstance(files, list) or not isinstance(descriptors, list) or len(files) != len(descriptors):
+    names, descriptors = _files(request), request.get("_fds")
+    if not isinstance(descriptors, list) or len(names) != len(descriptors):
         raise Refused("files must be a list of names with an open descriptor for each")
-    names = [text({"file": name}, "file", longest=100) for name in files]
-    return {"bytes": copies.keep(job_id, peer.uid, text(request, "name", longest=100), names, descriptors)}
+    sizes = request.get("sizes")
+    if sizes is not None and (not isinstance(sizes, list) or len(sizes) != len(names) or not all(map(_is_size, sizes))):
+        raise Refused("sizes must be a list of bytes for each file")
+    taken = copies.keep(
+        job_id, peer.uid, text(request, "name", longest=100), names, descriptors,
+        sizes=sizes, only=request.get("only") is True,
+    )  # fmt: skip
+    return {"bytes": taken, "busy": taken == 0 and bool(names) and (sizes is None or any(sizes))}
+
+
+def kept(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether files of a checkpoint that were handed in are here by now, and where its copy on another node is."""
+    copies, job_id = _mine(node, peer, request)
+    name = text(request, "name", longest=100)
+    there = copies.kept(job_id, peer.uid, name, _files(request))
+    if isinstance(there, str):
+        return {"kept": False, "failed": there}
+    passed = copies.passing.outcome(job_id, name)
+    told = {} if passed is None else {"peer": passed.node, "peer_why": passed.why}
+    return {"kept": there, "there_bytes": copies.store.there_bytes(job_id, peer.uid), **told}
 
 
 def fetch(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
     """The copies there are of the job, from this node's memory or another's: names and a descriptor for each file."""
     copies, job_id = _mine(node, peer, request)
+    return _handed(copies.hand_out(job_id, peer.uid), request)
+
+
+def gather(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Certain files of the job's checkpoint `name`, from all nodes that have some; the newest manifest without it."""
+    copies, job_id = _mine(node, peer, request)
+    name = text(request, "name", longest=100)
+    if name and not NAME.fullmatch(name):
+        raise Refused(f"{name[:40]!r} is no checkpoint's name")
+    return _handed(copies.gather(job_id, peer.uid, name, _files(request)), request)
+
+
+def _handed(found: list[Kept] | int, request: Mapping[str, Any]) -> dict[str, Any]:
     skip = whole(request, "skip") if "skip" in request else 0
-    found = copies.hand_out(job_id, peer.uid)
     if isinstance(found, int):
         return {"pending_bytes": found, "files": []}
     part = found[skip : skip + MOST_FILES]
@@ -66,10 +97,23 @@ def drain(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def _files(request: Mapping[str, Any]) -> list[str]:
+    files = request.get("files")
+    if not isinstance(files, list):
+        raise Refused("files must be a list of names")
+    return [text({"file": name}, "file", longest=100) for name in files]
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
 def _mine(node: Node, peer: Peer, request: Mapping[str, Any]) -> tuple[Copies, int]:
     if node.copies is None:
         raise Refused("this node keeps no copies in memory (agent.copies of the site file)")
     return node.copies, own_job(node, peer, request)
 
 
-OPERATIONS = {"ckpt_keep": keep, "ckpt_fetch": fetch, "ckpt_drain": drain}
+OPERATIONS = {
+    "ckpt_keep": keep, "ckpt_kept": kept, "ckpt_fetch": fetch, "ckpt_gather": gather, "ckpt_drain": drain,
+}  # fmt: skip

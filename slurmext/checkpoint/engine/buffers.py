@@ -116,6 +116,11 @@ class BufferPool:
             raise
         return buffer, waited_s
 
+    @property
+    def full(self) -> bool:
+        """Whether `take` would wait."""
+        return not self._free and self._made >= MOST
+
     def give_back(self, buffer: Buffer) -> None:
         """The snapshot in it is written."""
         with self._changed:

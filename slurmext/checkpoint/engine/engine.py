@@ -20,6 +20,7 @@ from slurmext.checkpoint.engine.errors import CheckpointError, MismatchError, wr
 from slurmext.checkpoint.engine.files import write_small
 from slurmext.checkpoint.engine.history import History
 from slurmext.checkpoint.engine.lock import DirectoryLock
+from slurmext.checkpoint.engine.memory import Keeper, MemorySaves
 from slurmext.checkpoint.engine.restore import attempt, first_problem, places
 from slurmext.checkpoint.engine.session import PATIENCE_S, Alone, Session
 from slurmext.checkpoint.engine.ticket import Ticket
@@ -27,6 +28,7 @@ from slurmext.checkpoint.engine.ticket import Ticket
 WRITERS = 4
 """Threads that write or read: enough to keep a disk or a client of a parallel file system busy."""
 COPIERS = 8
+LONGEST_FAREWELL_S = 20.0
 
 
 class Engine:
@@ -38,7 +40,7 @@ class Engine:
     2 no single damaged file takes two neighbouring checkpoints along. `tiers`: directories with copies of checkpoints
     (in memory, on a local disk), fastest first; a checkpoint is read from the first that has it whole. `identity`: of
     code and configuration; a checkpoint with another is refused. `key`: of the job, so that a second one on the same
-    directory is noticed.
+    directory is noticed. `keeper`: keeps saves in memory (`save_to_memory`), and has what other nodes' memory holds.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Engine:
         key: str | None = None,
         threads: int | None = None,
         patience_s: float = PATIENCE_S,
+        keeper: Keeper | None = None,
     ) -> None:
         self.directory = Path(directory).absolute()
         self.rank, self.world = rank, world
@@ -65,6 +68,13 @@ class Engine:
         self._copiers = Crew(threads or min(processors(), COPIERS))
         self._writers = Crew(WRITERS)
         self._pool = BufferPool(self._copiers)
+        self._keeper = keeper
+        self._memory: MemorySaves | None = None
+        if keeper is not None:
+            self._memory = MemorySaves(
+                self.directory, keeper, rank=rank, world=world, pool=self._pool, crew=self._copiers, info=self._info
+            )
+        self._serial = 0
         self._lock: DirectoryLock | None = None
         self._session: Session | Alone | None = None
         self._owner = os.getpid()
@@ -114,10 +124,9 @@ class Engine:
         """
         step = folder.counted(step)
         self.open()
-        started = time.perf_counter()
-        taken = snapshot.begin(state, rank=self.rank, world=self.world, pool=self._pool)
-        ticket = Ticket(step=step, started_s=started, waited_s=taken.waited_s)
-        ticket.nbytes = taken.layout.size
+        if self._memory is not None:
+            self._memory.make_way()
+        ticket, taken = self._begin(step, state)
         before, self._last = self._last, ticket
         # Before the copy, which it follows. Not a daemon: a program that ends with a save under way ends when it is on
         # disk.
@@ -127,6 +136,40 @@ class Engine:
         if wait:
             ticket.result()
         return ticket
+
+    @property
+    def memory_free(self) -> bool:
+        """Whether `save_to_memory` would neither wait nor stand in the way of another save."""
+        return self._memory is not None and not self._memory.under_way and not self._pool.full
+
+    def save_to_memory(self, step: int, state: Any) -> Ticket:
+        """As `save`, but nothing is written: the keeper has it when the ticket is done. All ranks call this alike.
+
+        Fails, in all ranks, when one rank's keeper does not take it, or needs its buffer for a save to the directory.
+        """
+        assert self._memory is not None  # noqa: S101 - an engine with a keeper
+        step = folder.counted(step)
+        self.open()
+        assert self._session is not None  # noqa: S101 - opened
+        ticket, taken = self._begin(step, state)
+        self._memory.begin(self._session, ticket, taken)
+        taken.fill(self._copiers)
+        ticket.snapshot_s = taken.taken_s
+        return ticket
+
+    def _begin(self, step: int, state: Any) -> tuple[Ticket, snapshot.Snapshot]:
+        started = time.perf_counter()
+        taken = snapshot.begin(state, rank=self.rank, world=self.world, pool=self._pool)
+        ticket = Ticket(step=step, started_s=started, waited_s=taken.waited_s)
+        ticket.nbytes = taken.layout.size
+        if self._memory is not None and self.rank == 0:
+            # Numbered as they are taken: one to memory may be whole before an earlier one is on disk.
+            self._serial = (self._serial or self._next_serial() - 1) + 1
+            ticket.serial = self._serial
+        return ticket, taken
+
+    def _next_serial(self) -> int:
+        return max(folder.next_serial(place) for place in self._where)
 
     def restore(self, template: Any = None) -> tuple[int, Any] | None:
         """(step, state) of the newest good checkpoint, None when there is none.
@@ -145,8 +188,9 @@ class Engine:
         for index, name in enumerate(names):
             last = index == len(names) - 1
             vote, found, filled = attempt(
-                places(self._where).get(name, []), template, rank=self.rank, world=self.world, identity=self._identity,
+                self._copies(name), template, rank=self.rank, world=self.world, identity=self._identity,
                 careful=last and not touched, crew=self._writers,
+                gather=self._gather if self._keeper is not None else None,
             )  # fmt: skip
             touched = touched or filled
             outcome = self._exchange(f"restore-{self._restores}-{index}", vote, first_problem)
@@ -170,13 +214,18 @@ class Engine:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Until nothing is being written or verified; False when that took longer."""
+        if self._memory is not None and not self._memory.wait(timeout_s):
+            return False
         return self._last is None or self._last.settled.wait(timeout_s)
 
     def close(self) -> None:
         """Finish what is being written and give up the directory."""
         if os.getpid() != self._owner:
             return
-        self.wait()
+        if self._memory is not None:
+            self._memory.wait(LONGEST_FAREWELL_S)  # not as long as others are waited for: it may have been the last one
+        if self._last is not None:
+            self._last.settled.wait()
         self._pool.close()
         if self._session is not None:
             self._session.close()
@@ -190,6 +239,18 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _copies(self, name: str) -> list[folder.Saved]:
+        """The folders with a checkpoint, fastest first."""
+        found = places(self._where).get(name, [])
+        if not found and self._keeper is not None:
+            self._keeper.gather(name, [manifest.NAME])
+            found = places(self._where).get(name, [])
+        return found
+
+    def _gather(self, saved: folder.Saved, missing: list[str]) -> None:
+        if self._keeper is not None and saved.path.parent != self.directory:  # what is there is all there is of it
+            self._keeper.gather(saved.path.name, missing)
 
     # Saving, in a thread of its own
 
@@ -221,7 +282,7 @@ class Engine:
             source = self._history.source(self._bad)
             written = writer.write(
                 draft, self.rank, taken, algorithm=best(), crew=self._writers, source=source,
-                moving=self._history.moving,
+                moving=self._history.moving, progress=ticket.wrote if self._keeper is not None else None,
             )  # fmt: skip
             value = writer.summary(written)
             ticket.new_bytes, ticket.early_bytes = written.new_bytes, written.early_bytes
@@ -237,27 +298,29 @@ class Engine:
             self._pool.give_back(taken.buffer)
         ticket.snapshot_s = taken.taken_s
         ticket.write_s = time.perf_counter() - max(began_s, taken.over_s)
-        outcome = self._exchange(f"save-{name}", value, lambda values: self._commit(draft, ticket.step, values))
+        outcome = self._exchange(f"save-{name}", value, lambda values: self._commit(draft, ticket, values))
         ticket.path = self.directory / outcome["name"]
         ticket.size_bytes = outcome["size_bytes"]
         if written is not None:
             self._history.add(ticket.path, written.part, written.moved)
         return outcome["verify"]
 
-    def _commit(self, draft: Path, step: int, values: list[Any]) -> dict[str, Any]:
+    def _info(self, step: int, serial: int) -> dict[str, Any]:
+        return {
+            "step": step, "serial": serial, "saved_at_s": time.time(), "world": self.world,
+            "job": os.environ.get("SLURM_JOB_ID"), "identity": self._identity, "host": socket.gethostname(),
+            "versions": _versions(),
+        }  # fmt: skip
+
+    def _commit(self, draft: Path, ticket: Ticket, values: list[Any]) -> dict[str, Any]:
         """In rank 0, when every rank has written: the manifest, the name, what is to be verified."""
         try:
             problems = [f"rank {rank}: {value['error']}" for rank, value in enumerate(values) if "error" in value]
             _refuse(problems, alone=self.world == 1)
-            serial = max(folder.next_serial(place) for place in self._where)
-            info = {
-                "step": step, "serial": serial, "saved_at_s": time.time(), "world": self.world,
-                "job": os.environ.get("SLURM_JOB_ID"), "identity": self._identity, "host": socket.gethostname(),
-                "versions": _versions(),
-            }  # fmt: skip
-            content = manifest.encode(info, [value["part"] for value in values])
+            serial = ticket.serial or self._next_serial()
+            content = manifest.encode(self._info(ticket.step, serial), [value["part"] for value in values])
             write_small(draft / manifest.NAME, content)
-            saved = folder.publish(draft, step, serial)
+            saved = folder.publish(draft, ticket.step, serial)
         except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
             if isinstance(error, OSError):

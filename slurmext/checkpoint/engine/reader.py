@@ -55,13 +55,8 @@ def fill(
     `folders`: where the checkpoint is; each pack is read from the first that has it. `check_only`: read and check the
     same blocks and change nothing.
     """
-    index: dict[Any, list[tuple[int, SavedPiece]]] = {}
-    for number, part in enumerate(manifest.parts):
-        for piece in part.pieces:
-            index.setdefault(piece.name, []).append((number, piece))
-    needed = _Fill()
-    for want in wants:
-        _plan(manifest, index, want, needed, staged=False)
+    index = _index(manifest)
+    needed = _needed(manifest, index, wants)
     with _Packs(folders, manifest, needed.copies) as packs:
         if check_only:
             _read_blocks(packs, manifest, {key: [] for key in needed.copies}, crew)
@@ -73,6 +68,28 @@ def fill(
             _read_blocks(packs, manifest, todo.copies, crew)
             for step in todo.then:
                 step()
+
+
+def packs_of(manifest: Manifest, wants: Sequence[Want]) -> list[str]:
+    """The names of the files that `fill` reads. Raises BadCheckpointError."""
+    keys = _needed(manifest, _index(manifest), wants).copies
+    packs = {manifest.parts[part].packs[manifest.parts[part].blocks[block].pack][0] for part, block in keys}
+    return sorted(Path(name).name for name in packs)
+
+
+def _index(manifest: Manifest) -> dict[Any, list[tuple[int, SavedPiece]]]:
+    index: dict[Any, list[tuple[int, SavedPiece]]] = {}
+    for number, part in enumerate(manifest.parts):
+        for piece in part.pieces:
+            index.setdefault(piece.name, []).append((number, piece))
+    return index
+
+
+def _needed(manifest: Manifest, index: dict[Any, list[tuple[int, SavedPiece]]], wants: Sequence[Want]) -> _Fill:
+    needed = _Fill()
+    for want in wants:
+        _plan(manifest, index, want, needed, staged=False)
+    return needed
 
 
 class Interrupted(Exception):

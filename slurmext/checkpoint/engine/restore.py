@@ -27,11 +27,13 @@ def places(directories: Iterable[Path]) -> dict[str, list[Saved]]:
 
 
 def attempt(
-    copies: Iterable[Saved], template: Any, *, rank: int, world: int, identity: str | None, careful: bool, crew: Crew
-) -> tuple[dict[str, Any], tuple[int, Any] | None, bool]:
+    copies: Iterable[Saved], template: Any, *, rank: int, world: int, identity: str | None, careful: bool, crew: Crew,
+    gather: Callable[[Saved, list[str]], None] | None = None,
+) -> tuple[dict[str, Any], tuple[int, Any] | None, bool]:  # fmt: skip
     """What a rank says about a checkpoint, (step, state) when it is good, and whether arrays were written to.
 
     `copies`: folders with it, fastest first. `careful`: check before anything is written to, as no other one follows.
+    `gather`: called with the files of a folder that are needed and nowhere, to get them there.
     """
     why, touched, found = "it is not there", False, list(copies)
     for number, saved in enumerate(found):
@@ -41,6 +43,8 @@ def attempt(
             # A faster place may have this node's files only; the others are read from where they are.
             folders = [copy.path for copy in found[number:]]
             work = Restore(folders, manifest, template, rank=rank, world=world)
+            if gather is not None and (missing := work.missing()):
+                gather(saved, missing)
             if careful and not saved.verified:
                 work.check(crew)
             touched = True
@@ -80,6 +84,11 @@ class Restore:
             tree.bind(self._document, template, self._ask)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise BadCheckpointError(f"its manifest cannot be understood ({error!r})") from error
+
+    def missing(self) -> list[str]:
+        """The files that `fill` will read and no folder has."""
+        names = reader.packs_of(self._manifest, self._wants)
+        return [name for name in names if not any((folder / name).exists() for folder in self._folders)]
 
     def check(self, crew: Crew) -> None:
         """Read and check what `fill` will read. Raises BadCheckpointError."""

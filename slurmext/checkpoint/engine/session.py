@@ -16,6 +16,7 @@ import json
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,7 @@ class Alone:
     def __init__(self) -> None:
         self.id = secrets.token_hex(4)
 
-    def exchange(self, name: str, value: Any, decide: Decide) -> Any:  # noqa: ARG002 - as Session's
+    def exchange(self, name: str, value: Any, decide: Decide, *, channel: str = "") -> Any:  # noqa: ARG002 - as Session's
         """What `decide` makes of this process's value."""
         return decide([value])
 
@@ -61,7 +62,8 @@ class Session:
         self._patience_s = patience_s
         self._nonce = secrets.token_hex(8)
         self._admitted: dict[str, str] = {}
-        self._past: str | None = None
+        self._past: dict[str, str] = {}
+        self._admitting = threading.Lock()
         self.id = ""
         try:
             if rank == 0:
@@ -71,11 +73,11 @@ class Session:
         except OSError as error:
             raise write_error(directory, error) from error
 
-    def exchange(self, name: str, value: Any, decide: Decide) -> Any:
+    def exchange(self, name: str, value: Any, decide: Decide, *, channel: str = "") -> Any:
         """Say `value`; returns in every rank what `decide` makes of all ranks' values in rank 0.
 
         What `decide` raises as CheckpointError is raised in every rank. All ranks call this with the same names in the
-        same order.
+        same order, within a `channel`; what is said in one does not wait for another.
         """
         folder = self._folder / self.id / name
         try:
@@ -85,7 +87,7 @@ class Session:
                 self._wait(lambda: "all" in _names(folder), lambda: f"rank 0 to decide on {name}")
                 decision = _read(folder / "all")
             else:
-                decision = self._decide(folder, name, value, decide)
+                decision = self._decide(folder, name, value, decide, channel)
         except OSError as error:
             raise write_error(self._directory, error) from error
         if "error" in decision:
@@ -95,11 +97,12 @@ class Session:
     def close(self) -> None:
         """Nothing is removed: slower ranks may still read. The next session does that."""
 
-    def _decide(self, folder: Path, name: str, value: Any, decide: Decide) -> dict[str, Any]:
+    def _decide(self, folder: Path, name: str, value: Any, decide: Decide, channel: str) -> dict[str, Any]:
         others = {str(rank) for rank in range(1, self._world)}
 
         def everyone() -> bool:
-            self._admit()
+            with self._admitting:
+                self._admit()
             return others <= _names(folder)
 
         def missing() -> str:
@@ -107,10 +110,10 @@ class Session:
             return f"rank {', '.join(late[:8])}{'…' if len(late) > 8 else ''} in {name}"  # noqa: PLR2004
 
         self._wait(everyone, missing)
-        if self._past is not None:
+        if (past := self._past.get(channel)) is not None:
             # Everybody has spoken since, so everybody has read the last decision.
-            shutil.rmtree(self._folder / self.id / self._past, ignore_errors=True)
-        self._past = name
+            shutil.rmtree(self._folder / self.id / past, ignore_errors=True)
+        self._past[channel] = name
         try:
             values = [value, *(_read(folder / str(rank)) for rank in range(1, self._world))]
             decision = {"value": decide(values)}

@@ -24,6 +24,10 @@ class Ticket:
         self.snapshot_s = self.write_s = self.durable_s = 0.0
         self.nbytes = self.new_bytes = self.early_bytes = self.size_bytes = 0
         self.path: Path | None = None
+        self.serial = 0
+        """The checkpoint's number, where it is known before the commit: in rank 0, with saves to memory in between."""
+        self.done_bytes = 0
+        """Of `nbytes`, those written so far; with saves to memory in between only."""
         self.settled = threading.Event()
         """Set when older checkpoints were verified and removed as well."""
         self._started_s = started_s
@@ -42,6 +46,10 @@ class Ticket:
             raise self._error
         assert self.path is not None  # noqa: S101 - set before it was done
         return self.path
+
+    def wrote(self, done_bytes: int) -> None:
+        """For the engine."""
+        self.done_bytes = done_bytes
 
     def set_done(self, error: BaseException | None = None) -> None:
         """For the engine."""

@@ -10,7 +10,7 @@ import itertools
 import os
 import secrets
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,19 +61,20 @@ def write(
     crew: Crew,
     source: Source | None,
     moving: Collection[int] = (),
+    progress: Callable[[int], object] | None = None,
 ) -> Written:
     """Write this rank's part of a checkpoint; packs are durable when this returns. Raises OSError, CheckpointError.
 
     `moving`: blocks that had changed in the save before, and so are not looked for in the source before they are
-    written.
+    written. `progress` is called with the bytes that are written, from several threads.
     """
-    return _Writer(draft, rank, snapshot, algorithm, crew, source, moving).write()
+    return _Writer(draft, rank, snapshot, algorithm, crew, source, moving, progress).write()
 
 
 class _Writer:
     def __init__(
         self, draft: Path, rank: int, snapshot: Snapshot, algorithm: str, crew: Crew, source: Source | None,
-        moving: Collection[int],
+        moving: Collection[int], progress: Callable[[int], object] | None,
     ) -> None:  # fmt: skip
         self._draft, self._snapshot, self._crew, self._source = draft, snapshot, crew, source
         self._name = f"rank-{rank:05d}-{secrets.token_hex(4)}.bin"
@@ -84,6 +85,7 @@ class _Writer:
         self._linked: dict[int, Block] = {}
         """Blocks of this snapshot, by number, that the source has."""
         self._end = self._early = 0
+        self._progress = progress
         self._guard = threading.Lock()
 
     def write(self) -> Written:
@@ -156,6 +158,8 @@ class _Writer:
             self._end += size
         file.write(self._content(number), offset)
         self._blocks[number] = Block(pack=-1, offset=offset, size=size, digest=digest)
+        if self._progress is not None:
+            self._progress(offset + size)
 
     def _content(self, number: int) -> memoryview:
         at, size = self._snapshot.layout.blocks[number]
@@ -194,14 +198,18 @@ class _Writer:
             for block in self._blocks
             if block is not None
         ]
-        pieces = [
-            SavedPiece(
-                name=piece.leaf.name, dtype=piece.leaf.dtype, whole=piece.leaf.whole, offset=piece.offset,
-                shape=piece.shape, at=piece.at,
-            )
-            for piece in self._snapshot.layout.pieces
-        ]  # fmt: skip
-        return part(self._snapshot.document, packs, blocks, pieces)
+        return part(self._snapshot.document, packs, blocks, pieces_of(self._snapshot))
+
+
+def pieces_of(snapshot: Snapshot) -> list[SavedPiece]:
+    """What is where in a snapshot's stream."""
+    return [
+        SavedPiece(
+            name=piece.leaf.name, dtype=piece.leaf.dtype, whole=piece.leaf.whole, offset=piece.offset,
+            shape=piece.shape, at=piece.at,
+        )
+        for piece in snapshot.layout.pieces
+    ]  # fmt: skip
 
 
 def summary(written: Written) -> dict[str, Any]:

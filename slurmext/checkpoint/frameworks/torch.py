@@ -29,6 +29,7 @@ from slurmext.checkpoint.frameworks.torch_loader import Position
 from slurmext.checkpoint.frameworks.torch_random import get_random, set_random
 from slurmext.checkpoint.frameworks.torch_state import ModelState, OptimizerState, is_sharded, marker
 from slurmext.checkpoint.interval import Interval
+from slurmext.checkpoint.memory import wanted_every_s
 
 _MEMORY = 0.9
 
@@ -37,7 +38,7 @@ def attach(
     model: nn.Module, optimizer: Any = None, scheduler: Any = None, loader: Any = None, *, scaler: Any = None,
     extra: Mapping[str, Any] | None = None, dir: str | os.PathLike[str] | None = None,  # noqa: A002
     every_s: float | str | None = AUTO, keep: int = 2, signals: bool = True, replicated: bool | None = None,
-    identity: str | Mapping[str, Any] | None = None,
+    identity: str | Mapping[str, Any] | None = None, memory_every_s: float | str | None = None,
 ) -> Attached:  # fmt: skip
     """Restore what was saved, and from now on save when told to, before the time limit and now and then (`every_s`).
 
@@ -46,12 +47,14 @@ def attach(
     state_dict() and load_state_dict(), by name: a module (an EMA of the weights), a meter. `replicated`: whether all
     ranks hold the same parameters; found out for DDP and fully_shard, else the parameters of each rank are its own.
     `identity`: of code and configuration, a word or a dict like `vars(options)`; a checkpoint of another is refused.
+    `memory_every_s`: seconds between saves in memory, made between those on disk (see Checkpointer).
 
     Raises CheckpointError.
     """
     return Attached(
         model, _several(optimizer), _several(scheduler), loader, scaler=scaler, extra=extra or {}, directory=dir,
         every_s=every_s, keep=keep, signals=signals, replicated=replicated, identity=identity,
+        memory_every_s=wanted_every_s(memory_every_s),
     )  # fmt: skip
 
 
@@ -62,8 +65,12 @@ class Attached:
         self, model: nn.Module, optimizers: list[Any], schedulers: list[Any], loader: Any, *, scaler: Any,
         extra: Mapping[str, Any], directory: str | os.PathLike[str] | None, every_s: float | str | None, keep: int,
         signals: bool, replicated: bool | None, identity: str | Mapping[str, Any] | None,
+        memory_every_s: float | str | None,
     ) -> None:  # fmt: skip
-        self._saver = Checkpointer({}, directory, every_s=every_s, keep=keep, signals=signals, identity=identity)
+        self._saver = Checkpointer(
+            {}, directory, every_s=every_s, keep=keep, signals=signals, identity=identity,
+            memory_every_s=memory_every_s,
+        )  # fmt: skip
         self._gate = self._saver.gate
         world = self._saver.place.world
         mark = marker(world=world, same_everywhere=_same_everywhere(model) if replicated is None else replicated)

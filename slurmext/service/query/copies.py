@@ -9,6 +9,10 @@ from slurmext.service.query.context import Context
 from slurmext.service.query.jobs import known_job
 from slurmext.service.query.viewer import Answer, Question, Viewer
 
+EVENTS = 100
+IN_MEMORY = ("memory_every_s", "memory_cost_s", "lost_s")
+LONGEST_S = 1e12
+
 
 def copies(context: Context, viewer: Viewer, asked: Question) -> Answer:
     """Where copies of a job's checkpoints are; to agents also how these are reached, who ask by SLURM_JOB_ID."""
@@ -40,6 +44,21 @@ def why(context: Context, viewer: Viewer, asked: Question) -> Answer:
         "gpus": row.gpus,
         "nodes": row.nodes,
         "cost": None if cost is None else asdict(cost),
+        "memory": _in_memory(context, job_id) if cost is not None else None,
         "checkpoint": None if last is None or last.confirmed_s < row.job.submit_s else asdict(last),
         "failures": {"count": rate.count, "node_s": rate.node_s, "recent": shown},
     }
+
+
+def _in_memory(context: Context, job_id: str) -> Mapping[str, float] | None:
+    """What the job said last of its saves in memory: seconds between them, their cost, and between failures that need
+    the directory all the same. None where it makes none.
+    """
+    for event in reversed(context.store.events(job_id=job_id, limit=EVENTS)):
+        told = event.detail.get("cost") if event.kind == "checkpoint" else None
+        if isinstance(told, dict):
+            found = {name: told.get(name) for name in IN_MEMORY}
+            numbers = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+            fit = len(numbers) == len(IN_MEMORY) and all(0 < value < LONGEST_S for value in numbers.values())
+            return numbers if fit else None
+    return None

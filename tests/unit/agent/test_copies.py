@@ -194,10 +194,10 @@ def test_a_file_that_cannot_be_copied_keeps_no_other_from_it(new_agent: Any, fol
     start_job(agent, folder, 12, os.geteuid())
     place = agent.copies.store.place
 
-    def fail_once(*where: Any) -> Path:
+    def fail_once(*where: Any, **how: Any) -> Path:
         if next(calls) == 0:
             raise ValueError("nobody foresaw this")
-        return place(*where)
+        return place(*where, **how)
 
     agent.copies.store.place = fail_once
     (tmp_path / "file").write_bytes(b"x")

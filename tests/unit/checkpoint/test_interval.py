@@ -86,3 +86,15 @@ def test_over_a_month_it_is_as_good_as_knowing_the_future(cost_s: float) -> None
 def test_the_simulation_tells_a_wrong_interval_from_a_right_one(stretch: float) -> None:
     """Saving twice or half as often as one should costs more than the 0.3 % that are promised."""
     assert goodput(stretch=stretch, seeds=range(4)).gap > 0.003
+
+
+def test_saves_in_memory_have_an_interval_of_their_own_and_stretch_that_of_the_directory() -> None:
+    """As long as another node has them: most failures leave it what was saved there."""
+    interval = Interval(nodes=128, first_cost_s=5.0)
+    alone_s = interval.every_s
+    for on_peer in (False, True):
+        interval.kept(0.2, on_peer=on_peer)
+        assert interval.memory_every_s == pytest.approx(optimum_s(0.2, interval.mtbf_s))
+        assert (interval.every_s > 2 * alone_s) == on_peer
+    interval.not_kept()
+    assert interval.every_s == alone_s

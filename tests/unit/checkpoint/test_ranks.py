@@ -54,8 +54,8 @@ def test_a_board_survives_what_is_half_written(tmp_path):
     path.unlink()
     assert board.requested() == (0, "")
     board.decide(2, ABANDONED)
-    assert board.decided() == (2, ABANDONED)
-    assert board.promised(5) == (0, 0)
+    assert board.decided() == (2, ABANDONED, "")
+    assert board.promised(5) == (0, 0, "")
 
 
 def test_nobody_passes_a_promise():

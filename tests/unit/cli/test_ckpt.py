@@ -17,7 +17,7 @@ import pytest
 
 from slurmext.checkpoint import Checkpointer
 from slurmext.cli.ckpt_files import FilesError, found_in
-from slurmext.model.state import CheckpointRecord, JobKey
+from slurmext.model.state import CheckpointRecord, Event, JobKey
 from slurmext.model.upkeep import CheckpointCopy, CheckpointCost, FailureRate, FailureRecord
 
 if TYPE_CHECKING:
@@ -271,6 +271,23 @@ def test_why_shows_what_the_interval_rests_on(run: Run, store: MemoryStore, seed
     assert "NODE_FAIL: a run on 1 node, 1 h old" in said
     assert json.loads(run("ckpt", "why", "41", "--json").output)["cost"]["nodes"] == 128
     assert run("ckpt", "why", "999").exit_code == 1
+
+
+def test_why_tells_of_saves_in_memory(run: Run, store: MemoryStore, seeded: Any) -> None:
+    """What they cost, how often, and that fewer failures are left for the directory; and nothing once there are none."""
+    store.record_checkpoint_cost(
+        CheckpointCost(job_id="41", at_s=seeded.now, saves=7, nodes=128, size_bytes=78 << 30, stall_s=0.9, write_s=21.0,
+                       cost_s=5.0, every_s=839.0, mtbf_s=10_800.0)
+    )  # fmt: skip
+    cost = {"cost_s": 5.0, "memory_every_s": 30.0, "memory_cost_s": 0.2, "lost_s": 72_000.0}
+    for at_s, told in ((1.0, cost), (2.0, {"cost_s": 5.0})):
+        store.record_event(
+            Event(at_s=seeded.now + at_s, source="agent:n1", kind="checkpoint", job_id="41", detail={"cost": told})
+        )
+        said = run("ckpt", "why", "41").output
+        assert ("saves in memory every 30 s, which costs 200 ms of training" in said) == (told is cost)
+        assert ("one that needs the directory is expected every 20 h" in said) == (told is cost)
+        assert ("1.98 % of its time" if told is cost else "4.48 % of its time") in said
 
 
 def test_why_says_what_is_only_assumed(run: Run, store: MemoryStore, seeded: Any) -> None:
