@@ -196,3 +196,25 @@ def test_a_save_on_disk_does_not_wait_for_one_in_memory(agent: Any, tmp_path: Pa
                 ticket.result(20)
         with pytest.raises(Exception, match="a save to the directory came first"):
             memory.result(20)
+
+
+def test_looking_at_what_is_there_bears_with_what_goes(tmp_path: Path) -> None:
+    """Older checkpoints are removed at any moment; who asks how far a new one is must get an answer."""
+    store = CopyStore(tmp_path / "copies", user_bytes=10_000, all_bytes=10_000, keep_s=60)
+    stop, failed = threading.Event(), list[BaseException]()
+
+    def look() -> None:
+        try:
+            while not stop.is_set():
+                store.there_bytes(1, 1000)
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for number in range(1, 100):
+        for file in ("rank-0.bin", "manifest.json"):
+            put(store, 1, 1000, f"save-{number:08d}-step-7", file, 3)
+    stop.set()
+    thread.join(20)
+    assert not failed
