@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from pathlib import Path
 from typing import Any
 
+from slurmext.checkpoint.aside import Aside
 from slurmext.checkpoint.board import Board
 from slurmext.checkpoint.confirm import announce, confirm
 from slurmext.checkpoint.cost import CostMeter, CountedCost
@@ -24,8 +25,9 @@ from slurmext.checkpoint.errors import CheckpointError
 from slurmext.checkpoint.gate import Gate
 from slurmext.checkpoint.interval import Interval
 from slurmext.checkpoint.memory import MemoryPlan, Progress, wanted_every_s
-from slurmext.checkpoint.pilot import DEADLINE, MEMORY, URGENT, Pilot, Reason
+from slurmext.checkpoint.pilot import Pilot
 from slurmext.checkpoint.ranks import Place, here
+from slurmext.checkpoint.reasons import DEADLINE, MEMORY, URGENT, Reason
 from slurmext.checkpoint.requeue import saved_for_limit
 from slurmext.checkpoint.signals import Listener, wanted_signal
 from slurmext.checkpoint.tiers import Tiers
@@ -272,7 +274,7 @@ class Checkpointer:
             )  # fmt: skip
             self._pilot.superseded = self._superseded
             self._pilot.memory_every_s = self._memory_every_s
-            self._pilot.aside = self.memory.on
+            self._pilot.aside = Aside() if self.memory.on else None
             self._pilot.start()
         return self._pilot
 

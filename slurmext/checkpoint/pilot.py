@@ -13,17 +13,13 @@ from collections import deque
 from collections.abc import Callable
 
 from slurmext.checkpoint import deadline
+from slurmext.checkpoint.agreement import decision
+from slurmext.checkpoint.aside import Aside
 from slurmext.checkpoint.board import ABANDONED, GONE, Board
 from slurmext.checkpoint.gate import Gate
 from slurmext.checkpoint.ranks import Place
+from slurmext.checkpoint.reasons import DEADLINE, MEMORY, REQUEST, SIGNAL, TERM, TIME, URGENT, Reason
 from slurmext.checkpoint.signals import Listener
-
-Reason = str
-SIGNAL, TERM, DEADLINE, TIME, REQUEST = "signal", "term", "deadline", "time", "request"
-MEMORY = "memory"
-"""It is time for a save in memory: only if no rank has another reason to save."""
-URGENT = frozenset({SIGNAL, TERM, DEADLINE})
-_WEIGHTIEST_FIRST = (TERM, SIGNAL, DEADLINE, REQUEST, TIME, MEMORY)
 
 _AGREE_S = 60.0
 """A rank that says nothing for so long is stuck or dead; the others go on."""
@@ -66,9 +62,8 @@ class Pilot:
         self._heard: set[signal.Signals] = set()
         self.memory_every_s: Callable[[], float | None] = lambda: None
         """Seconds from any save to the next one in memory, None for none now."""
-        self.aside = False
-        """Whether a save that is not urgent is seen through beside this thread, which goes on to make others."""
-        self._aside: threading.Thread | None = None
+        self.aside: Aside | None = None
+        """Where saves that are not urgent are seen through; None: in this thread."""
         self._last_save_s = self._last_memory_s = time.monotonic()
         self._last_urgent_s = -_TERM_AFTER_SAVE_S
         self._not_before_s = 0.0
@@ -105,8 +100,11 @@ class Pilot:
 
     def join_aside(self) -> None:
         """Wait for a save that is seen through beside this thread."""
-        if self._aside is not None and self._aside is not threading.current_thread():
-            self._aside.join()
+        if self.aside is not None:
+            self.aside.join()
+
+    def _is_aside(self) -> bool:
+        return self.aside is not None and self.aside.busy
 
     def wake(self) -> None:
         """Look at the time again: `memory_every_s` may have changed."""
@@ -134,8 +132,8 @@ class Pilot:
         self._listener.wake()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
-        if self._aside is not None:
-            self._aside.join(timeout_s)
+        if self.aside is not None:
+            self.aside.join(timeout_s)
         if self._board is not None:
             with contextlib.suppress(OSError):
                 self._board.promise(GONE, 0)
@@ -229,9 +227,6 @@ class Pilot:
         every_s = self.memory_every_s()
         return None if every_s is None else max(self._last_save_s, self._last_memory_s) + every_s - now
 
-    def _is_aside(self) -> bool:
-        return self._aside is not None and self._aside.is_alive()
-
     def _at_deadline(self) -> bool:
         if self._end_s is None or self._deadline_done_s == self._end_s:
             return False
@@ -314,47 +309,16 @@ class Pilot:
         return step
 
     def _decision(self) -> int | None:
-        board, number = self._board, self._number
-        if board is None:
+        if self._board is None:
             return None
-        if self._place.leads:
-            target, why = self._largest_promise()
-            board.decide(number, target, why)
-        else:
-            found = self._until(lambda: board.decided()[0] >= number)
-            decided, target, why = board.decided()
-            if not found or decided != number:
-                target = ABANDONED
-        if self.reason == MEMORY and why:
-            self.reason = why  # another rank has a reason for more
-        elif why == MEMORY:
-            return None  # not so: all were to say it
+        target, self.reason = decision(
+            self._board, self._number, self.reason, leads=self._place.leads, world=self._place.world, until=self._until
+        )
         if target == ABANDONED:
             if self._place.leads and self.reason in URGENT:
                 say("the ranks did not agree on a step to save at: one of them has ended or does not answer")
             return None
         return target
-
-    def _largest_promise(self) -> tuple[int, Reason]:
-        """The step that all can still reach, and the weightiest of their reasons."""
-        board, steps, missing = self._board, list[int](), set(range(self._place.world))
-        reasons: set[Reason] = set()
-        if board is None:
-            return ABANDONED, ""
-
-        def all_there() -> bool:
-            for rank in sorted(missing):
-                number, step, reason = board.promised(rank)
-                if number < self._number:
-                    return False
-                missing.discard(rank)
-                reasons.add(reason)
-                steps.append(ABANDONED if number >= GONE else step)
-            return True
-
-        if not self._until(all_there) or ABANDONED in steps:
-            return ABANDONED, self.reason
-        return max(steps), next((one for one in _WEIGHTIEST_FIRST if one in reasons), REQUEST)
 
     def _until(self, condition: Callable[[], bool]) -> bool:
         """Poll the board: often at first, less so later."""
@@ -383,7 +347,7 @@ class Pilot:
 
     def _beside(self, finish: Callable[[], None], reason: Reason, began_s: float) -> bool:
         """Have a save that is not urgent seen through beside this thread, if that is wanted."""
-        if not self.aside or reason in URGENT or reason == MEMORY or self._is_aside():
+        if self.aside is None or reason in URGENT or reason == MEMORY or self._is_aside():
             return False
 
         def work() -> None:
@@ -397,8 +361,7 @@ class Pilot:
             self._listener.wake()
 
         self._last_save_s = time.monotonic()
-        self._aside = threading.Thread(target=work, name="slurmext-aside", daemon=True)
-        self._aside.start()
+        self.aside.run(work)
         return True
 
     def _finish_all(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import cast
 
 from slurmext.service.query.context import Context
 from slurmext.service.query.jobs import known_job
@@ -55,9 +56,9 @@ def _in_memory(context: Context, job_id: str) -> Mapping[str, float] | None:
     the directory all the same. None where it makes none.
     """
     for event in reversed(context.store.events(job_id=job_id, limit=EVENTS)):
-        told = event.detail.get("cost") if event.kind == "checkpoint" else None
+        told: object = event.detail.get("cost") if event.kind == "checkpoint" else None
         if isinstance(told, dict):
-            found = {name: told.get(name) for name in IN_MEMORY}
+            found = {name: cast("dict[str, object]", told).get(name) for name in IN_MEMORY}
             numbers = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
             fit = len(numbers) == len(IN_MEMORY) and all(0 < value < LONGEST_S for value in numbers.values())
             return numbers if fit else None

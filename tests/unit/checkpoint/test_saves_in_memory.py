@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slurmext.checkpoint.aside import Aside
 from slurmext.checkpoint.board import Board
 from slurmext.checkpoint.engine import Engine
 from slurmext.checkpoint.engine.memory import Handed
 from slurmext.checkpoint.errors import CheckpointError
 from slurmext.checkpoint.gate import NEVER, Gate
 from slurmext.checkpoint.memory import VARIABLE, wanted_every_s
-from slurmext.checkpoint.pilot import MEMORY, REQUEST, SIGNAL, TERM, TIME, Pilot, Reason
+from slurmext.checkpoint.pilot import Pilot
 from slurmext.checkpoint.ranks import Place
+from slurmext.checkpoint.reasons import MEMORY, REQUEST, SIGNAL, TERM, TIME, Reason
 from slurmext.checkpoint.signals import Listener
 from tests.waiting import until
 
@@ -154,7 +156,7 @@ def test_the_pilot_hears_while_a_save_on_disk_is_seen_through() -> None:
         return lambda: None if reason == MEMORY else written.wait()
 
     pilot = Pilot(gate, Place(rank=0, world=1), None, listener, take=take, every_s=lambda: None)  # type: ignore[arg-type]
-    pilot.aside = True
+    pilot.aside = Aside()
     pilot.memory_every_s = lambda: 0.0 if len(taken) == 1 else None
     try:
         pilot.start()
