@@ -82,13 +82,13 @@ def test_saves_are_numbered_as_they_are_made(tmp_path: Path) -> None:
 
 def test_what_was_handed_over_is_a_checkpoint_like_any(tmp_path: Path) -> None:
     """Written to files as it is, it restores bit for bit."""
-    keeper, weights = Held(), np.random.default_rng(1).normal(size=300_000)
+    keeper, weights = Held(), np.random.default_rng(1).normal(size=1_000_000)
     with Engine(tmp_path / "a", keeper=keeper) as engine:
         engine.save_to_memory(7, {"w": weights, "n": 3}).result(30)
     for name, file, content in keeper.kept:
         (tmp_path / "b" / name).mkdir(parents=True, exist_ok=True)
         (tmp_path / "b" / name / file).write_bytes(content)
-    state = {"w": np.zeros(300_000), "n": 0}
+    state = {"w": np.zeros(1_000_000), "n": 0}
     with Engine(tmp_path / "c", tiers=[tmp_path / "b"]) as engine:
         found = engine.restore(state)
     assert found is not None
