@@ -1,6 +1,6 @@
 """The models of one node as one thing: what the agent starts, stops, orders and asks.
 
-Nothing is mounted and nothing listens until there is a model here or on its way: sites without models pay nothing.
+Nothing is mounted until there is a model here or on its way: sites without models pay for a port and a directory.
 """
 
 from __future__ import annotations
