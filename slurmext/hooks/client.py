@@ -1,4 +1,4 @@
-"""The hook client: `python3 -I -S client.py prolog|preload|epilog|task SOCKET DEADLINE_S LOG`.
+"""The hook client: `python3 -I -S client.py prolog|preload|epilog|task SOCKET DEADLINE_S LOG [wait]`.
 
 Asks the node's agent over its unix socket. Whatever goes wrong (no agent, a slow one, garbage, a fault here) ends in
 exit status 0 and one log line, because a prolog that fails drains the node. Status FINDING, which only the wrapper
@@ -81,6 +81,19 @@ def ask(path: str, line: bytes, deadline_s: float) -> dict:
     if reply.get("ok") is not True:
         raise ValueError(f"agent refused: {reply.get('error')}")
     return reply
+
+
+def ask_when_there(op: str, path: str, deadline_s: float) -> dict:
+    """As `ask`, and a job's slices are worth waiting for an agent that is just being restarted: nobody else makes them.
+    The alarm ends it.
+    """
+    while True:
+        try:
+            return ask(path, request(op, os.environ), deadline_s)
+        except (FileNotFoundError, ConnectionRefusedError):
+            import time
+
+            time.sleep(0.1)
 
 
 def ask_again(op: str, path: str, deadline_s: float, retry_s: float = RETRY_S) -> dict:
@@ -182,7 +195,7 @@ def main(argv: list) -> int:
     pthread_sigmask(SIG_UNBLOCK, {SIGALRM})  # the mask is inherited from slurmd
     setitimer(ITIMER_REAL, deadline_s)
     try:
-        reply = ask_again(op, path, deadline_s)
+        reply = (ask_when_there if argv[5:] else ask_again)(op, path, deadline_s)
         if op == "prolog" and reply.get("finding"):
             note(log, f"{op}: {reply['finding']}")
             return FINDING

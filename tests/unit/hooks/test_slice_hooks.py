@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from slurmext.agent.server import UnixServer
+
 from .test_wrappers import Hooks
 
 SLOTS = """\
@@ -103,6 +105,33 @@ def test_the_prolog_of_a_job_with_slices_asks(hooks, sign):
     assert list(hooks.notes.iterdir()) == []
     assert hooks.run("Prolog", SLURM_JOB_ID="13")[:2] == (0, "")
     assert [note.name for note in hooks.notes.iterdir()] == ["13..prolog"]
+
+
+def test_the_prolog_of_a_job_with_slices_waits_for_an_agent_that_is_restarted():
+    """Nobody else makes them. That of another job goes on at once, and none waits for longer than its deadline."""
+    with tempfile.TemporaryDirectory(prefix="sx", dir="/tmp") as name:
+        hooks = Hooks(Path(name), deadline_s=20)
+        asked: list[str] = []
+        started: list[UnixServer] = []
+        later = threading.Timer(1, lambda: started.append(begin(hooks, asked)))
+        assert hooks.run("Prolog")[:2] == (0, "")
+        assert len(hooks.log) == 1 and asked == []
+        later.start()
+        assert hooks.run("Prolog", SPANK_SLURMEXT_GPU_SLICE="1g.10gb")[:2] == (0, "")
+        assert asked == ["prolog"] and len(hooks.log) == 1
+        started[0].stop()
+    with tempfile.TemporaryDirectory(prefix="sx", dir="/tmp") as name:
+        hooks = Hooks(Path(name), deadline_s=0.5)
+        assert hooks.run("Prolog", SPANK_SLURMEXT_GPU_SLICE="1g.10gb")[:2] == (0, "")
+        assert "no answer within 0.5 s" in hooks.log[0]
+
+
+def begin(hooks, asked):
+    """An agent that answers anything."""
+    server = UnixServer(hooks.run_dir / "agent-n1.root.sock", mode=0o600,
+                        answer=lambda _peer, request: asked.append(request["op"]) or {"ok": True})  # fmt: skip
+    server.start()
+    return server
 
 
 def test_the_file_is_for_the_jobs_user_alone(tmp_path):
