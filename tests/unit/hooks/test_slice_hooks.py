@@ -115,7 +115,7 @@ def test_the_prolog_of_a_job_with_slices_waits_for_an_agent_that_is_restarted():
         started: list[UnixServer] = []
         later = threading.Timer(1, lambda: started.append(begin(hooks, asked)))
         assert hooks.run("Prolog")[:2] == (0, "")
-        assert len(hooks.log) == 1 and asked == []
+        assert "FileNotFoundError" in hooks.log[0] and asked == []
         later.start()
         assert hooks.run("Prolog", SPANK_SLURMEXT_GPU_SLICE="1g.10gb")[:2] == (0, "")
         assert asked == ["prolog"] and len(hooks.log) == 1
