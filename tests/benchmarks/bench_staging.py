@@ -8,7 +8,8 @@ limits beside sendfile, shared storage, loading beside safetensors' load_file an
 The last line is JSON: ideal_ratio (N -> time ÷ size/bandwidth; 1.045 are headers), sbcast_over_ours_n4,
 star_over_ours_n4, tree_over_ours_n4, rsync_over_ours_n4, direction_mbps, reader_keeps_pct, unequal_ratio (time of the
 fast nodes with a slow one among them ÷ without), relay_death_extra_pct, slow_link_extra_pct, hop_over_sendfile,
-shared_reads_over_size, cold_over_raw, cold_over_load_file, cold_direct_over_load_file (in a job without an agent),
+shared_reads_over_size, cold_over_raw, cold_over_raw_pool (the disk read into memory in large pages, as the pool has),
+cold_over_load_file, cold_direct_over_load_file (in a job without an agent),
 warm_first_tensor_ms, planner_ms_1000.
 """
 
@@ -149,6 +150,7 @@ def on_one(work: Path, mib: int, rounds: int) -> dict[str, object]:
     print(f"\nstaged model, name to first tensor: {told}")
     return {
         "cold_over_raw": round(rates["ours"] / rates["raw"], 3),
+        "cold_over_raw_pool": round(rates["ours"] / rates["raw_pool"], 3),
         "cold_over_load_file": round(rates["ours"] / rates["load_file"], 3),
         "cold_direct_over_load_file": round(rates["direct"] / rates["load_file"], 3),
         "warm_first_tensor_ms": round(max(warm.values()), 1),

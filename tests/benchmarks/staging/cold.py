@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from slurmext.staging.manifest import Manifest
 from slurmext.staging.readers import BLOCK_BYTES, THREADS
@@ -108,11 +108,12 @@ class Agent:
 def cold(directory: Path, manifest: Manifest, work: Path, room: Path, rounds: int) -> dict[str, float]:
     """GB/s from disk to tensors: ours, without an agent, safetensors' load_file, the disk itself; medians, in turns.
 
-    The disk itself is measured on the files that ours are read from, the agent's; the others read the model's own.
+    The disk itself is measured on the files that ours are read from, the agent's, into ordinary memory as other programs
+    have it, and into memory in large pages such as the pool's (`raw_pool`); the others read the model's own.
     """
     own = sorted(directory.glob("*.safetensors"))
     size = sum(path.stat().st_size for path in own)
-    rates: dict[str, list[float]] = {"raw": [], "ours": [], "direct": [], "load_file": []}
+    rates: dict[str, list[float]] = {"raw": [], "ours": [], "direct": [], "load_file": [], "raw_pool": []}
     with Agent(work, room, (size >> 20) + 256) as agent:
         agent.begin(manifest, directory)
         paths = sorted(agent.disk.glob("*/*/*.safetensors"))
@@ -121,6 +122,9 @@ def cold(directory: Path, manifest: Manifest, work: Path, room: Path, rounds: in
                 drop([*own, *paths])
                 if name == "raw":
                     taken_s = raw_seconds(paths)
+                elif name == "raw_pool":
+                    with (room / "raw").open("w+b") as file:
+                        taken_s = raw_seconds(paths, file)
                 elif name == "ours":
                     with job(STREAM, str(manifest.key), str(agent.memory)) as go:
                         started = time.perf_counter()
@@ -167,11 +171,16 @@ def drop(paths: list[Path]) -> None:
         os.close(descriptor)
 
 
-def raw_seconds(paths: list[Path]) -> float:
-    """Seconds to read files past the page cache, blocks and threads as ours, into memory that is reused."""
+def raw_seconds(paths: list[Path], into: BinaryIO | None = None) -> float:
+    """Seconds to read files past the page cache, blocks and threads as ours, into memory (of a file) that is reused."""
     blocks = [(path, at) for path in paths for at in range(0, path.stat().st_size, BLOCK_BYTES)]
     descriptors = {path: os.open(path, os.O_RDONLY | os.O_DIRECT) for path in paths}
-    rooms = [memoryview(mmap.mmap(-1, BLOCK_BYTES)) for _ in range(THREADS)]
+    if into is None:
+        rooms = [memoryview(mmap.mmap(-1, BLOCK_BYTES)) for _ in range(THREADS)]
+    else:
+        into.truncate(THREADS * BLOCK_BYTES)
+        whole = memoryview(mmap.mmap(into.fileno(), THREADS * BLOCK_BYTES))
+        rooms = [whole[at : at + BLOCK_BYTES] for at in range(0, len(whole), BLOCK_BYTES)]
     for room in rooms:
         room[:: mmap.PAGESIZE] = bytes(len(room[:: mmap.PAGESIZE]))
 
