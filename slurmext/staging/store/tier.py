@@ -89,7 +89,9 @@ class Tier:
             fingerprint = manifest.fingerprint()
             if held := self._models.get(manifest.key):
                 if held.fingerprint == fingerprint:
-                    self._give(held, access, owner)
+                    # Nobody is let in for a moment while that is set anew, and jobs open files at any time.
+                    if (held.access, held.owner) != (access, owner):
+                        self._give(held, access, owner)
                     held.fault = None
                     return held
                 self.evict(manifest.key)

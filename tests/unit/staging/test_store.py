@@ -73,6 +73,18 @@ def crash(root: Path, files: Path, kind: TierKind, *, flush: bool) -> None:
     assert done.returncode == -9, done.stderr
 
 
+def test_asking_again_for_a_model_shuts_nobody_out(memory, model):
+    """Not even for a moment: a job may just be opening its files. Other readers are let in at once."""
+    tier = tier_at(memory / "t")
+    staged = tier.create(model.manifest, Access())
+    before = staged.directory.stat()
+    assert before.st_mode & 0o777 == 0o755
+    tier.create(model.manifest, Access())
+    assert staged.directory.stat().st_ctime_ns == before.st_ctime_ns
+    tier.create(model.manifest, Access(uid=0))
+    assert staged.directory.stat().st_mode & 0o007 == 0
+
+
 def test_a_killed_agent_finds_in_memory_what_it_had(memory, model):
     """Every chunk that was announced, and no other; the transfer goes on from there."""
     crash(memory / "t", model.tree.root, TierKind.MEMORY, flush=False)
