@@ -131,12 +131,21 @@ class Staged:
         for node in self.cluster.spec.node_names:
             self.cluster.stop(f"agent@{node}")
             self.cluster.start(f"agent@{node}")
+        self.until(self.connected)
+
+    def connected(self) -> bool:
+        """Whether slurmextd hears every node: a job that starts on another one is not told what its models are."""
+        status = self.cluster.run(
+            [sys.executable, "-P", "-m", "slurmext.cli", "daemon", "status", "--json"], check=False
+        )
+        return status.stdout != "" and len(json.loads(status.stdout).get("agents", ())) == len(self.cluster.node_names)
 
     def settle(self) -> None:
         for name, pid in self.cluster.status().items():
             if pid is None:
                 self.cluster.start(name)
         self.cluster.cancel_all()
+        self.until(self.connected)
         assert "drain" not in self.cluster.out("sinfo", "-h", "-o", "%T")
 
 
