@@ -47,7 +47,7 @@ from slurmext.config.site import SiteConfig, load_site
 from slurmext.errors import SlurmextError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from slurmext.adapters.tcp.orders import Order
     from slurmext.ports import DeviceAccess, GpuDriver, SliceDriver
@@ -73,6 +73,8 @@ class Agent:
         driver: GpuDriver | None = None,
         slice_driver: SliceDriver | None = None,
         access: DeviceAccess | None = None,
+        in_slurm: Callable[[], Collection[int] | None] | None = None,
+        settle_s: float = SETTLE_S,
     ) -> None:
         run_dir = own_directory(site.run_dir, 0o755)
         spool_dir = own_directory(own_directory(site.agent.spool_dir, 0o700) / node, 0o700)
@@ -92,6 +94,9 @@ class Agent:
             sliced=lambda: self.slices.sliced_minors(),  # noqa: PLW0108  made below
         )
         here = SlurmHere(SlurmRunner(site.slurm.bin_dir, site.slurm.conf, timeout_s=10), node)
+        self._in_slurm = in_slurm or here.jobs
+        self._settle_s, self._stopping = settle_s, threading.Event()
+        self._settling = threading.Thread(target=self._settle, args=[time.time()], name="settling", daemon=True)
         self.slices = Slices(
             site.agent.slices,
             node=node,
@@ -101,7 +106,7 @@ class Agent:
             driver=slice_driver or NvmlSliceDriver(),
             access=access or NvidiaDevices(slurm_conf=site.slurm.conf),
             with_processes=jobs_with_processes,
-            in_slurm=here.jobs,
+            in_slurm=self._in_slurm,
             name_of=here.name_of,
             sample_s=site.agent.sample_s,
         )
@@ -163,9 +168,7 @@ class Agent:
 
     def start(self) -> None:
         """Forget jobs that ended while no agent ran, then answer hooks and connect to the controller."""
-        for job in self.node.jobs.retain(jobs_with_processes(), started_before_s=time.time() - SETTLE_S):
-            log.info("job %d ended while no agent ran", job.job_id)
-            self.node.events.add("job_end", job_id=job.job_id, uid=job.uid, inferred=True)
+        self._forget_ended(jobs_with_processes(), started_before_s=time.time() - self._settle_s)
         self.slices.begin()
         for server in self._servers:
             server.start()
@@ -175,11 +178,13 @@ class Agent:
         self.models.start()
         self.gpus.start()
         self.forwarder.start()
+        self._settling.start()
         # From now on hooks leave notes instead of asking.
         replace_file(self._pid_file, f"{os.getpid()} {started_ticks(os.getpid())}\n".encode())
 
     def stop(self) -> None:
         """Stop; events that were not acknowledged stay in the spool."""
+        self._stopping.set()
         self._pid_file.unlink(missing_ok=True)
         for server in self._servers:
             server.stop()
@@ -192,6 +197,22 @@ class Agent:
         if self._lock >= 0:
             os.close(self._lock)
         self._lock = -1
+
+    def _settle(self, began_s: float) -> None:
+        """Jobs that were young when this agent began have left their prologs by then: Slurm tells which are over."""
+        while not self._stopping.wait(self._settle_s):
+            if not any(job.started_s < began_s for job in self.node.jobs.all()):
+                return
+            if (running := self._in_slurm()) is not None:
+                self._forget_ended({*running, *jobs_with_processes()}, started_before_s=began_s)
+                return
+
+    def _forget_ended(self, alive: Iterable[int], *, started_before_s: float) -> None:
+        for job in self.node.jobs.retain(alive, started_before_s=started_before_s):
+            log.info("job %d ended while no agent ran", job.job_id)
+            self.node.listeners.forget(job.job_id)
+            self.models.epilog(job.job_id)
+            self.node.events.add("job_end", job_id=job.job_id, uid=job.uid, inferred=True)
 
     def _answer(self, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
         return handlers.answer(self.node, peer, request)

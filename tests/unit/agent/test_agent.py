@@ -216,6 +216,19 @@ def test_jobs_that_ended_unseen_are_forgotten_at_start(new_agent):
     assert [(e["event"], e["job_id"], e["inferred"]) for e in events_of(second)] == [("job_end", 4_000_000_001, True)]
 
 
+def test_a_young_job_that_ended_unseen_is_forgotten_once_slurm_can_tell(new_agent):
+    """Its epilog found no agent either; one that Slurm still has, and those of this agent's own time, stay."""
+    first = new_agent()
+    for job_id in (4_000_000_001, 4_000_000_002):
+        first.node.jobs.start(RunningJob(job_id=job_id, uid=5, started_s=time.time()))
+    first.stop()
+    answers = iter([None, None])
+    second = new_agent(in_slurm=lambda: next(answers, {4_000_000_002}), settle_s=0.3)
+    second.node.jobs.start(RunningJob(job_id=4_000_000_003, uid=5, started_s=time.time() + 5))
+    until(lambda: [job.job_id for job in second.node.jobs.all()] == [4_000_000_002, 4_000_000_003])
+    assert [(e["event"], e["job_id"]) for e in events_of(second)] == [("job_end", 4_000_000_001)]
+
+
 def test_jobs_are_found_by_their_slurmstepd(tmp_path):
     """Job and user of a process come from the slurmstepd above it, which root started; a user's look-alike is not
     believed, be it that root's rights come from a set-user-ID bit. That slurmstepd itself takes on its user for a moment
