@@ -4,10 +4,10 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 # The tests of one part, `slow` ones too: what `make test-PART` runs.
 PARTS := slices ckpt models
-TESTS_slices := tests/integration/test_*slice*_on_slurm.py tests/unit/agent/slices tests/unit/devices tests/unit/nvml tests/unit/mps \
+TESTS_slices := tests/integration/test_*slice*_on_slurm.py tests/integration/test_two_boards_on_slurm.py tests/unit/agent/slices tests/unit/devices tests/unit/nvml tests/unit/mps \
 	tests/unit/slices tests/contract/test_slice_driver.py tests/property/test_slice_laws.py tests/scenario/slices
-TESTS_ckpt := $(foreach what,ranks copies transparent chain examples heterogeneous plain,tests/integration/test_$(what)_on_slurm.py) tests/unit/checkpoint
-TESTS_models := tests/integration/test_models_on_slurm.py tests/integration/test_preload_on_slurm.py tests/unit/staging \
+TESTS_ckpt := $(foreach what,ranks copies transparent chain examples heterogeneous plain containers,tests/integration/test_$(what)_on_slurm.py) tests/unit/checkpoint
+TESTS_models := $(foreach what,models preload model_faults,tests/integration/test_$(what)_on_slurm.py) tests/unit/staging \
 	tests/unit/agent/staging tests/unit/models tests/property/test_multicast_laws.py
 BENCHES := $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/bench_*.py))
 # A Slurm that starts jobs as their users runs as root. Nothing root writes is left in a user's checkout.
