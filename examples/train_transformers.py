@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-from slurmext.checkpoint.checkpointer import default_directory
+from slurmext.checkpoint.directory import default_directory
 from slurmext.checkpoint.frameworks.transformers import SlurmextCallback, last_checkpoint
 
 

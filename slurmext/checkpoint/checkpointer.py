@@ -16,12 +16,13 @@ from slurmext.checkpoint.aside import Aside
 from slurmext.checkpoint.board import Board
 from slurmext.checkpoint.confirm import announce, confirm
 from slurmext.checkpoint.cost import CostMeter, CountedCost
+from slurmext.checkpoint.directory import default_directory, size_of
 from slurmext.checkpoint.engine import Engine, Ticket
-from slurmext.checkpoint.engine.arrays import Sharded, is_array, replicated
 from slurmext.checkpoint.engine.folder import counted, saved_in
 from slurmext.checkpoint.engine.identity import described
 from slurmext.checkpoint.engine.tree import put
 from slurmext.checkpoint.errors import CheckpointError
+from slurmext.checkpoint.everywhere import marked, plain
 from slurmext.checkpoint.gate import Gate
 from slurmext.checkpoint.interval import Interval
 from slurmext.checkpoint.memory import MemoryPlan, Progress, wanted_every_s
@@ -35,24 +36,6 @@ from slurmext.checkpoint.tiers import Tiers
 AUTO = "auto"
 _MEET_S = 300.0
 _AUTO_S = -1.0
-
-
-def default_directory() -> Path:
-    """SLURMEXT_CKPT_DIR (`--ckpt-dir`), else slurmext-ckpt/<job id> where the job was submitted.
-
-    The job id stays the same when Slurm requeues the job, so that the next run finds what this one saved. Tasks of an
-    array that were given one directory have a folder each in it.
-    """
-    job = os.environ.get("SLURM_JOB_ID")
-    if given := os.environ.get("SLURMEXT_CKPT_DIR"):
-        folder, task = Path(given), os.environ.get("SLURM_ARRAY_TASK_ID")
-        return folder / f"task-{task}" if task is not None and folder.name != job else folder
-    return Path(os.environ.get("SLURM_SUBMIT_DIR") or ".", "slurmext-ckpt", job or "local")
-
-
-def _size(path: Path) -> int:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
 
 
 def _seconds(every_s: float | str | None) -> float | None:
@@ -191,7 +174,7 @@ class Checkpointer:
     def confirm(self, step: int, path: str | os.PathLike[str]) -> None:
         """In place of `save`, in all ranks: the program has saved `step` by its own means, and `path` is on disk."""
         reason = self._pilot.reason if self._pilot is not None and self._owed else None
-        self.saved_step, self._last = counted(step), (Path(path).absolute(), _size(Path(path)))
+        self.saved_step, self._last = counted(step), (Path(path).absolute(), size_of(Path(path)))
         self._confirm(reason)
         self._settled(None)
 
@@ -200,11 +183,11 @@ class Checkpointer:
 
         Arrays are filled in place. A damaged checkpoint is named on stderr and passed over, whatever is wrong with it.
         """
-        found = self.load(self._tree(self.state))
+        found = self.load(self._all(self.state))
         if found is None:
             return None
         step, value = found
-        put(self.state, self._locals(value))
+        put(self.state, plain(value) if self._replicated else value)
         return step
 
     def load(self, template: Any) -> tuple[int, Any] | None:
@@ -304,29 +287,12 @@ class Checkpointer:
                 self._pilot.wake()
         return self._engine
 
-    def _tree(self, state: Any) -> Any:
-        """The state with its arrays marked as those that every rank holds."""
-        if not self._replicated:
-            return state
-        if isinstance(state, Mapping):
-            return {name: self._tree(value) for name, value in state.items()}
-        if type(state) in (list, tuple):
-            return type(state)(self._tree(value) for value in state)
-        if is_array(state) and not isinstance(state, Sharded):
-            return replicated(state, self.place.world)
-        return state
-
-    def _locals(self, value: Any) -> Any:
-        """Undoes `_tree`."""
-        if isinstance(value, Sharded) and self._replicated:
-            return value.local
-        if isinstance(value, Mapping):
-            return {name: self._locals(item) for name, item in value.items()}
-        return type(value)(self._locals(item) for item in value) if type(value) in (list, tuple) else value
+    def _all(self, state: Any) -> Any:
+        return marked(state, self.place.world) if self._replicated else state
 
     def _take(self, step: int) -> Callable[[], Path]:
         reason = self._pilot.reason if self._pilot is not None and self._owed else None
-        ticket = self._hold().save(step, self._tree(self.capture()))
+        ticket = self._hold().save(step, self._all(self.capture()))
         self._show(ticket)
         return lambda: self._finish(ticket, reason)
 
@@ -343,7 +309,7 @@ class Checkpointer:
         self._cost_begins(step)
         try:
             with self.around():
-                ticket = self._hold().save(step, self._tree(self.capture()))
+                ticket = self._hold().save(step, self._all(self.capture()))
         except BaseException:
             self._cost_ends(step)
             raise
@@ -372,7 +338,7 @@ class Checkpointer:
         pilot = self.begin()
         try:
             self.memory.save(
-                step, lambda: self._hold().save_to_memory(step, self._tree(self.capture())), lambda: self.gate.step,
+                step, lambda: self._hold().save_to_memory(step, self._all(self.capture())), lambda: self.gate.step,
                 pilot.wake,
             )  # fmt: skip
         finally:

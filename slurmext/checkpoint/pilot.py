@@ -17,6 +17,7 @@ from slurmext.checkpoint.agreement import decision
 from slurmext.checkpoint.aside import Aside
 from slurmext.checkpoint.board import ABANDONED, GONE, Board
 from slurmext.checkpoint.gate import Gate
+from slurmext.checkpoint.leaving import TERM_AFTER_SAVE_S, until_free
 from slurmext.checkpoint.ranks import Place
 from slurmext.checkpoint.reasons import DEADLINE, MEMORY, REQUEST, SIGNAL, TERM, TIME, URGENT, Reason
 from slurmext.checkpoint.signals import Listener
@@ -26,10 +27,7 @@ _AGREE_S = 60.0
 _PATIENCE_PART = 0.25
 """Of the grace: how long a rank may go on to finish the step it is in, rather than save the last finished one."""
 _STORM_S = 1.0
-_TERM_AFTER_SAVE_S = 60.0
-_LINGER_S = 120.0
 _TERM_WAIT_S = 10.0
-_SOON_S = 2.0
 _AGAIN_S = 30.0
 _BEFORE_END_S = 5.0
 _ANNOUNCE_EVERY_S = 60.0
@@ -65,7 +63,7 @@ class Pilot:
         self.aside: Aside | None = None
         """Where saves that are not urgent are seen through; None: in this thread."""
         self._last_save_s = self._last_memory_s = time.monotonic()
-        self._last_urgent_s = -_TERM_AFTER_SAVE_S
+        self._last_urgent_s = -TERM_AFTER_SAVE_S
         self._not_before_s = 0.0
         self.save_s = 5.0
         """How long a save took lately, from its decision until it was on disk."""
@@ -73,7 +71,7 @@ class Pilot:
         """How long to let the program finish the step it is in, given the most it may take."""
         self.superseded: Callable[[], bool] = lambda: False
         """Whether the next run of the job waits for this one to be gone; asked when it is to leave."""
-        self.confirmed_s = -_TERM_AFTER_SAVE_S
+        self.confirmed_s = -TERM_AFTER_SAVE_S
         """When the agent last took note of a checkpoint that it had been waited for (time.monotonic)."""
         self.reason: Reason = REQUEST
         """Why the save that is under way was asked for."""
@@ -216,7 +214,7 @@ class Pilot:
             if self._reason == MEMORY:
                 self._reason, self._last_memory_s = None, now  # the next one then
             return
-        if self._reason == TERM and now - self._last_urgent_s < _TERM_AFTER_SAVE_S:
+        if self._reason == TERM and now - self._last_urgent_s < TERM_AFTER_SAVE_S:
             self._leave()  # saved a moment ago for the same end
             return
         self._idle.clear()
@@ -373,25 +371,11 @@ class Pilot:
                 say(f"a checkpoint is lost: {error}")
 
     def _leave(self) -> None:
-        """After a TERM: end as the program would have, but not while Slurm still takes the job for a running one.
-
-        A job that leaves within the grace of a preemption counts as completed on some releases and never comes back;
-        one that waits for the KILL is requeued. Rank 0 asks Slurm, the others watch the board. Where Slurm cannot be
-        asked, as in a container, a TERM soon after a confirmed checkpoint is that of slurmextd's requeue. What Slurm
-        says may be of the next run: not every Slurm waits for all processes of the one before.
-        """
-        deadline_s = time.monotonic() + _LINGER_S
-        while "SLURM_JOB_ID" in os.environ and time.monotonic() < deadline_s:
-            if self._place.leads:
-                if self.superseded():
-                    break
-                expected = time.monotonic() - self.confirmed_s < _TERM_AFTER_SAVE_S
-                found = deadline.ask_slurm(timeout_s=_SOON_S if expected else deadline.ASK_S)
-                if found[0] != deadline.RUNNING if found is not None else expected:
-                    break
-            elif self._board is not None and self._board.decided()[0] >= GONE:
-                break
-            time.sleep(2.0 if self._place.leads else 0.2)
+        """After a TERM: end as the program would have."""
+        until_free(
+            leads=self._place.leads, board=self._board, superseded=self.superseded,
+            expected=lambda: time.monotonic() - self.confirmed_s < TERM_AFTER_SAVE_S,
+        )  # fmt: skip
         if self._board is not None and self._place.leads:
             self._board.decide(GONE, ABANDONED)
         self._forget()

@@ -15,7 +15,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from slurmext.checkpoint.checkpointer import AUTO, Checkpointer, default_directory
+from slurmext.checkpoint.checkpointer import AUTO, Checkpointer
+from slurmext.checkpoint.directory import default_directory
 from slurmext.checkpoint.frameworks.files import replace_file
 
 NAME = "last.ckpt"

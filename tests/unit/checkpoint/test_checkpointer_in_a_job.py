@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from slurmext.checkpoint import Checkpointer, confirm
-from slurmext.checkpoint.checkpointer import default_directory
+from slurmext.checkpoint.directory import default_directory
 
 from .programs import soon
 
