@@ -116,10 +116,12 @@ class _Writer:
     def _follow(self, file: NewFile) -> list[int]:
         """Write behind the copy until it is over; returns the blocks in the order in which they are to be looked at.
 
-        In this thread alone and without checksums, for which processors would be missed that copy.
+        In this thread alone, without checksums and from the middle of the copy on: training waits for processors and
+        memory that are missing there, and nobody for the disk.
         """
         layout, early = self._snapshot.layout, list[int]()
-        for number in range(len(layout.blocks)) if layout.size >= WORTH_FOLLOWING else ():
+        count = len(layout.blocks) if layout.size >= WORTH_FOLLOWING else 0
+        for number in range(count) if count and self._snapshot.reached(count // 2) else ():
             if not self._snapshot.reached(number):
                 break
             if self._source is None or number in self._moving:
