@@ -58,7 +58,7 @@ def request(op: str, env: dict) -> bytes:
     return line.encode()
 
 
-def ask(path: str, line: bytes, deadline_s: float) -> dict:
+def ask(op: str, path: str, deadline_s: float) -> dict:
     """One request, one reply line."""
     connection = socket(AF_UNIX, SOCK_STREAM)
     # Kernel timeouts rather than settimeout(): a non-blocking connect() fails at once when the agent's backlog is full.
@@ -66,7 +66,7 @@ def ask(path: str, line: bytes, deadline_s: float) -> dict:
     connection.setsockopt(SOL_SOCKET, SO_SNDTIMEO, timeval)
     connection.setsockopt(SOL_SOCKET, SO_RCVTIMEO, timeval)
     connection.connect(path)
-    connection.sendall(line)
+    connection.sendall(request(op, os.environ))
     received = b""
     while not received.endswith(b"\n"):
         chunk = connection.recv(REPLY_BYTES)
@@ -84,12 +84,12 @@ def ask(path: str, line: bytes, deadline_s: float) -> dict:
 
 
 def ask_when_there(op: str, path: str, deadline_s: float) -> dict:
-    """As `ask`, and a job's slices are worth waiting for an agent that is just being restarted: nobody else makes them.
+    """A job's slices are worth waiting for an agent that is just being restarted: nobody else makes them.
     The alarm ends it.
     """
     while True:
         try:
-            return ask(path, request(op, os.environ), deadline_s)
+            return ask(op, path, deadline_s)
         except (FileNotFoundError, ConnectionRefusedError):
             import time
 
@@ -97,15 +97,13 @@ def ask_when_there(op: str, path: str, deadline_s: float) -> dict:
 
 
 def ask_again(op: str, path: str, deadline_s: float, retry_s: float = RETRY_S) -> dict:
-    """As `ask`. A job's models are worth waiting for an agent that is just being restarted, whenever that happens."""
-    if op != "preload":
-        return ask(path, request(op, os.environ), deadline_s)
+    """A job's models are worth waiting for an agent that is just being restarted, whenever that happens."""
     import time
 
     lost_s = asked_s = time.monotonic()
     while True:
         try:
-            return ask(path, request(op, os.environ), deadline_s)
+            return ask(op, path, deadline_s)
         except OSError:
             now_s = time.monotonic()
             if now_s - asked_s > 1:
@@ -195,7 +193,8 @@ def main(argv: list) -> int:
     pthread_sigmask(SIG_UNBLOCK, {SIGALRM})  # the mask is inherited from slurmd
     setitimer(ITIMER_REAL, deadline_s)
     try:
-        reply = (ask_when_there if argv[5:] else ask_again)(op, path, deadline_s)
+        asking = ask_again if op == "preload" else ask_when_there if argv[5:] else ask
+        reply = asking(op, path, deadline_s)
         if op == "prolog" and reply.get("finding"):
             note(log, f"{op}: {reply['finding']}")
             return FINDING

@@ -17,7 +17,7 @@ from slurmext.model.node import Node
 from slurmext.model.slicing import SlicedGpu
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.invariants.over_time import Look
-from slurmext.ports import SliceAgents, StageAgents, Store
+from slurmext.ports import Clock, SliceAgents, StageAgents, Store
 from slurmext.service.apply import Applier, EndLeft, Tell
 from slurmext.service.cycle import Controller
 from slurmext.service.models import ModelRequests, Quotas
@@ -93,18 +93,18 @@ def controller(
         on_look=on_look,
         on_nodes=on_nodes,
         slices=desk,
-        staging=None if stage_agents is None else _stage_desk(site, store, stage_agents, SlurmTopology(runner, clock)),
+        staging=None if stage_agents is None else _stage_desk(site, store, stage_agents, runner, clock),
     )
 
 
-def _stage_desk(site: SiteConfig, store: Store, agents: StageAgents, topology: SlurmTopology) -> StageDesk:
+def _stage_desk(site: SiteConfig, store: Store, agents: StageAgents, runner: SlurmRunner, clock: Clock) -> StageDesk:
     return StageDesk(
         store=store,
         agents=agents,
-        clock=SystemClock(),
+        clock=clock,
         quotas=_quotas(site),
         ahead_s=site.staging.ahead_s,
-        topology=topology,
+        topology=SlurmTopology(runner, clock),
     )
 
 

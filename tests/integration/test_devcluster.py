@@ -97,7 +97,7 @@ def test_a_job_survives_a_restart_of_slurmctld_and_the_death_of_its_slurmd(new_c
     cluster = new_cluster(nodes=1, plain=True)
     gate = Gate(cluster)
     job = submit(cluster, f"{gate.wait}; echo survived")
-    await_state(cluster, job, "RUNNING")
+    until(lambda: gate.reached(job))  # a job that is being launched is lost with its slurmd
     # Not killed: what slurmctld has not saved yet (up to 5 s) is lost with it, and the job would start anew.
     cluster.restart("slurmctld")
     cluster.kill("slurmd@n1", signal.SIGKILL)

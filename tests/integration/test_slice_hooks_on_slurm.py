@@ -227,7 +227,7 @@ def test_a_restarted_agent_frees_what_ended_without_it(sliced):
     gate = Gate(sliced.cluster)
     job = sliced.submit("alice", "--gpu-slice=1g.10gb", script=gate.wait)
     share = sliced.submit("bob", "--gpu-share=25%,mem=10G", script=gate.wait)
-    sliced.until(lambda: sliced.state(job) == sliced.state(share) == "RUNNING")
+    sliced.until(lambda: gate.reached(job, share))
     for node in sliced.cluster.node_names:
         sliced.cluster.kill(f"agent@{node}")
     gate.open()

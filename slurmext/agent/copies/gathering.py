@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
+from cachetools import FIFOCache
+
 from slurmext.agent.copies.passing import REMEMBERED, addresses
 from slurmext.agent.copies.store import MANIFEST, NAME, CopyStore, Kept
 from slurmext.errors import SlurmextError
@@ -38,7 +40,7 @@ class Gathering:
     ) -> None:
         self._node, self._store, self._ask, self._connect, self._came = node, store, ask, connect, came
         self._lock = threading.Lock()
-        self._under_way: dict[Key, threading.Thread] = {}
+        self._under_way = FIFOCache[Key, threading.Thread](REMEMBERED)  # some never ask again for what they began
 
     def all_of(self, job_id: int, uid: int, wait_s: float) -> list[Kept] | int:
         """What there is of a job. When this node has nothing another is asked; while that takes longer than `wait_s`,
@@ -72,8 +74,6 @@ class Gathering:
                 thread = threading.Thread(target=work, name="copies-fetch", daemon=True)
                 self._under_way[key] = thread
                 thread.start()
-            while len(self._under_way) > REMEMBERED:
-                self._under_way.pop(next(iter(self._under_way)))  # who asked for it has gone
         if thread is not None:
             thread.join(wait_s)
             if crowded or thread.is_alive():

@@ -7,6 +7,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cachetools import FIFOCache
+
 from slurmext.agent.copies.lanes import Lanes
 from slurmext.errors import SlurmextError
 
@@ -54,7 +56,8 @@ class Passing:
     ) -> None:
         self._node, self._store, self._addresses, self._connect = node, store, addresses, connect
         self._lanes = Lanes[Leaving]("copies-out", self._pass_on, stop)
-        self._passed: dict[tuple[int, str], Passed] = {}
+        self._lock = threading.Lock()
+        self._passed = FIFOCache[tuple[int, str], Passed](REMEMBERED)
 
     def add(self, leaving: Leaving) -> None:
         """Pass this on, after what is on its way of the same user."""
@@ -62,17 +65,18 @@ class Passing:
 
     def outcome(self, job_id: int, name: str) -> Passed | None:
         """Where a checkpoint's files went so far; None before the first did."""
-        return self._passed.get((job_id, name))
+        with self._lock:
+            return self._passed.get((job_id, name))
 
     def _pass_on(self, leaving: Leaving) -> None:
         whole = leaving.job_id, leaving.name
         try:
-            self._passed[whole] = self._given(leaving, self._passed.get(whole))
+            passed = self._given(leaving, self.outcome(*whole))
         except (OSError, SlurmextError) as error:
             log.info("job %d: %s stays on this node only: %s", leaving.job_id, leaving.name, error)
-            self._passed[whole] = Passed(node="", why=str(error))
-        while len(self._passed) > REMEMBERED:
-            self._passed.pop(next(iter(self._passed)))
+            passed = Passed(node="", why=str(error))
+        with self._lock:
+            self._passed[whole] = passed
 
     def _given(self, leaving: Leaving, former: Passed | None) -> Passed:
         # All files of a checkpoint go to one node; when one does not get there, its manifest shall not either.

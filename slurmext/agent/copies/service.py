@@ -13,12 +13,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cachetools import FIFOCache
+
 from slurmext.adapters.tcp.wire import split_address
 from slurmext.agent.copies.gathering import Gathering
 from slurmext.agent.copies.lanes import Lanes
-from slurmext.agent.copies.passing import Leaving, Passing, addresses
+from slurmext.agent.copies.passing import REMEMBERED, Leaving, Passing, addresses
 from slurmext.agent.copies.peers import CHUNK, Peer, PeerServer
-from slurmext.agent.copies.store import MANIFEST, CopyStore, Kept, memory_bytes
+from slurmext.agent.copies.store import CopyStore, Kept, memory_bytes
+from slurmext.agent.copies.telling import Telling
 from slurmext.errors import SlurmextError
 
 if TYPE_CHECKING:
@@ -29,12 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TIDY_S = 60.0
-PROGRESS_S = 5.0
 STREAM_S = 15.0
 """Who sends through a pipe is not to keep others of the user waiting."""
-ONLY_S = 10.0
-"""The controller hears of a job's saves in memory so often at most."""
-REMEMBERED = 1000
 WAITING = 4
 """Checkpoints of one user that may wait."""
 MOST_WAITING = 256
@@ -78,7 +77,7 @@ class Copies:
         alive: Callable[[], set[int]],
     ) -> None:
         whole = memory_bytes()
-        self._node, self._munge, self._uids, self._events = node, munge, frozenset(uids), events
+        self._node, self._munge, self._uids = node, munge, frozenset(uids)
         self._alive = alive
         self.store = CopyStore(
             site.dir / f"{cluster}-{node}",
@@ -86,7 +85,6 @@ class Copies:
             all_bytes=int(whole * site.all_percent / 100),
             keep_s=site.keep_s,
         )
-        self.store.on_gone = self._gone
         self._server = PeerServer(split_address(site.listen), self.store, munge, self._uids)
         self._server.on_put = self._came
         self.store.alive = alive
@@ -94,12 +92,11 @@ class Copies:
         self._stop = threading.Event()
         self._lanes = Lanes[Given]("copies", self._take, self._stop)
         self._under_way: Counter[tuple[int, int, str, str]] = Counter()
-        self._failed: dict[tuple[int, int, str, str], str] = {}
+        self._failed = FIFOCache[tuple[int, int, str, str], str](REMEMBERED)
         self._gathering = Gathering(node, self.store, ask, self._connect, self._fetched)
         self.passing = Passing(node, self.store, lambda job_id: addresses(ask(job_id)), self._connect, self._stop)
-        self._told_s: dict[tuple[int, str], float] = {}
-        self._untold: dict[tuple[int, str], None] = {}
-        self._stated_s: dict[tuple[int, str], float] = {}
+        self._telling = Telling(events)
+        self.store.on_gone = self._telling.gone
 
     @property
     def port(self) -> int:
@@ -191,7 +188,7 @@ class Copies:
     def _fetched(self, job_id: int, uid: int) -> None:
         found = self.store.files(job_id, uid)
         for name in {kept.name for kept in found}:
-            self._state(job_id, name, "memory", found)
+            self._telling.here(job_id, name, "memory", found)
 
     def _connect(self, node: str, where: tuple[str, int]) -> Peer:
         del node
@@ -200,13 +197,7 @@ class Copies:
     def forget(self, job_id: int) -> None:
         """A new job has this id."""
         for name in self.store.forget(job_id):
-            self._gone(job_id, name)
-
-    def _gone(self, job_id: int, name: str) -> None:
-        if (job_id, name) in self._untold:
-            del self._untold[job_id, name]
-            return
-        self._events.add("ckpt_copy", job_id=job_id, name=name, tier="memory", size_bytes=0, done_bytes=0)
+            self._telling.gone(job_id, name)
 
     # a user's thread
 
@@ -228,8 +219,6 @@ class Copies:
                 del self._under_way[given.key]
             if why is not None:
                 self._failed[given.key] = why
-            while len(self._failed) > REMEMBERED:
-                self._failed.pop(next(iter(self._failed)))
 
     def _copy(self, given: Given) -> None:
         path = self.store.place(given.job_id, given.uid, given.name, given.file, given.size, only=given.only)
@@ -242,7 +231,7 @@ class Copies:
                         raise SlurmextError("the file became shorter while it was copied")  # noqa: TRY301
                     file.write(chunk)
                     done += len(chunk)
-                    self._progress(given, done)
+                    self._telling.progress(given.job_id, given.uid, given.name, given.size, done)
             self.store.commit(given.uid, path)
         except BaseException:
             self.store.abandon(given.uid, path)
@@ -253,46 +242,15 @@ class Copies:
     def _came(self, job_id: int, name: str) -> None:
         self._state(job_id, name, "peer")
 
-    def _progress(self, given: Given, done: int) -> None:
-        key, now = (given.job_id, given.name), time.monotonic()
-        if now - self._stated_s.setdefault(key, now) > PROGRESS_S and done < given.size:
-            self._stated_s[key] = now
-            self._events.add(
-                "ckpt_copy", job_id=given.job_id, uid=given.uid, name=given.name, tier="memory",
-                size_bytes=given.size, done_bytes=done,
-            )  # fmt: skip
-
-    def _state(self, job_id: int, name: str, tier: str, kept: Sequence[Kept] | None = None) -> None:
-        """Say how much of a checkpoint is here."""
-        if kept is None:
-            found = [k for owner in self.store.owners(job_id) for k in self.store.files(job_id, owner)]
-        else:
-            found = list(kept)
-        mine = [item for item in found if item.name == name]
-        size = sum(item.size for item in mine)
-        if any(item.file == MANIFEST for item in mine):  # it comes last: before that this is no checkpoint
-            if mine[0].only and self._told_lately(job_id, name, tier):
-                return
-            self._events.add("ckpt_copy", job_id=job_id, name=name, tier=tier, size_bytes=size, done_bytes=size)
-
-    def _told_lately(self, job_id: int, name: str, tier: str) -> bool:
-        """Whether the controller was told of a save in memory just now: they may come every second, on every node."""
-        now = time.monotonic()
-        if now - self._told_s.get((job_id, tier), -ONLY_S) < ONLY_S:
-            self._untold[job_id, name] = None
-            while len(self._untold) > REMEMBERED:
-                self._untold.pop(next(iter(self._untold)))
-            return True
-        self._told_s[job_id, tier] = now
-        while len(self._told_s) > REMEMBERED:
-            self._told_s.pop(next(iter(self._told_s)))
-        return False
+    def _state(self, job_id: int, name: str, tier: str) -> None:
+        found = [kept for owner in self.store.owners(job_id) for kept in self.store.files(job_id, owner)]
+        self._telling.here(job_id, name, tier, found)
 
     def _tidy(self) -> None:
         while not self._stop.wait(TIDY_S):
             try:
                 for job_id, name in self.store.expire(self._alive(), time.time()):
-                    self._gone(job_id, name)
+                    self._telling.gone(job_id, name)
             except Exception:
                 log.exception("copies that nobody needs stay for now")
 

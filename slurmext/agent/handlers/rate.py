@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from threading import Lock
+
+from cachetools import LRUCache
 
 from slurmext.agent.node import Refused
 
@@ -16,15 +18,12 @@ class Rate:
     def __init__(self, *, most: int, per_s: float, what: str) -> None:
         self._most, self._per_s, self._what = most, per_s, what
         self._lock = Lock()
-        self._times: OrderedDict[int, deque[float]] = OrderedDict()
+        self._times = LRUCache[int, deque[float]](_MOST_JOBS)
 
     def admit(self, job_id: int, now_s: float) -> None:
         """Count one. Raises Refused."""
         with self._lock:
             times = self._times.setdefault(job_id, deque(maxlen=self._most))
-            self._times.move_to_end(job_id)
-            if len(self._times) > _MOST_JOBS:
-                self._times.popitem(last=False)
             if len(times) == self._most and now_s - times[0] < self._per_s:
                 raise Refused(
                     f"more than {self._most} {self._what} of job {job_id} in {self._per_s:g} s: save less often"

@@ -10,8 +10,9 @@ import json
 import logging
 import os
 import threading
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
+
+from cachetools import FIFOCache
 
 from slurmext.agent.files import replace_file
 from slurmext.agent.slices.records import Made, Reservation, ShareMade, Use
@@ -49,7 +50,7 @@ class Book:
         self._made: dict[tuple[str, int], Made] = {}
         self._shares: dict[str, ShareMade] = {}
         self._uses: dict[str, Use] = {}
-        self._done: OrderedDict[str, str] = OrderedDict()
+        self._done = FIFOCache[str, None](MAX_DONE)
         self.boot = ""
         """Which boot of the node the journal is of; "" when nobody wrote that down yet."""
         self._lines = 0
@@ -162,9 +163,7 @@ class Book:
 
     def _finish(self, name: str) -> None:
         self._reservations.pop(name, None)
-        self._done[name] = ""
-        while len(self._done) > MAX_DONE:
-            self._done.popitem(last=False)
+        self._done[name] = None
 
     # the file
 

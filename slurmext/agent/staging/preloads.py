@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cachetools import FIFOCache
+
 from slurmext.adapters.tcp.model_orders import PreloadJob
 from slurmext.agent.staging.catalogue import gids_of
 from slurmext.staging.names import ModelKey, parse_reference
@@ -65,15 +67,13 @@ class Preloads:
         self._node, self._engine, self._files, self._events = node, engine, files, events
         self._connected = connected
         self._news = threading.Condition()
-        self._told: dict[int, PreloadJob] = {}
-        self._ended: set[int] = set()
+        self._told = FIFOCache[int, PreloadJob](_REMEMBERED)
+        self._ended = FIFOCache[int, None](_REMEMBERED)
 
     def told(self, order: PreloadJob) -> None:
         """Slurmextd says what a job's models are."""
         with self._news:
             self._told[order.job_id] = order
-            while len(self._told) > _REMEMBERED:
-                self._told.pop(next(iter(self._told)))
             self._news.notify_all()
 
     def prepare(self, job_id: int, uid: int, text: str, wait_s: float) -> list[Outcome]:
@@ -81,7 +81,7 @@ class Preloads:
         deadline_s = time.monotonic() + wait_s
         references = references_in(text)
         with self._news:
-            self._ended.discard(job_id)
+            self._ended.pop(job_id, None)
         models = self._known(job_id, uid, references)
         self._tell_tasks(job_id, uid, [Outcome(model=model, why="its agent stopped") for model in models])
         if not self._all_here(job_id, models):
@@ -99,10 +99,8 @@ class Preloads:
     def end(self, job_id: int) -> None:
         """The job has left: its models may go when room is needed."""
         with self._news:
-            self._ended.add(job_id)
+            self._ended[job_id] = None
             self._told.pop(job_id, None)
-            while len(self._ended) > _REMEMBERED:
-                self._ended.pop()
             self._news.notify_all()
         self._unpin(job_id)
 

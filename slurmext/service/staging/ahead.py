@@ -47,6 +47,9 @@ class Ahead:
         self, records: Collection[JobRecord], decided: Decided, warm_of: Callable[[JobRecord], Collection[str]]
     ) -> list[Start]:
         """Those that start for sure, then those that wait the longest. `warm_of`: nodes that hold a job's models."""
+        if not records:
+            self._begun = {}
+            return []
         going = _going(decided)
         sure = {record.slurm_id: _named(record) or going[record.slurm_id]
                 for record in records if going.get(record.slurm_id)}  # fmt: skip
@@ -65,6 +68,8 @@ class Ahead:
     def _likely(
         self, records: Collection[JobRecord], decided: Decided, warm_of: Callable[[JobRecord], Collection[str]]
     ) -> Iterator[tuple[JobRecord, tuple[str, ...]]]:
+        if not records:
+            return
         whole = {job.id: job for job in decided.snapshot.jobs}
         slices = {job.id: job for job in decided.slices}
         forecast = Forecast(decided.snapshot, ahead_s=self._ahead_s)

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from cachetools import FIFOCache
+
 from slurmext.model.staged_model import ModelEntry, resolve
 from slurmext.ports import Clock, ModelRegistry
 from slurmext.service.models.people import Caller, caller_of
@@ -52,8 +54,8 @@ class JobModels:
     def __init__(self, registry: ModelRegistry, clock: Clock) -> None:
         self._registry, self._clock = registry, clock
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, int, str], ModelEntry] = {}
-        self._answers: dict[tuple[str, int, str], tuple[float, Wanted]] = {}
+        self._known = FIFOCache[tuple[str, int, str], ModelEntry](_REMEMBERED)
+        self._answers = FIFOCache[tuple[str, int, str], tuple[float, Wanted]](_REMEMBERED)
         self._entries: tuple[float, Sequence[ModelEntry]] = 0.0, ()
         self._lately = _Lately()
 
@@ -79,8 +81,6 @@ class JobModels:
         answer = self._asked(place)
         with self._lock:
             self._answers[place] = now_s, answer
-            while len(self._answers) > _REMEMBERED:
-                self._answers.pop(next(iter(self._answers)))
         return answer
 
     def _asked(self, place: tuple[str, int, str]) -> Wanted:
@@ -102,8 +102,6 @@ class JobModels:
             return Wanted(reference=place[2], why=str(error))
         with self._lock:
             self._known[place] = entry
-            while len(self._known) > _REMEMBERED:
-                self._known.pop(next(iter(self._known)))
         return Wanted(reference=place[2], entry=entry)
 
     def _resolved(self, reference: str, caller: Caller) -> ModelEntry:

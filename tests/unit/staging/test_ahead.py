@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from slurmext.model.cluster import Annotation, JobRecord
 from slurmext.model.job import Job, JobState, NodeGpus
 from slurmext.model.node import Node, NodeState
@@ -24,6 +26,7 @@ from slurmext.model.slicing import (
 from slurmext.model.snapshot import Fence, Snapshot
 from slurmext.policy.staging.likely import Forecast
 from slurmext.policy.staging.likely_slices import likely_for_slices
+from slurmext.service.staging import ahead as ahead_of
 from slurmext.service.staging.ahead import Ahead, Decided
 
 NODES = ("n1", "n2", "n3", "n4")
@@ -181,3 +184,26 @@ def test_what_was_begun_is_gone_on_with() -> None:
     later = cluster(job, busy("n1", 500), busy("n2", 400), busy("n3", 9000), busy("n4", 9000))
     assert starts(record("1"), decided=Decided(snapshot=later, plan=Plan()), ahead=ahead)["1"][0] == ("n1",)
     assert starts(record("1"), decided=Decided(snapshot=later, plan=Plan()))["1"][0] == ("n2",)
+
+
+def test_without_jobs_that_wait_for_models_nothing_of_the_cluster_is_looked_through() -> None:
+    """Every cycle asks, also on clusters where nobody wants models; what was begun for those that left is forgotten."""
+    ahead, record, job = Ahead(ahead_s=3600), JobRecord(slurm_id="1", state=JobState.PENDING), waiting(tasks=1)
+    seen = Decided(snapshot=cluster(job, busy("n1", 600)), plan=Plan())
+    assert [start.sure for start in ahead.starts([record], seen, lambda _: ())] == [False]
+    untouchable = Decided(snapshot=object(), plan=object())  # type: ignore[arg-type]
+    assert ahead.starts([], untouchable, lambda _: ()) == []
+    assert ahead._begun == {}
+
+
+def test_nothing_is_expected_of_jobs_that_start_for_sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they start is known: the cluster is not looked through for others."""
+    monkeypatch.setattr(ahead_of, "Forecast", lambda *_, **__: pytest.fail("was made for nobody"))
+    job = waiting()
+    plan = Plan(
+        release=(Release(job=job.id, placement=(NodeGpus(node="n2", gpus=2),), queue_usage=QueueUsage.GUARANTEED),)
+    )
+    (start,) = Ahead(ahead_s=60).starts(
+        [JobRecord(slurm_id="1", state=JobState.PENDING)], Decided(snapshot=cluster(job), plan=plan), lambda _: ()
+    )
+    assert (start.sure, start.nodes) == (True, ("n2",))
