@@ -115,10 +115,12 @@ def members(layout: Layout) -> list[int]:
     """Every live process of the cluster except this one: daemons, jobs whatever they did to escape, waiting clients.
 
     Processes in the cluster's mount namespace are known by the marker mount, the rest by what we put into the
-    environment of our daemons; a client started by hand by its SLURM_CONF.
+    environment of our daemons, and shares' MPS daemons, which have nothing of it, by their pipes; a client started by
+    hand by its SLURM_CONF.
     """
     mark = f" {layout.marker} ".encode()
     daemon_env = f"{MARKER}={layout.root}".encode()
+    mps_env = f"CUDA_MPS_PIPE_DIRECTORY={layout.slurmext_run}/".encode()
     client_env = f"SLURM_CONF={layout.slurm_conf}".encode()
     inside: dict[str, bool] = {}
     found: list[int] = []
@@ -137,7 +139,8 @@ def members(layout: Layout) -> list[int]:
         is_client = client_env in environment and not _CLIENTS.isdisjoint(
             os.fsdecode(word).rpartition("/")[2] for word in command[:6]
         )
-        if inside[namespace] or daemon_env in environment or is_client:
+        is_mps = any(word.startswith(mps_env) for word in environment)
+        if inside[namespace] or daemon_env in environment or is_mps or is_client:
             found.append(pid)
     return sorted(found)
 

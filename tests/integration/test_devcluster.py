@@ -135,6 +135,8 @@ def test_down_ends_jobs_that_fled_from_slurm_and_leaves_nothing(new_cluster: Boo
         "import os\nfor _ in range(2):\n    os.fork() and os._exit(0)\n    os.setsid()\n"
         "os.execve('/bin/sleep', ['sleep', '987654'], {})\n"
     )
+    pipe = f"{cluster.layout.slurmext_run}/agent-n1.mps/1/pipe"  # an MPS daemon has no more of its agent's environment
+    daemon = subprocess.Popen(["/bin/sleep", "60"], env={"CUDA_MPS_PIPE_DIRECTORY": pipe}, start_new_session=True)
     job = submit(cluster, "python3 flee.py; sleep 60", "--gres=gpu:1")
     waiting = subprocess.Popen(["srun", "sleep", "60"], env=cluster.environment(), executable=str(cluster.bin / "srun"))
     await_state(cluster, job, "RUNNING")
@@ -142,6 +144,7 @@ def test_down_ends_jobs_that_fled_from_slurm_and_leaves_nothing(new_cluster: Boo
     cluster.kill("slurmctld")  # what is broken already can be taken down too
     cluster.down()
     waiting.wait(timeout=30)
+    assert daemon.wait(timeout=30) < 0
     assert cluster.leftovers() == []
     assert bridges() == links
     assert str(cluster.dir) not in Path("/proc/self/mountinfo").read_text()
