@@ -16,7 +16,11 @@ import pytest
 
 from slurmext.adapters.munge import Credential, MungeError
 from slurmext.agent.main import Agent
+from slurmext.checkpoint import confirm
 from slurmext.config.site import SiteConfig
+
+JOB = 31
+"""What this process is a job of with the `agent`, and with no other: how often a job confirms is counted."""
 
 
 class KeyedMunge:
@@ -57,6 +61,17 @@ def ask(path: str | Path, request: Any, timeout_s: float = 5) -> dict[str, Any]:
 def hook(op: str, job_id: int, *, uid: int, node: str = "n1", **env: str) -> dict[str, Any]:
     """A hook's request."""
     return {"op": op, "job_id": job_id, "uid": uid, "node": node, "env": env}
+
+
+def start_job(folder: Path, job_id: int, uid: int, restarts: int = 0) -> None:
+    """The job's prolog tells the agent of it."""
+    request = hook("prolog", job_id, uid=uid, SLURM_JOB_RESTART_COUNT=str(restarts))
+    assert ask(folder / "run" / "agent-n1.root.sock", request)["ok"]
+
+
+def environment(agent: Agent, job_id: int) -> dict[str, str]:
+    """By which the job's processes find the agent."""
+    return {"SLURMEXT_AGENT_SOCKET": agent.node.socket_path, "SLURM_JOB_ID": str(job_id)}
 
 
 def confirmation(job_id: int, **changes: object) -> dict[str, Any]:
@@ -101,3 +116,14 @@ def new_agent(site: SiteConfig) -> Iterator[Callable[..., Agent]]:
     yield start
     for agent in agents:
         agent.stop()
+
+
+@pytest.fixture
+def agent(new_agent: Callable[..., Agent], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Agent:
+    """An agent that this process is a job of."""
+    started = new_agent()
+    start_job(folder, JOB, os.geteuid())
+    for name, value in environment(started, JOB).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(confirm, "_silent_until_s", 0.0)  # what becomes of this agent is not held against others
+    return started

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import socket
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,17 +17,11 @@ from slurmext.agent.copies.store import CopyStore, NoRoomError
 from slurmext.checkpoint import Checkpointer
 from slurmext.checkpoint.tiers import Tiers
 from slurmext.errors import SlurmextError
-from tests.unit.agent.conftest import ask, hook
+from tests.unit.agent.conftest import JOB, environment, start_job
+from tests.unit.agent.copies import in_both_ranks, put, told
 from tests.waiting import until
 
 NAME = "save-00000001-step-7"
-
-
-def put(store: CopyStore, job_id: int, uid: int, name: str, file: str, size: int) -> Path:
-    path = store.place(job_id, uid, name, file, size)
-    path.write_bytes(b"x" * size)
-    store.commit(uid, path)
-    return path
 
 
 @pytest.fixture
@@ -78,32 +70,15 @@ def test_what_no_job_needs_goes_after_a_while(store: CopyStore) -> None:
     assert store.files(1, 1000) == []
 
 
-def environment(agent: Any, job: int) -> dict[str, str]:
-    return {"SLURMEXT_AGENT_SOCKET": agent.node.socket_path, "SLURM_JOB_ID": str(job)}
-
-
-def start_job(agent: Any, folder: Path, job: int, uid: int, restarts: int = 0) -> None:
-    root = folder / "run" / "agent-n1.root.sock"
-    reply = ask(root, hook("prolog", job, uid=uid, SLURM_JOB_RESTART_COUNT=str(restarts)))
-    assert reply["ok"]
-
-
 def test_a_checkpoint_comes_back_from_memory_when_its_directory_is_gone(
-    new_agent: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    agent: Any, folder: Path, tmp_path: Path
 ) -> None:
     """The library offers, the agent copies; the next run gets it back bit for bit, and brings it to disk again."""
-    agent = new_agent()
-    start_job(agent, folder, 12, os.geteuid())
-    for name, value in environment(agent, 12).items():
-        monkeypatch.setenv(name, value)
     weights = np.random.default_rng(1).normal(size=300_000)
     with Checkpointer({"w": weights.copy(), "n": 5}, tmp_path / "c", signals=False) as ckpt:
         assert ckpt.restore() is None
         path = ckpt.save(7)
-    deadline = time.monotonic() + 10
-    while len(agent.copies.store.files(12, os.geteuid())) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: len(agent.copies.store.files(JOB, os.geteuid())) >= 2)
     assert path is not None
     (tmp_path / "c").rename(tmp_path / "lost")
     state = {"w": np.zeros(300_000), "n": 0}
@@ -113,59 +88,38 @@ def test_a_checkpoint_comes_back_from_memory_when_its_directory_is_gone(
     assert (state["w"] == weights).all()
     assert state["n"] == 5
     assert (tmp_path / "c" / path.name / "manifest.json").exists(), "it was brought to disk in the background"
-    start_job(agent, folder, 12, os.geteuid(), restarts=1)
-    assert Tiers(environment(agent, 12)).any(), "a requeued job keeps its copies"
-    start_job(agent, folder, 12, os.geteuid())
-    assert not Tiers(environment(agent, 12)).any(), "a new job of that id does not get another's"
+    start_job(folder, JOB, os.geteuid(), restarts=1)
+    assert Tiers(environment(agent, JOB)).any(), "a requeued job keeps its copies"
+    start_job(folder, JOB, os.geteuid())
+    assert not Tiers(environment(agent, JOB)).any(), "a new job of that id does not get another's"
 
 
 def test_copies_are_for_the_jobs_own_user(new_agent: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither may another user bring files, nor fetch them."""
     agent = new_agent()
-    start_job(agent, folder, 12, 4321)
-    tiers = Tiers(environment(agent, 12))
+    start_job(folder, JOB, 4321)
+    tiers = Tiers(environment(agent, JOB))
     assert tiers.places() == []
     assert "is not a job of uid" in capsys.readouterr().err
 
 
-def told(folder: Path) -> list[dict[str, Any]]:
-    """What the agent has to say of copies, oldest first."""
-    lines = [path.read_text() for path in sorted((folder / "spool" / "n1" / "events").iterdir()) if path.is_file()]
-    events = [json.loads(line) for text in lines for line in text.splitlines() if line.startswith("{")]
-    return [event for event in events if event["event"] == "ckpt_copy"]
-
-
 def test_several_ranks_of_a_node_come_back_from_memory_and_the_directory_gets_all_of_it(
-    new_agent: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    agent: Any, folder: Path, tmp_path: Path
 ) -> None:
     """One of them brings the checkpoint of all to the new disk, and says how far it is."""
-    agent = new_agent()
-    start_job(agent, folder, 12, os.geteuid())
-    for name, value in environment(agent, 12).items():
-        monkeypatch.setenv(name, value)
     found: dict[int, tuple[int | None, float]] = {}
 
-    def run(rank: int, save: bool) -> None:
+    def run(rank: int, *, save: bool) -> None:
         state = {"w": np.full(1000, float(rank + 1) if save else 0.0)}
         with Checkpointer(state, tmp_path / "c", rank=rank, world=2, signals=False, every_s=None) as ckpt:
             found[rank] = ckpt.restore(), float(state["w"][0])
             if save:
                 ckpt.save(7)
 
-    def both(*, save: bool) -> None:
-        ranks = [threading.Thread(target=run, args=(rank, save)) for rank in (0, 1)]
-        for thread in ranks:
-            thread.start()
-        for thread in ranks:
-            thread.join(60)
-
-    both(save=True)
-    deadline = time.monotonic() + 10
-    while len(agent.copies.store.files(12, os.geteuid())) < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    in_both_ranks(lambda rank: run(rank, save=True))
+    until(lambda: len(agent.copies.store.files(JOB, os.geteuid())) >= 3)
     (tmp_path / "c").rename(tmp_path / "lost")
-    both(save=False)
+    in_both_ranks(lambda rank: run(rank, save=False))
     assert found == {0: (7, 1.0), 1: (7, 2.0)}
     (path,) = (tmp_path / "c").glob("save-*")
     assert {file.name for file in path.iterdir()} >= {
@@ -188,10 +142,9 @@ def test_what_a_node_has_of_a_few_ranks_only_is_not_brought_anywhere(tmp_path: P
     assert copies.drain is None
 
 
-def test_a_file_that_cannot_be_copied_keeps_no_other_from_it(new_agent: Any, folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_copied_keeps_no_other_from_it(agent: Any, tmp_path: Path) -> None:
     """Whatever went wrong with it: a user's later checkpoints are copied."""
-    agent, calls = new_agent(), iter(range(10))
-    start_job(agent, folder, 12, os.geteuid())
+    calls = iter(range(10))
     place = agent.copies.store.place
 
     def fail_once(*where: Any, **how: Any) -> Path:
@@ -204,9 +157,9 @@ def test_a_file_that_cannot_be_copied_keeps_no_other_from_it(new_agent: Any, fol
     with (tmp_path / "file").open("rb") as file:
         for number in (1, 2):
             agent.copies.keep(
-                12, os.geteuid(), f"save-0000000{number}-step-{number}", ["rank-00000.bin"], [file.fileno()]
+                JOB, os.geteuid(), f"save-0000000{number}-step-{number}", ["rank-00000.bin"], [file.fileno()]
             )
-    until(lambda: [kept.name for kept in agent.copies.store.files(12, os.geteuid())] == ["save-00000002-step-2"])
+    until(lambda: [kept.name for kept in agent.copies.store.files(JOB, os.geteuid())] == ["save-00000002-step-2"])
 
 
 def test_a_stranger_who_speaks_slowly_is_hung_up_on(new_agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:

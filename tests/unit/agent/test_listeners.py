@@ -19,7 +19,8 @@ from slurmext.agent.listeners import Listeners
 from slurmext.checkpoint import agent as client
 from slurmext.checkpoint.confirm import confirm
 from slurmext.checkpoint.tiers import Tiers
-from tests.unit.agent.conftest import ask, confirmation, hook
+from tests.unit.agent.conftest import ask, confirmation, environment, hook, start_job
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
 LOOP = """
@@ -35,25 +36,17 @@ for step in range(1, 2000):
 """
 
 
-def start_job(folder: Path, job: int, uid: int) -> None:
-    assert ask(folder / "run" / "agent-n1.root.sock", hook("prolog", job, uid=uid, SLURM_JOB_RESTART_COUNT="0"))["ok"]
-
-
 def test_a_rank_with_a_session_of_its_own_is_told(new_agent: Any, folder: Path, tmp_path: Path) -> None:
     """The library announces itself; an order of the controller for its signal makes it save, one for another does not."""
     agent = new_agent()
     start_job(folder, 12, os.geteuid())
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "SLURM_JOB_ID": "12",
-           "SLURMEXT_AGENT_SOCKET": agent.node.socket_path}  # fmt: skip
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment(agent, 12)}
     rank = subprocess.Popen([sys.executable, "-c", LOOP, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=env,
                             start_new_session=True)  # fmt: skip
     try:
         assert rank.stdout is not None
         assert rank.stdout.readline() == "ready\n"
-        deadline = time.monotonic() + 10
-        while not agent.node.listeners._jobs:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: agent.node.listeners._jobs)
         assert agent.node.listeners.tell(12, "USR2") == set()
         agent._obey(TellJob(job_id=12, signal="USR1"))
         assert rank.stdout.readline() == "saved\n"
@@ -100,8 +93,8 @@ def test_many_ranks_at_once_are_all_served(
     """The agent hangs up on connections that are too many; the library asks again, and there is no line about it."""
     agent = new_agent()
     start_job(folder, 12, os.geteuid())
-    monkeypatch.setenv("SLURMEXT_AGENT_SOCKET", agent.node.socket_path)
-    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    for name, value in environment(agent, 12).items():
+        monkeypatch.setenv(name, value)
     slow = agent.copies.hand_out
     monkeypatch.setattr(agent.copies, "hand_out", lambda *args: time.sleep(0.3) or slow(*args))
     fetched = [threading.Thread(target=Tiers().places) for _ in range(40)]

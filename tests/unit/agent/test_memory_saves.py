@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -13,23 +12,11 @@ import numpy as np
 import pytest
 
 from slurmext.agent.copies.store import CopyStore, NoRoomError
-from slurmext.checkpoint import Checkpointer, confirm
-from tests.unit.agent.test_copies import environment, put, start_job, told
+from slurmext.checkpoint import Checkpointer
+from tests.unit.agent.copies import in_both_ranks, put, told
 from tests.waiting import until
 
 ARRAY = 200_000
-JOB = 12
-
-
-@pytest.fixture
-def agent(new_agent: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An agent that this process is a job of."""
-    started = new_agent()
-    start_job(started, folder, JOB, os.geteuid())
-    for name, value in environment(started, JOB).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(confirm, "_silent_until_s", 0.0)  # what becomes of this agent is not held against others
-    return started
 
 
 def new_state() -> dict[str, Any]:
@@ -89,7 +76,7 @@ def test_ranks_save_the_same_step_in_memory(agent: Any, tmp_path: Path) -> None:
     """Both ranks' parts are of one step, and without the manifest it would be none."""
     found: dict[int, tuple[int | None, float]] = {}
 
-    def run(rank: int, save: bool) -> None:
+    def run(rank: int, *, save: bool) -> None:
         state = new_state()
         with Checkpointer(
             state, tmp_path / "c", rank=rank, world=2, signals=False, every_s=None, memory_every_s=0.05 if save else 60
@@ -98,15 +85,8 @@ def test_ranks_save_the_same_step_in_memory(agent: Any, tmp_path: Path) -> None:
             if save:
                 train(ckpt, state, 0, lambda: state["n"] > 3 and (ckpt.memory.kept_step or 0) > 0)
 
-    def both(*, save: bool) -> None:
-        ranks = [threading.Thread(target=run, args=(rank, save)) for rank in (0, 1)]
-        for thread in ranks:
-            thread.start()
-        for thread in ranks:
-            thread.join(60)
-
-    both(save=True)
-    both(save=False)
+    in_both_ranks(lambda rank: run(rank, save=True))
+    in_both_ranks(lambda rank: run(rank, save=False))
     assert found[0] == found[1]
     step, value = found[0]
     assert step is not None
@@ -133,11 +113,7 @@ def test_a_rank_that_asks_for_more_gets_it_from_all(agent: Any, tmp_path: Path) 
                 steps[rank].append(ckpt.saved_step or 0)
             ended.wait(20)
 
-    ranks = [threading.Thread(target=run, args=(rank,)) for rank in (0, 1)]
-    for thread in ranks:
-        thread.start()
-    for thread in ranks:
-        thread.join(60)
+    in_both_ranks(run)
     assert steps[0] == steps[1]
     assert len(steps[0]) == 4
 
