@@ -15,3 +15,13 @@ def outside_slurm(monkeypatch):
     before = signal.getsignal(signal.SIGUSR1)
     yield
     signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.fixture
+def one_thread():
+    """So that PyTorch adds up in one order, and does not wait for the cores of others."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
