@@ -50,6 +50,12 @@ def fill(instance: Handle, number: int) -> tuple[Handle, Handle]:
     return compute, pynvml.nvmlComputeInstanceGetInfo(compute).device
 
 
+def destroy(instance: Handle, compute: Handle) -> None:
+    """Both, in the order that the driver wants."""
+    pynvml.nvmlComputeInstanceDestroy(compute)
+    pynvml.nvmlGpuInstanceDestroy(instance)
+
+
 def listed(gpu: Handle, profile: int) -> list[Handle]:
     found, count = (pynvml.c_nvmlGpuInstance_t * 16)(), ctypes.c_uint(16)
     pynvml.nvmlDeviceGetGpuInstances(gpu, profile, found, ctypes.byref(count))

@@ -7,7 +7,13 @@ import os
 import pynvml
 import pytest
 
-from .mig_calls import SHARED, NewNode, fill, listed, make, node, refused
+from .mig_calls import SHARED, Handle, NewNode, destroy, fill, listed, make, node, refused
+
+
+@pytest.fixture
+def gpu(new_node: NewNode) -> Handle:
+    """The one GPU of a node that may be cut."""
+    return node(new_node, "h100")[1][0]
 
 
 def test_a_compute_instance_is_a_mig_device(new_node: NewNode) -> None:
@@ -39,13 +45,11 @@ def test_a_compute_instance_is_a_mig_device(new_node: NewNode) -> None:
         pynvml.nvmlDeviceGetUtilizationRates(gpu)
 
 
-def test_mig_devices_have_holes(new_node: NewNode) -> None:
+def test_mig_devices_have_holes(gpu: Handle) -> None:
     """The index of a destroyed one stays empty until the next is made."""
-    _, (gpu,) = node(new_node, "h100")
     assert pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu) == 7
     parts = [(instance := make(gpu, 19, start, 1), *fill(instance, 0)) for start in (0, 1, 2)]
-    pynvml.nvmlComputeInstanceDestroy(parts[1][1])
-    pynvml.nvmlGpuInstanceDestroy(parts[1][0])
+    destroy(parts[1][0], parts[1][1])
     with refused(pynvml.NVML_ERROR_NOT_FOUND):
         pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, 1)
     assert pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, 2)) == pynvml.nvmlDeviceGetUUID(
@@ -57,14 +61,12 @@ def test_mig_devices_have_holes(new_node: NewNode) -> None:
         pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, 7)
 
 
-def test_handles_are_of_one_generation(new_node: NewNode) -> None:
+def test_handles_are_of_one_generation(gpu: Handle) -> None:
     """An instance made anew has the ids of the one before, another UUID, and old handles are not found."""
-    _, (gpu,) = node(new_node, "h100")
     first = make(gpu, 19, 0, 1)
     compute, device = fill(first, 0)
     uuid = pynvml.nvmlDeviceGetUUID(device)
-    pynvml.nvmlComputeInstanceDestroy(compute)
-    pynvml.nvmlGpuInstanceDestroy(first)
+    destroy(first, compute)
     second = make(gpu, 19, 0, 1)
     _, again = fill(second, 0)
     assert pynvml.nvmlGpuInstanceGetInfo(second).id == 7
@@ -80,9 +82,8 @@ def test_handles_are_of_one_generation(new_node: NewNode) -> None:
             call()
 
 
-def test_instances_without_compute_instances(new_node: NewNode) -> None:
+def test_instances_without_compute_instances(gpu: Handle) -> None:
     """They have no MIG device; only the list for their profile and their id find them."""
-    _, (gpu,) = node(new_node, "h100")
     made = make(gpu, 14, 2, 2)
     assert [pynvml.nvmlGpuInstanceGetInfo(one).placement.start for one in listed(gpu, 14)] == [2]
     assert listed(gpu, 19) == []
@@ -96,8 +97,7 @@ def test_instances_without_compute_instances(new_node: NewNode) -> None:
         pynvml.nvmlDeviceGetGpuInstanceById(gpu, 9)
 
 
-def test_a_gpu_instance_goes_after_its_compute_instances(new_node: NewNode) -> None:
-    _, (gpu,) = node(new_node, "h100")
+def test_a_gpu_instance_goes_after_its_compute_instances(gpu: Handle) -> None:
     instance = make(gpu, 9, 0, 4)
     small, _ = fill(instance, 0)
     rest, _ = fill(instance, 1)
@@ -112,9 +112,8 @@ def test_a_gpu_instance_goes_after_its_compute_instances(new_node: NewNode) -> N
     pynvml.nvmlGpuInstanceDestroy(instance)
 
 
-def test_the_traps_among_compute_profiles(new_node: NewNode) -> None:
+def test_the_traps_among_compute_profiles(gpu: Handle) -> None:
     """A 7g lists two profiles with seven slices, and making one of them fails; others are not offered at all."""
-    _, (gpu,) = node(new_node, "h100")
     whole = make(gpu, 0, 0, 8)
     offered: dict[int, int] = {}
     for number in range(pynvml.NVML_COMPUTE_INSTANCE_PROFILE_COUNT):
