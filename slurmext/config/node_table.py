@@ -5,25 +5,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from slurmext.model.node import Node
 
+EVERYWHERE = "*"
 
-def nodes_tsv(nodes: Iterable[Node]) -> str:
-    """`memory`, the most MiB that a node has, its name; `cpus`, the most CPUs, its name: with tabs between fields.
+
+def nodes_tsv(nodes: Iterable[Node], partitions: Mapping[str, Collection[str]]) -> str:
+    """`memory`, the most MiB that a node has, its name, of which partition (`*`: of all); `cpus`, the most CPUs,
+    likewise: with tabs between fields. `partitions` are those of each node.
 
     Nodes that are down count, as in Slurm. No line for what is not known of every node.
     """
-    listed = sorted(nodes, key=lambda node: node.name)
-    sizes = {
-        "memory": [(node.memory_mib, node.name) for node in listed],
-        "cpus": [(node.cpus, node.name) for node in listed],
-    }
+    members: dict[str, list[Node]] = {EVERYWHERE: sorted(nodes, key=lambda node: node.name)}
+    for node in members[EVERYWHERE]:
+        for partition in partitions.get(node.name, ()):
+            members.setdefault(partition, []).append(node)
     lines = list[str]()
-    for what, found in sizes.items():
-        known = [(most, name) for most, name in found if most]
-        if known and len(known) == len(found):
-            most, name = max(known, key=lambda size: size[0])
-            lines.append(f"{what}\t{most}\t{name}\n")
+    for partition, listed in sorted(members.items()):
+        sizes = {
+            "memory": [(node.memory_mib, node.name) for node in listed],
+            "cpus": [(node.cpus, node.name) for node in listed],
+        }
+        for what, found in sizes.items():
+            known = [(most, name) for most, name in found if most]
+            if known and len(known) == len(found):
+                most, name = max(known, key=lambda size: size[0])
+                lines.append(f"{what}\t{most}\t{name}\t{partition}\n")
     return "".join(lines)

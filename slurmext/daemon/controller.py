@@ -80,7 +80,7 @@ class Daemon:
             tell=self._tell,
             slice_agents=slice_orders,
             on_cards=self._run_dir.write_slices,
-            on_nodes=self._run_dir.write_nodes,
+            on_view=self._run_dir.write_nodes,
             stage_agents=StageOrders(lambda: self._agents),
         )
         self._holder = f"{socket.gethostname()}:{os.getpid()}"

@@ -6,7 +6,7 @@ import grp
 import os
 import pwd
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from slurmext.adapters.unix_groups import uids_of
@@ -14,7 +14,7 @@ from slurmext.config.node_table import nodes_tsv
 from slurmext.config.policy import SitePolicy
 from slurmext.config.slice_table import slices_tsv
 from slurmext.config.submit_table import NameService, queues_tsv
-from slurmext.model.node import Node
+from slurmext.model.cluster import ClusterView
 from slurmext.model.slicing import SlicedGpu
 
 
@@ -58,9 +58,10 @@ class RunDir:
         if cards:
             self._write("slices.tsv", slices_tsv(cards, unheard))
 
-    def write_nodes(self, nodes: Iterable[Node]) -> None:
+    def write_nodes(self, view: ClusterView) -> None:
         """The most that a node has of everything."""
-        if (text := nodes_tsv(nodes)) != self._nodes:
+        partitions = {name: room.partitions for name, room in view.room.items()}
+        if (text := nodes_tsv(view.nodes, partitions)) != self._nodes:
             self._write("nodes.tsv", text)
             self._nodes = text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 from slurmext.adapters.slurm_cli.actuator import SlurmActuator
 from slurmext.adapters.slurm_cli.reader import SlurmReader
@@ -13,7 +13,7 @@ from slurmext.adapters.slurm_cli.topology import SlurmTopology
 from slurmext.adapters.unix_groups import UnixGroups, uids_of
 from slurmext.config.policy import SitePolicy
 from slurmext.config.site import SiteConfig
-from slurmext.model.node import Node
+from slurmext.model.cluster import ClusterView
 from slurmext.model.slicing import SlicedGpu
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.invariants.over_time import Look
@@ -57,7 +57,7 @@ def controller(
     slice_agents: SliceAgents | None = None,
     stage_agents: StageAgents | None = None,
     on_cards: Callable[[Collection[SlicedGpu], int], None] = lambda _cards, _unheard: None,
-    on_nodes: Callable[[Sequence[Node]], None] = lambda _nodes: None,
+    on_view: Callable[[ClusterView], None] = lambda _view: None,
 ) -> Controller:
     """The cycle over the site's real Slurm."""
     runner, clock = slurm_runner(site), SystemClock()
@@ -91,7 +91,7 @@ def controller(
         on_policy=on_policy,
         groups_of=UnixGroups(),
         on_look=on_look,
-        on_nodes=on_nodes,
+        on_view=on_view,
         slices=desk,
         staging=None if stage_agents is None else _stage_desk(site, store, stage_agents, runner, clock),
     )

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from slurmext.config.policy import SitePolicy
 from slurmext.model.cluster import ClusterView
 from slurmext.model.job import JobState
-from slurmext.model.node import Node
 from slurmext.model.plan import Plan
 from slurmext.model.policy import Policy
 from slurmext.model.snapshot import Snapshot
@@ -80,13 +79,13 @@ class Controller:
         on_policy: Callable[[SitePolicy], None] = lambda _policy: None,
         groups_of: Callable[[str], Sequence[str]] = lambda _user: (),
         on_look: Callable[[Look], None] | None = None,
-        on_nodes: Callable[[Sequence[Node]], None] = lambda _nodes: None,
+        on_view: Callable[[ClusterView], None] = lambda _view: None,
         slices: SliceDesk | None = None,
         staging: StageDesk | None = None,
     ) -> None:
         self._store, self._reader, self._applier, self._clock = store, reader, applier, clock
         self._shadow, self._groups_of = shadow, groups_of
-        self._on_look, self._on_nodes = on_look, on_nodes
+        self._on_look, self._on_view = on_look, on_view
         self.slices = slices
         self.staging = staging
         self._policies = Policies(store, on_policy)
@@ -213,7 +212,7 @@ class Controller:
         """Slurm as it is now, under the policy in force when it was asked."""
         self._policies.at(self._clock.now())  # a policy that cannot be read costs no reading of Slurm
         view = self._reader.read()
-        self._on_nodes(view.nodes)
+        self._on_view(view)
         policy = self._policies.at(view.read_s)
         observation = observe(view, policy, self._memory(policy, view), view.read_s, self._groups_of)
         if (wish := self.tidying.wish(policy, view.read_s)) is not None:

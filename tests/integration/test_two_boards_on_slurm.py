@@ -62,9 +62,11 @@ def test_a_name_of_two_sizes_is_refused_with_both_and_chosen_by_type_or_need(two
         two.submit("alice", "--gpu-slice=1g.23gb", "--gpu-types=b200", "--mem=10", script=SAYS): {"n1"},
         two.submit("alice", "--size=eighth", "--gpu-types=b200_less", "--mem=10", script=SAYS): {"n2"},
         two.submit("bob", "--gpu-mem=20992M", "--mem=10", script=SAYS): {"n1", "n2"},
-        two.submit("bob", "--gpu-mem=21G", "--mem=10", script=SAYS): {"n1"},
+        (large := two.submit("bob", "--gpu-mem=21G", "--mem=10", script=SAYS)): {"n1", "n2"},
     }
     two.until_ended(*jobs)
+    got = {(one.node, one.profile) for one in two.store.slices(active=False) if one.job.job_id == large}
+    assert got and ("n2", "1g.23gb") not in got
     for job, nodes in jobs.items():
         said = two.output("alice", job) + two.output("bob", job)
         assert said.startswith("slice MIG-")
@@ -81,3 +83,14 @@ def test_more_memory_than_any_node_has_is_refused_in_slurms_words(two: Site) -> 
     job = two.submit("alice", "--gres=gpu:1", "--mem=65536M", script="true")
     two.until_ended(job)
     assert two.state(job) == "COMPLETED"
+
+
+def test_what_nodes_have_is_told_of_each_partition(two: Site) -> None:
+    """One that is made while slurmextd runs, too."""
+    two.scontrol("create", "PartitionName=half", "Nodes=n2")
+    table = two.cluster.layout.slurmext_run / "nodes.tsv"
+    two.until(lambda: "memory\t65536\tn2\thalf\n" in table.read_text())
+    assert "memory\t65536\tn1\t*\n" in table.read_text()
+    assert "Memory specification can not be satisfied" in two.refused(
+        "alice", "--gres=gpu:1", "-p", "half", "--mem=10T"
+    )

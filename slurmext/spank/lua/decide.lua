@@ -101,7 +101,7 @@ local function decide(given_desc, part_list, submit_uid)
     end
     return changes
   end
-  check_nodes(job_desc, sliced)
+  check_nodes(job_desc, sliced, job_desc.partition or default_partition(part_list) or "")
   local tasks = tasks_or(job_desc.num_tasks, nil)
   if options.gang_min and tasks and tonumber(options.gang_min) > tasks then
     refuse(string.format("%s=%s: the job has %d tasks and cannot need more than that; for example %s=%d",

@@ -19,7 +19,7 @@ PART = {"SLURMEXT_GPU_MEM": "1G"}
 @pytest.fixture(params=[{}, PART], ids=["whole", "part"])
 def submit(request: pytest.FixtureRequest, controller: Controller):
     """`sbatch` of a job on a whole GPU, and of one on a part of a GPU."""
-    (controller.folder / "nodes.tsv").write_text(nodes_tsv(NODES))
+    (controller.folder / "nodes.tsv").write_text(nodes_tsv(NODES, {}))
     whole = {} if request.param else {"tres_per_node": "gres/gpu:2", "tres_per_job": None}
     more = {"tres_per_job": None} if request.param else whole
     return lambda **job: controller.submit(options=request.param, **{**more, **job})
@@ -61,10 +61,37 @@ def test_tasks_may_be_on_several_nodes(controller: Controller, submit) -> None:
 
 def test_memory_for_each_gpu(controller: Controller) -> None:
     """It counts for those of one node."""
-    (controller.folder / "nodes.tsv").write_text(nodes_tsv(NODES))
+    (controller.folder / "nodes.tsv").write_text(nodes_tsv(NODES, {}))
     asked = {"tres_per_job": None, "tres_per_node": "gres:gpu:4"}
     assert controller.submit(**asked, mem_per_tres="gres:gpu:32768").code == 0
     assert MEMORY + "132 GiB" in controller.submit(**asked, mem_per_tres="gres:gpu:33792").user[0]
+
+
+@pytest.mark.parametrize(
+    ("partition", "mib", "largest"),
+    [
+        (None, 65537, "of partition main (n1) has 65536 MiB"),
+        ("main", 65537, "of partition main (n1) has 65536 MiB"),
+        ("main", 65536, None),
+        ("cpu", 65537, None),
+        ("cpu", 131073, "here (n2) has 131072 MiB"),
+        ("main,cpu", 65537, None),
+        ("cpu,main", 131073, "here (n2) has 131072 MiB"),
+        ("unheard", 65537, None),
+        ("unheard", 131073, "here (n2)"),
+        ("main,unheard", 65537, None),
+    ],
+)
+def test_partitions_have_nodes_of_their_own(
+    controller: Controller, partition: str | None, mib: int, largest: str | None
+) -> None:
+    """A job waits for none of the other nodes; of a partition that nobody has told of, all count."""
+    partitions = {"n1": ("main",), "n2": ("cpu",)}
+    (controller.folder / "nodes.tsv").write_text(nodes_tsv(NODES, partitions))
+    outcome = controller.submit(partition=partition, min_mem_per_node=mib)
+    assert (outcome.code != 0) is (largest is not None)
+    if largest is not None:
+        assert f"the largest {largest}" in outcome.user[0]
 
 
 @pytest.mark.parametrize("table", [None, "", "memory\n", "nodes\tx\ty\n", "\0"])
@@ -76,12 +103,12 @@ def test_without_a_usable_table_nothing_is_refused(controller: Controller, table
 
 def test_unmanaged_jobs_are_slurms(controller: Controller) -> None:
     """It refuses them itself."""
-    (controller.folder / "nodes.tsv").write_text(nodes_tsv(NODES))
+    (controller.folder / "nodes.tsv").write_text(nodes_tsv(NODES, {}))
     assert controller.submit(tres_per_job=None, min_mem_per_node=10485760).code == 0
 
 
 def test_what_is_not_known_of_every_node_is_not_told() -> None:
     """The largest may be the one that nobody knows."""
     unknown = Node(name="n3", gpus=1, cpus=128)
-    assert nodes_tsv([*NODES, unknown]) == "cpus\t128\tn3\n"
-    assert nodes_tsv([]) == ""
+    assert nodes_tsv([*NODES, unknown], {}) == "cpus\t128\tn3\t*\n"
+    assert nodes_tsv([], {}) == ""
