@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.invariants.over_time import Look
 from slurmext.testing.memory_store import MemoryStore
+from tests.waiting import until
 
 
 def running(job_id: str) -> Job:
@@ -91,9 +91,7 @@ def test_it_checks_beside_the_daemon_and_survives_a_check_that_fails(monitor: Mo
     monitor.start()
     monitor.see(replace(BAD, snapshot=None))  # type: ignore[arg-type]
     monitor.see(BAD)
-    deadline = time.monotonic() + 10
-    while not store.events() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(store.events)
     monitor.stop()
     assert len(store.events()) == 1
 

@@ -30,9 +30,7 @@ class Step:
         self.process = subprocess.Popen(
             ["/bin/bash", "-c", f'exec -a "slurmstepd: [{job_id}.batch]" /bin/bash -c "$0"', stay], env=env
         )
-        deadline = time.monotonic() + 10
-        while len(self.below()) < 4 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lambda: len(self.below()) >= 4)
 
     def below(self) -> list[int]:
         """Every process below it."""

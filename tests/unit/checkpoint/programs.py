@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import numpy as np
@@ -57,11 +56,3 @@ def spoil(saved: Path) -> None:
 def run(code: str, *arguments: object, **environment: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)], stdout=subprocess.PIPE, text=True,
                             stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment)  # fmt: skip
-
-
-def soon(condition) -> bool:
-    """The checkpoint thread has heard of it."""
-    deadline = time.monotonic() + 10
-    while not (found := condition()) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    return found

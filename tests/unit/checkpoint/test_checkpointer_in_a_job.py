@@ -15,8 +15,7 @@ import pytest
 
 from slurmext.checkpoint import Checkpointer, confirm
 from slurmext.checkpoint.directory import default_directory
-
-from .programs import soon
+from tests.waiting import until
 
 
 def test_due_on_the_signal_until_saved(tmp_path, monkeypatch):
@@ -27,7 +26,8 @@ def test_due_on_the_signal_until_saved(tmp_path, monkeypatch):
     with Checkpointer({}, tmp_path) as ckpt:
         assert not ckpt.due(1)
         os.kill(os.getpid(), signal.SIGURG)
-        assert soon(lambda: ckpt.due(2)) and seen == [1]
+        until(lambda: ckpt.due(2))
+        assert seen == [1]
         ckpt.save(2)
         assert not ckpt.due(3)
     signal.signal(signal.SIGURG, former)
@@ -38,11 +38,11 @@ def test_a_program_that_does_not_save_when_it_is_due_is_told_again(tmp_path):
     with Checkpointer({}, tmp_path, every_s=None, signals=False) as ckpt:
         for _ in range(2):
             ckpt.ask()
-            assert soon(ckpt.due)
+            until(ckpt.due)
             assert ckpt.due(ckpt.gate.step)
             assert not ckpt.due()
         ckpt.ask()
-        assert soon(ckpt.due)
+        until(ckpt.due)
         assert ckpt.save(ckpt.gate.step).exists()
 
 
@@ -53,7 +53,8 @@ def test_due_after_a_while(tmp_path):
         Checkpointer({}, tmp_path / "b", every_s=None, signals=False) as never,
     ):
         assert not ckpt.due(1)
-        assert soon(lambda: ckpt.due(2)) and not never.due(2)
+        until(lambda: ckpt.due(2))
+        assert not never.due(2)
         ckpt.save(2)
         assert not ckpt.due(3)
 
@@ -113,7 +114,7 @@ def test_a_save_is_confirmed_and_never_fails_for_it(tmp_path, monkeypatch, capsy
         monkeypatch.setenv("SLURM_JOB_ID", "12")
         with Checkpointer({"a": 1}, tmp_path / "c") as ckpt:
             os.kill(os.getpid(), signal.SIGUSR1)
-            assert soon(lambda: ckpt.due(300))
+            until(lambda: ckpt.due(300))
             started = time.monotonic()
             path = ckpt.save(300)
             assert time.monotonic() - started < 4.5  # one that hangs does for five

@@ -12,8 +12,9 @@ import pytest
 from slurmext.checkpoint import Checkpointer, CheckpointError
 from slurmext.checkpoint.engine import lock
 from slurmext.checkpoint.engine.lock import DirectoryLock
+from tests.waiting import until
 
-from .programs import run, save_steps, soon
+from .programs import run, save_steps
 
 
 def test_two_jobs_cannot_share_a_directory(tmp_path):
@@ -46,7 +47,7 @@ def test_the_run_before_makes_way_for_the_next(tmp_path, monkeypatch):
     """, tmp_path / "saved", SLURM_JOB_ID="41", PATH=f"{squeue.parent}:{os.environ['PATH']}")  # fmt: skip
     assert program.stdout.readline() == "held\n"
     program.terminate()
-    assert soon(lambda: "on its way out" in (tmp_path / "saved" / ".lock").read_text())
+    until(lambda: "on its way out" in (tmp_path / "saved" / ".lock").read_text())
     assert program.poll() is None
     monkeypatch.setenv("SLURM_JOB_ID", "42")
     monkeypatch.setenv("SLURM_JOB_END_TIME", "2000000000")

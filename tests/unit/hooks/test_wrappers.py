@@ -19,6 +19,7 @@ import pytest
 import slurmext
 from slurmext.hooks import client
 from slurmext.install.hooks import SOURCES, wrapper_text
+from tests.waiting import until
 
 HOOKS = ("Prolog", "Epilog")
 PACKAGE = Path(slurmext.__file__).parent
@@ -347,14 +348,9 @@ def test_agent_killed_during_a_prolog(folder):
         while not (hooks.run_dir / "agent-n1.sock").exists():
             assert program.poll() is None
             time.sleep(0.05)
-        deadline = time.monotonic() + 20
-        while not (hooks.run_dir / "agent-n1.pid").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until((hooks.run_dir / "agent-n1.pid").exists)
         assert hooks.run("Prolog")[0] == 0
-        while list(hooks.notes.iterdir()):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: not list(hooks.notes.iterdir()))
         assert hooks.log == []
         (hooks.run_dir / "agent-n1.pid").unlink()  # so that the hook asks
         program.send_signal(19)  # SIGSTOP: the connection is made, the answer never comes

@@ -21,6 +21,7 @@ from slurmext.staging.manifest import ANCHOR_BYTES, parse_manifest
 from slurmext.staging.places import FALLBACK, ROOTS
 from slurmext.staging.store.staged import StagedModel
 from slurmext.staging.store.tier import Tier, TierKind
+from tests.waiting import until
 
 from .conftest import noise, receive, safetensors, stage, write_model
 
@@ -128,10 +129,7 @@ def test_tensors_are_given_before_the_model_is_complete(arrival, memory):
 
     taker = threading.Thread(target=take)
     taker.start()
-    deadline = time.monotonic() + 10
-    while given != ORDER[:-1]:
-        assert time.monotonic() < deadline, given
-        time.sleep(0.01)
+    until(lambda: given == ORDER[:-1], scene=lambda: given)
     time.sleep(0.1)
     assert given == ORDER[:-1], "given before its bytes were there"
     receive(arrival.staged, arrival.imported, sorted(last))

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from slurmext.staging.order import Source, StageOrder
 from slurmext.staging.plan.fabric import STORAGE
 from slurmext.staging.store.tier import Tier, TierKind
 from slurmext.staging.transport import Peer
+from tests.waiting import until
 
 PUBLIC = Access()
 
@@ -118,12 +120,8 @@ def model(tmp_path: Path) -> Imported:
     return import_model(directory, "org/m", "v1")
 
 
-def eventually(what: Callable[[], object], timeout_s: float = 10) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.01)
+eventually = partial(until, pause_s=0.01)
+"""Transfers on one machine are quick, and tests step in while they go on."""
 
 
 @contextmanager
