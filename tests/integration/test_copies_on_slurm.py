@@ -104,16 +104,44 @@ def booted() -> Iterator[Site]:
         site.store.close()
 
 
+def submit(site: Site, name: str, program: str, *options: str, launcher: str = "") -> tuple[str, Path]:
+    """Alice's job that runs this program on whole nodes, and its checkpoint directory."""
+    home = site.cluster.home("alice")
+    (home / f"{name}.py").write_text(program)
+    disk = home / f"{name}-disk"
+    job = site.submit(
+        "alice", "--ckpt=auto", f"--ckpt-dir={disk}", "--gres=gpu:8", *options,
+        script=f"{launcher} /usr/bin/python3 {name}.py", env={"PYTHONPATH": str(site.cluster.layout.python)},
+    )  # fmt: skip
+    return job, disk
+
+
+def end(site: Site, job: str) -> None:
+    site.cluster.run(["scancel", job])
+    site.until_ended(job)
+
+
+def put(site: Site, state: str, *nodes: str) -> None:
+    """Nodes into what an administrator may put them into: DOWN, DRAIN, RESUME. Their agents go on."""
+    why = () if state == "RESUME" else ("Reason=test",)
+    site.scontrol("update", f"NodeName={','.join(nodes)}", f"State={state}", *why)
+
+
+def kill_all_on(cluster: Devcluster, node: str) -> None:
+    """Whatever runs there but for slurmd and the agent."""
+    for pid in _processes_of(cluster, node):
+        os.kill(pid, signal.SIGKILL)
+
+
 def lose(site: Site, node: str, disk: Path) -> None:
     """The node is gone with its memory, its disk and everything that ran there."""
     cluster = site.cluster
-    for pid in _processes_of(cluster, node):
-        os.kill(pid, signal.SIGKILL)
+    kill_all_on(cluster, node)
     for part in (f"slurmd@{node}", f"agent@{node}"):
         cluster.kill(part)
     shutil.rmtree(disk)
     shutil.rmtree(cluster.layout.state / "copies" / f"{cluster.spec.name}-{node}")
-    site.scontrol("update", f"NodeName={node}", "State=DOWN", "Reason=lost")
+    put(site, "DOWN", node)
 
 
 def _processes_of(cluster: Devcluster, node: str) -> list[int]:
@@ -144,115 +172,95 @@ def begun(site: Site, job: str, times: int) -> int:
     return int(step)
 
 
+def peer_with(site: Site, job: str, step: int) -> str:
+    """The one other node whose agent has this step or a later one."""
+
+    def nodes() -> set[str]:
+        copies = site.store.copies(job_id=job)
+        return {c.node for c in copies if c.tier == "peer" and int(c.name.rpartition("-")[2]) >= step}
+
+    (peer,) = site.until(nodes)
+    return peer
+
+
+def until_durable(site: Site, disk: Path) -> None:
+    """Until a checkpoint is in the directory."""
+    site.until(lambda: list(disk.glob("save-*")))
+
+
 def test_what_was_saved_in_memory_is_there_after_the_job_was_killed_and_after_its_node_was_lost(booted: Site) -> None:
     """Between two checkpoints on disk: first on its node, whose agent has it, then from another node's agent."""
     site = booted
-    home = site.cluster.home("alice")
-    (home / "memory.py").write_text(IN_MEMORY)
-    disk = home / "memory-disk"
-    env = {"PYTHONPATH": str(site.cluster.layout.python)}
-    job = site.submit(
-        "alice", "--ckpt=auto", f"--ckpt-dir={disk}", "--gres=gpu:8", env=env, script="/usr/bin/python3 memory.py",
-    )  # fmt: skip
+    job, disk = submit(site, "memory", IN_MEMORY)
     site.until(lambda: kept(site, job) > 10)
     on_disk = [int(path.name.rpartition("-")[2]) for path in disk.glob("save-*")]
     assert on_disk == [5]
     first = site.field(job, "NodeList")
     others = [node for node in NODES if node != first]
     last = kept(site, job)
-    for pid in _processes_of(site.cluster, first):
-        os.kill(pid, signal.SIGKILL)
-    site.scontrol("update", f"NodeName={first}", "State=DOWN", "Reason=killed")
-    for node in others:
-        site.scontrol("update", f"NodeName={node}", "State=DRAIN", "Reason=test")
-    site.scontrol("update", f"NodeName={first}", "State=RESUME")
+    kill_all_on(site.cluster, first)
+    put(site, "DOWN", first)
+    put(site, "DRAIN", *others)
+    put(site, "RESUME", first)
     assert begun(site, job, 2) >= last
     assert site.field(job, "NodeList") == first
-    for node in others:
-        site.scontrol("update", f"NodeName={node}", "State=RESUME")
+    put(site, "RESUME", *others)
     began = kept(site, job)
     site.until(lambda: kept(site, job) > began)
     before = kept(site, job)
-
-    def peers() -> set[str]:
-        copies = site.store.copies(job_id=job)
-        return {c.node for c in copies if c.tier == "peer" and int(c.name.rpartition("-")[2]) >= before}
-
-    (peer,) = site.until(peers)
+    peer = peer_with(site, job, before)
     lose(site, first, disk)
-    site.scontrol("update", f"NodeName={peer}", "State=DRAIN", "Reason=test")
+    put(site, "DRAIN", peer)
     assert begun(site, job, 3) >= before
     assert site.field(job, "NodeList") not in {first, peer}
-    site.until(lambda: any(path.name.startswith("save-") for path in disk.iterdir()))
+    until_durable(site, disk)
     shown = site.slurmext("ckpt", "show", job, "-nP", "-o", "Tier")
     assert {"memory", "directory"} <= set(shown.split())
-    site.cluster.run(["scancel", job])
-    site.until_ended(job)
-    site.scontrol("update", f"NodeName={peer}", "State=RESUME")
+    end(site, job)
+    put(site, "RESUME", peer)
 
 
 @pytest.mark.slow
 def test_ranks_get_their_parts_from_wherever_they_are(booted: Site) -> None:
     """Nothing is on disk, each node has one rank's half of the state, and one of them does not run the job again."""
     site = booted
-    home = site.cluster.home("alice")
-    (home / "ranks.py").write_text(OF_RANKS)
-    disk = home / "ranks-disk"
-    env = {"PYTHONPATH": str(site.cluster.layout.python)}
-    job = site.submit(
-        "alice", "--ckpt=auto", f"--ckpt-dir={disk}", "--gres=gpu:8", "--nodes=2", "--ntasks-per-node=1", env=env,
-        script="srun /usr/bin/python3 ranks.py",
-    )  # fmt: skip
+    job, disk = submit(site, "ranks", OF_RANKS, "--nodes=2", "--ntasks-per-node=1", launcher="srun")
     site.until(lambda: kept(site, job))
     last = kept(site, job)
     lost = str(site.field(job, "BatchHost"))
-    for pid in _processes_of(site.cluster, lost):
-        os.kill(pid, signal.SIGKILL)
-    site.scontrol("update", f"NodeName={lost}", "State=DOWN", "Reason=killed")
+    kill_all_on(site.cluster, lost)
+    put(site, "DOWN", lost)
     site.until(lambda: len(re.findall(r"of 2 begins at", site.output("alice", job))) == 4, timeout_s=90)
     found = re.findall(r"rank \d of 2 begins at (\d+) (\w+)", site.output("alice", job))[2:]
     assert [right for _, right in found] == ["True", "True"]
     assert len({step for step, _ in found}) == 1
     assert int(found[0][0]) >= last
     assert lost not in site.field(job, "NodeList")
-    site.until(lambda: list(disk.glob("save-*")))  # no node has all of it, so it is saved anew at once
-    site.cluster.run(["scancel", job])
-    site.until_ended(job)
-    site.scontrol("update", f"NodeName={lost}", "State=RESUME")
+    until_durable(site, disk)  # no node has all of it, so it is saved anew at once
+    end(site, job)
+    put(site, "RESUME", lost)
 
 
 def test_a_job_goes_on_from_another_nodes_memory_when_its_node_is_lost(booted: Site) -> None:
     """Its checkpoint directory was on the lost node's own disk; the copy comes over the network, and becomes durable."""
     site = booted
-    home = site.cluster.home("alice")
-    (home / "program.py").write_text(PROGRAM)
-    disk = home / "local-disk"
-    env = {"PYTHONPATH": str(site.cluster.layout.python)}
-    job = site.submit(
-        "alice", "--ckpt=auto", f"--ckpt-dir={disk}", "--gres=gpu:8", env=env,
-        script="/usr/bin/python3 program.py",
-    )  # fmt: skip
+    job, disk = submit(site, "program", PROGRAM)
     site.until(lambda: len(site.output("alice", job).split("saved")) > 3)
     site.until(lambda: {copy.tier for copy in site.store.copies(job_id=job)} == {"memory", "peer"})
-    (peer,) = {copy.node for copy in site.store.copies(job_id=job) if copy.tier == "peer"}
     saved = int(site.output("alice", job).rpartition("saved ")[2].split()[0])
-    site.until(lambda: any(f"step-{saved}" in c.name or int(c.name.rpartition("-")[2]) > saved
-                           for c in site.store.copies(job_id=job, node=peer)))  # fmt: skip
+    peer = peer_with(site, job, saved)
     first = site.field(job, "NodeList")
     lost_s = time.time()
     lose(site, first, disk)
-    site.scontrol("update", f"NodeName={peer}", "State=DRAIN", "Reason=test")  # its agent goes on
-    site.until(lambda: site.output("alice", job).count("begins at") == 2, timeout_s=90)
-    words = site.output("alice", job).rpartition("begins at ")[2].split()
-    assert int(words[0]) >= saved
-    assert words[1] == "True"
+    put(site, "DRAIN", peer)
+    assert begun(site, job, 2) >= saved
+    assert site.output("alice", job).count("begins at") == 2
     assert site.field(job, "NodeList") not in {first, peer}
     assert "restored from a copy in memory" in site.output("alice", job)
-    site.until(lambda: any(path.name.startswith("save-") for path in disk.iterdir()))
+    until_durable(site, disk)
     failures = site.until(lambda: site.store.failures(since_s=lost_s))
     assert (failures[0].node_count, failures[0].nodes) == (1, first)
-    site.cluster.run(["scancel", job])
-    site.until_ended(job)
+    end(site, job)
     others = site.cluster.run(["ls", str(site.cluster.layout.state / "copies" / f"{site.cluster.spec.name}-{peer}")],
                               user="bob", check=False)  # fmt: skip
     assert others.returncode != 0, "copies are the agent's alone"
