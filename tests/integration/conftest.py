@@ -13,6 +13,8 @@ import pytest
 from slurmext.adapters.sql import SqlStore
 from slurmext.demo import records
 from slurmext.devcluster import ClusterSpec, Devcluster
+from tests.integration.gates import Gate
+from tests.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
     import subprocess
@@ -41,8 +43,6 @@ for step in range(step or 0, 5000):
         print("saved", step, flush=True)
     time.sleep(0.1)
 """
-PATIENCE_S = 45
-"""Machines that run tests are shared: only a failing test ever waits so long."""
 ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"})
 
 
@@ -119,11 +119,7 @@ class Site:
 
     def until(self, what: Callable[[], Any], timeout_s: float = PATIENCE_S) -> Any:
         """The first true value of `what`."""
-        deadline = time.monotonic() + timeout_s
-        while not (found := what()):
-            assert time.monotonic() < deadline, self.scene()
-            time.sleep(0.1)
-        return found
+        return until(what, timeout_s, scene=self.scene, pause_s=0.1)
 
     def scene(self) -> str:
         """What there is to see: Slurm's jobs, those that ended too, and the last lines of what they printed."""
@@ -149,9 +145,11 @@ class Site:
         return next((row.reason for row in self.store.jobs() if row.job.job_id == job_id), "")
 
     def fill(self, *options: str) -> list[str]:
-        """Alice's research jobs on all 32 GPUs, half of them borrowed: a job on each node."""
-        jobs = [self.submit("alice", "--queue=research", "--gres=gpu:8", *options) for _ in range(4)]
-        self.until_running(*jobs)
+        """Alice's research jobs on all 32 GPUs, half of them borrowed: a job on each node, its script there."""
+        gate = Gate(self.cluster)
+        script = f"{gate.pass_by}; sleep 300"
+        jobs = [self.submit("alice", "--queue=research", "--gres=gpu:8", *options, script=script) for _ in range(4)]
+        self.until(lambda: gate.reached(*jobs))
         return jobs
 
     def broken_laws(self, since_s: float) -> list[str]:

@@ -12,17 +12,18 @@ _numbers = itertools.count(1)
 
 
 class Gate:
-    """Shut until `open`; `wait` is a line of a job's script that ends then.
+    """Shut until `open`; `wait` is a line of a job's script that ends then, `pass_by` one that stops nobody.
 
     Slurm calls a job RUNNING while its prolog still runs: `reached` is true of those whose scripts are there.
     """
 
     def __init__(self, cluster: Devcluster) -> None:
         self._path = cluster.layout.root / "scratch" / f"gate-{next(_numbers)}"
-        self.wait = f"touch {self._path}.$SLURM_JOB_ID; while [ ! -e {self._path} ]; do sleep 0.1; done"
+        self.pass_by = f"touch {self._path}.$SLURM_JOB_ID"
+        self.wait = f"{self.pass_by}; while [ ! -e {self._path} ]; do sleep 0.1; done"
 
     def reached(self, *jobs: str) -> bool:
-        """Whether they all wait here."""
+        """Whether they all came here."""
         return all(self._path.with_name(f"{self._path.name}.{job}").exists() for job in jobs)
 
     def open(self) -> None:

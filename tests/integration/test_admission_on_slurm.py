@@ -123,7 +123,7 @@ def test_a_dependent_job_is_admitted_when_it_is_eligible(site: Site) -> None:
 def test_a_requeue_by_the_administrator_is_adopted(site: Site) -> None:
     """The job is held again, planned again, and runs again; Slurm counts one restart."""
     job = site.submit("alice", "--queue=research", "--gres=gpu:8", "--ckpt", script="echo run; sleep 300")
-    site.until_running(job)
+    site.until(lambda: "run" in site.output("alice", job))
     site.until(lambda: not site.store.open_actions())
     assert site.scontrol("requeue", job).returncode == 0
     site.until(lambda: "hold" in [action.kind.value for action in site.store.actions(job_id=job)])

@@ -72,10 +72,13 @@ def test_tasks_of_limited_arrays_run_in_turn_and_leave_gpus_to_others(site: Site
 @pytest.mark.slow
 def test_a_limit_is_followed_when_its_user_changes_it_and_when_a_task_comes_back(site: Site) -> None:
     """Raised, more tasks start at once; a task that was requeued is not one too many."""
-    array = site.submit("alice", "--gres=gpu:1", "--array=0-5%1", script="sleep 60")
+    array = site.submit("alice", "--gres=gpu:1", "--array=0-5%1", "--output=limited_%a.out", "--open-mode=truncate",
+                        script="echo begun; sleep 60")  # fmt: skip
     site.until_running(f"{array}_0")
     site.scontrol("update", f"JobId={array}", "ArrayTaskThrottle=3", user="alice")
     site.until_running(*(f"{array}_{number}" for number in range(3)))
+    second = site.cluster.home("alice") / "limited_1.out"
+    site.until(lambda: second.exists() and second.read_text())
     site.scontrol("requeue", f"{array}_1", user="alice")
     site.until(lambda: sorted(site.states().values()).count("RUNNING") == 3 and site.state(f"{array}_1") == "PENDING")
     deadline = time.monotonic() + 4

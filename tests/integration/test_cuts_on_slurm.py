@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.integration.conftest import POLICY
+from tests.integration.gates import Gate
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Site
@@ -41,8 +42,9 @@ def test_a_cut_and_a_removed_queue_end_exactly_who_must_go(site: Site, apply: Ap
     gone = site.submit("bob", "--queue=old", "--gres=gpu:8")
     site.until_running(first, kept, gone)
     site.until(lambda: site.field(first, "RunTime") >= "00:00:02")
-    newer = site.submit("alice", "--queue=research", "--gres=gpu:8")
-    site.until_running(newer)
+    gate = Gate(site.cluster)  # what is told before the script is there is not in its output
+    newer = site.submit("alice", "--queue=research", "--gres=gpu:8", script=f"{gate.pass_by}; sleep 300")
+    site.until(lambda: gate.reached(newer))
     before = {job: site.job(job) for job in (first, kept)}
     applied_s = time.time()
     said = apply("  research: {guaranteed: 8, max: 8}\n")

@@ -73,8 +73,10 @@ def test_jobs_run_where_the_agent_is_dead(cluster):
 
 def test_an_agent_back_from_the_dead_knows_its_jobs(cluster):
     """An agent killed and started again while a job runs still knows it, and lets its user confirm a checkpoint."""
-    job_id = submit(cluster, "sleep 60", "--gres=gpu:1", "--nodelist=n4")
-    until(lambda: jobs_on(cluster, "n4") == [job_id])
+    gate = Gate(cluster)
+    job_id = submit(cluster, f"{gate.pass_by}; sleep 60", "--gres=gpu:1", "--nodelist=n4")
+    until(lambda: gate.reached(str(job_id)))
+    assert jobs_on(cluster, "n4") == [job_id]
     cluster.kill("agent@n4")
     cluster.start("agent@n4")
     until(lambda: answers(cluster, "n4"))

@@ -12,6 +12,7 @@ import pytest
 from slurmext.devcluster import ClusterSpec, Devcluster
 from slurmext.testing.nvml import GPU_IS_LOST
 from tests.integration.conftest import Site
+from tests.integration.gates import Gate
 from tests.integration.test_commands_on_slurm import AS_USER
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ def notice(site: Site, job: str) -> Notice | None:
 
 
 def started(site: Site, *options: str, user: str = "alice", script: str = "sleep 300") -> str:
-    job = site.submit(user, "--gres=gpu:4", *options, script=script)
-    site.until_running(job)
+    gate = Gate(site.cluster)
+    job = site.submit(user, "--gres=gpu:4", *options, script=f"{gate.pass_by}; {script}")
+    site.until(lambda: gate.reached(job))
     return job
 
 

@@ -15,6 +15,7 @@ import pytest
 from slurmext.devcluster import ClusterSpec, Devcluster
 from slurmext.testing.nvml import DIES_AFTER, IN_USE
 from tests.integration.gates import Gate
+from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
 
@@ -38,11 +39,7 @@ class Sliced:
         return self.cluster.run([*argv, f"--wrap={script}"], user=user).stdout.strip()
 
     def until(self, what: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + PATIENCE_S
-        while not (found := what()):
-            assert time.monotonic() < deadline, self.look()
-            time.sleep(0.1)
-        return found
+        return until(what, PATIENCE_S, scene=self.look, pause_s=0.1)
 
     def look(self) -> str:
         """What there is to see when something takes too long."""
@@ -125,8 +122,9 @@ def test_a_miss_goes_back_to_the_queue(sliced):
     """The driver refuses to make the slice: the node is not drained, nobody else is touched, the job is requeued and
     runs when the driver agrees again.
     """
-    other = sliced.submit("bob", "--gpu-slice=3g.40gb", "-w", "n1", script="sleep 300")
-    sliced.until(lambda: sliced.slices("n1"))
+    gate = Gate(sliced.cluster)
+    other = sliced.submit("bob", "--gpu-slice=3g.40gb", "-w", "n1", script=f"{gate.pass_by}; sleep 300")
+    sliced.until(lambda: gate.reached(other))  # its slice is whole
     before = sliced.cluster.gpus("n1").slices()
     for node in sliced.cluster.node_names:
         sliced.cluster.gpus(node).on_call("nvmlDeviceCreateGpuInstance*", result=IN_USE)
@@ -243,7 +241,7 @@ def test_a_second_user_has_nothing_of_it(sliced):
     slice_job = sliced.submit("alice", "--gpu-slice=1g.10gb", "-w", "n1", script=script)
     share = sliced.submit("alice", "--gpu-share=25%,mem=1G", "-w", "n1", script="env >shared; sleep 60")
     sliced.until(lambda: sliced.state(slice_job) == sliced.state(share) == "RUNNING")
-    sliced.until(lambda: sliced.cluster.gpus("n1").slices())
+    sliced.until((sliced.cluster.home("alice") / "ready").exists)
     (one,) = sliced.cluster.gpus("n1").slices()
     root = sliced.cluster.gpus("n1").root
     nodes = sorted((root / "dev/nvidia-caps").glob("nvidia-cap*"))

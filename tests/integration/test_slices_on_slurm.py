@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +13,7 @@ from slurmext.demo.storm import Storm, mixed
 from slurmext.model.slice_state import SliceState
 from slurmext.testing.nvml import INSUFFICIENT_RESOURCES
 from tests.integration.gates import Gate
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,7 +144,7 @@ def test_a_gpu_goes_from_whole_to_cut_use_and_back_without_draining(sliced: Site
 def test_a_slice_that_cannot_be_made_sends_its_job_back_and_drains_nothing(sliced: Site) -> None:
     """The job is held with the reason, its neighbour goes on, and it runs when the driver does its work again."""
     neighbour = sliced.submit("bob", "--gpu-slice=1g.10gb", "--mem=10", script=f"{SAYS}; sleep 12")
-    sliced.until_running(neighbour)
+    sliced.until(lambda: uuids(sliced, "bob", neighbour))  # its prolog needs the driver
     for node in sliced.cluster.node_names:
         sliced.cluster.gpus(node).on_call("nvmlDeviceCreateGpuInstance*", result=INSUFFICIENT_RESOURCES)
     job = sliced.submit("alice", "--gpu-slice=3g.40gb", "--mem=10", script=SAYS)
@@ -251,10 +251,7 @@ def test_slices_on_other_slurms(new_cluster: Callable[..., Devcluster], options:
     policy.write_text(SLICED_POLICY)
     cluster.run([sys.executable, "-P", "-m", "slurmext.cli", "policy", "apply", "-i", str(policy)])
     table = cluster.layout.slurmext_run / "slices.tsv"
-    deadline = time.monotonic() + 30
-    while not table.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    until(table.exists)
     with Storm(cluster, mixed(16, 8, seed=5, users=("alice", "bob"))) as storm:
         storm.submit()
         assert storm.wait(120), cluster.out("squeue")
