@@ -152,10 +152,10 @@ def env(name: str | None, directory: Path | None) -> None:
 def shell(name: str | None, directory: Path | None, user: str | None, command: tuple[str, ...]) -> None:
     """Open a shell in which sbatch, squeue … are the cluster's, or run COMMAND in it (after --)."""
     cluster = _attach(name, directory)
-    environment = cluster.environment(user)
     if user is not None:
         cluster.become(user)
         os.chdir(cluster.home(user))
+    environment = cluster.environment(user)
     argv = list(command)
     if not argv:
         environment["PS1"] = f"[{cluster.spec.name}] \\u:\\w\\$ "

@@ -40,8 +40,7 @@ _READY_S: Final = 60
 
 def up(spec: ClusterSpec, say: Say) -> Record:
     """Boot a cluster; returns when every node is idle. Raises DevclusterError, with nothing left behind."""
-    if os.geteuid() != 0:
-        raise DevclusterError("only root can boot a devcluster (slurmd runs jobs as their users): use sudo")
+    users.require_root("boots a devcluster")
     if spec.directory.exists():
         raise BadSpec(f"{spec.directory} exists: take it down (`slurmext devcluster down --name {spec.name}`), "
                       "or choose another --name")  # fmt: skip
@@ -260,6 +259,7 @@ def _await_idle(record: Record) -> None:
 
 def tear_down(record: Record, *, keep: bool = False) -> None:
     """Stop every process, remove links and the directory. Raises DevclusterError when something stays."""
+    users.require_root("takes a devcluster down")
     layout = Layout(record.spec.directory)
     if keep:  # let them write their state; what is thrown away need not be saved
         for name in ("slurmctld", "slurmdbd", "mariadbd"):

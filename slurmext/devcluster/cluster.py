@@ -9,7 +9,7 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING, Final, Self
 
-from slurmext.devcluster import boot, netns, processes, roots
+from slurmext.devcluster import boot, netns, processes, roots, users
 from slurmext.devcluster.components import Component, components
 from slurmext.devcluster.errors import BadSpec, DevclusterError
 from slurmext.devcluster.record import Record
@@ -106,17 +106,19 @@ class Devcluster:
         return {**self.env, **kept, "PATH": path, "HOME": home, "USER": user, "LOGNAME": user, "SHELL": "/bin/bash"}
 
     def gpus(self, node: str) -> SimulatedGpus:
-        """The simulated GPUs of a node: what they do, and how they fail. Raises BadSpec."""
+        """The simulated GPUs of a node: what they do, and how they fail. Raises BadSpec, UsageError when not root."""
+        users.require_root("says what a devcluster's GPUs do")
         path = self.layout.nvml / f"{node}.gpus"
         if not path.exists():
             raise BadSpec(f"no simulated GPUs on {node!r}: nodes {', '.join(self.node_names)}, --gpus above 0")
         return SimulatedGpus(path)
 
     def home(self, user: str) -> Path:
-        """A directory in the cluster that this user owns."""
+        """A directory in the cluster that this user owns. Raises BadSpec when there is no such user."""
         home = self.layout.home / user
         if not home.exists():
-            entry = pwd.getpwnam(user)
+            entry = users.known(user)
+            users.require_root("makes a user's directory in a devcluster")
             home.mkdir(mode=0o755)
             os.chown(home, entry.pw_uid, entry.pw_gid)
         return home
@@ -166,10 +168,8 @@ class Devcluster:
 
     def become(self, user: str) -> None:
         """Turn this very process into one of `user`, for good. Raises BadSpec when there is no such user."""
-        try:
-            entry = pwd.getpwnam(user)
-        except KeyError:
-            raise BadSpec(f"no user {user!r} on this host: boot the cluster with --users {user}") from None
+        users.require_root("becomes another user")
+        entry = users.known(user)
         self.home(user)
         os.initgroups(user, entry.pw_gid)
         os.setgid(entry.pw_gid)
@@ -193,6 +193,7 @@ class Devcluster:
 
     def kill(self, name: str, sig: int = signal.SIGKILL) -> None:
         """Send a signal to a component, and wait for its end if the signal is KILL."""
+        users.require_root("signals a devcluster's processes")
         pid = self.pid(name)
         if pid is None:
             raise DevclusterError(f"{name} does not run")
@@ -202,12 +203,14 @@ class Devcluster:
 
     def stop(self, name: str) -> None:
         """End a component as a service manager would: TERM, and KILL after 10 s."""
+        users.require_root("stops a devcluster's processes")
         pid = self.pid(name)
         if pid is not None:
             processes.stop(pid, grace_s=_GRACE_S)
 
     def start(self, name: str) -> None:
         """Start a component that does not run, and wait until it answers."""
+        users.require_root("starts a devcluster's processes")
         if self.pid(name) is None:
             boot.start(self.components[self._known(name)], self.layout)
 

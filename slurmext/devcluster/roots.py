@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from slurmext.devcluster import packages
+from slurmext.devcluster import packages, users
 from slurmext.devcluster.errors import BadSpec, DevclusterError
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def ensure_root(release: str, say: Say) -> Path:
         raise BadSpec(f"release {release!r} is not known: use native or one of {', '.join(RELEASES)}")
     if (root := ready_root(release)) is not None:
         return root
+    users.require_root("fetches another release of Slurm")
     packages.ensure([packages.ROOTS], say)
     cache = cache_dir()
     cache.mkdir(parents=True, exist_ok=True)
