@@ -26,12 +26,13 @@ PACKAGES = sysconfig.get_path("purelib")
 RANKS = """\
 import os, time
 from slurmext.checkpoint import Checkpointer
+runs_wanted, finish = int(os.environ.get("RUNS", 10**6)), os.environ.get("FINISH", "")
 state = {"own": [os.environ["SLURM_PROCID"]]}
 ckpt = Checkpointer(state, every_s=None)
 step, runs = ckpt.restore() or 0, int(os.environ.get("SLURM_RESTART_COUNT", 0))
 print("rank", ckpt.place.rank, "of", ckpt.place.world, "from", step, state["own"], "of run", runs, flush=True)
-last = step + 40 if runs >= int(os.environ["RUNS"]) else 10**6
-while step < last:
+last = step + 40 if runs >= runs_wanted else 10**6
+while step < last and not os.path.exists(finish):
     step += 1
     time.sleep(0.05)
     if ckpt.due(step):
@@ -39,7 +40,7 @@ while step < last:
         print("saved", step, flush=True)
 print("done", flush=True)
 """
-"""Saves when told to, and ends soon after RUNS restarts."""
+"""Saves when told to, and ends soon after RUNS restarts, or when there is a file FINISH."""
 _numbers = itertools.count()
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.integration.programs import PACKAGES, RANKS, python_with
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,10 +51,10 @@ def test_a_job_requeues_itself_before_its_limit_if_it_asked_for_it(new_cluster: 
         ).splitlines()
         return {row.split()[0]: row.split()[1:] for row in rows}
 
-    until_s = time.monotonic() + 200
-    while {shown()[job][0] for job in jobs.values()} & {"PENDING", "RUNNING", "COMPLETING"}:
-        assert time.monotonic() < until_s, (shown(), [text(name) for name in jobs])
-        time.sleep(0.5)
+    until(
+        lambda: not {shown()[job][0] for job in jobs.values()} & {"PENDING", "RUNNING", "COMPLETING"}, 200,
+        scene=lambda: (shown(), [text(name) for name in jobs]), pause_s=0.5,
+    )  # fmt: skip
     found = {name: shown()[job] for name, job in jobs.items()}
     assert found == {name: ["COMPLETED", "1"] for name in ("alone", "srun", "components")} | {
         "signal": ["TIMEOUT", "0"]

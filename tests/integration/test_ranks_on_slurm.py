@@ -10,6 +10,7 @@ import pytest
 
 from slurmext.demo import records
 from tests.integration import programs
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,11 +119,11 @@ def test_the_output_goes_on_after_a_requeue(new_cluster: Callable[..., Devcluste
         jobs[name] = cluster.run(argv, user="alice", env=env).stdout.strip()
 
     def wait(text: str) -> None:
-        deadline = time.monotonic() + 60
         paths = [cluster.home("alice") / f"{name}.out" for name in cases]
-        while not all(path.exists() and text in path.read_text() for path in paths):
-            assert time.monotonic() < deadline, cluster.out("squeue")
-            time.sleep(0.2)
+        until(
+            lambda: all(path.exists() and text in path.read_text() for path in paths), 60,
+            scene=lambda: cluster.out("squeue"),
+        )  # fmt: skip
 
     wait("run 0 mode none")
     for job in jobs.values():
@@ -180,12 +181,13 @@ def test_started_by_the_batch_script_itself(site: Site, way: str) -> None:
         python, program = programs.python_with("torch"), install(site, "alice")
     else:
         python, program = programs.python_with("numpy"), home / "ranks.py"
-        program.write_text(RANKS)
+        program.write_text(programs.RANKS)
     (home / "finish").unlink(missing_ok=True)
     site.submit("alice", "--queue=research", "-N2", "--gres=gpu:8", "--no-preempt", script="sleep 600")
     ckpt = "USR2@8" if way in {"signal", "trap"} else "auto"
     job = site.submit("alice", "--queue=research", f"--ckpt={ckpt}", f"--ckpt-dir={home}/{way}", "-N2", "--gres=gpu:8",
-                      script=WITHOUT_SRUN[way].format(python=python, program=program), env=programs.environment(site))  # fmt: skip
+                      script=WITHOUT_SRUN[way].format(python=python, program=program),
+                      env=programs.environment(site) | {"FINISH": str(home / "finish")})  # fmt: skip
     line(site, job, "epoch 0" if way == "torchrun" else "from 0", 1)
     time.sleep(1)
     reclaim(site, job)
@@ -234,33 +236,16 @@ def test_tasks_of_an_array(site: Site) -> None:
     assert len({path.read_text().splitlines()[-1] for path in outputs}) == 2
 
 
-RANKS = """\
-import os, time
-from slurmext.checkpoint import Checkpointer
-finish = os.path.join(os.path.dirname(__file__), "finish")
-state = {"own": [os.environ["SLURM_PROCID"]]}
-ckpt = Checkpointer(state, every_s=None)
-step = ckpt.restore() or 0
-print("rank", ckpt.place.rank, "of", ckpt.place.world, "from", step, state["own"], flush=True)
-while step < 2000 and not os.path.exists(finish):
-    step += 1
-    time.sleep(0.05)
-    if ckpt.due(step):
-        ckpt.save(step)
-        print("saved", step, flush=True)
-print("done", flush=True)
-"""
-
-
 def test_a_step_over_a_heterogeneous_job(site: Site) -> None:
     """Its components are one set of ranks."""
     python, home = programs.python_with("numpy"), site.cluster.home("alice")
-    (home / "ranks.py").write_text(RANKS)
+    (home / "ranks.py").write_text(programs.RANKS)
     (home / "finish").unlink(missing_ok=True)
     (home / "het.sh").write_text(f"#!/bin/sh\nsrun --het-group=0,1 {python} {home}/ranks.py\n")
     argv = ["sbatch", "--parsable", "--ckpt=auto", f"--ckpt-dir={home}/het", "--requeue", "-n1", "--output=%j.out", ":", "-n2",
             "--ckpt=auto", f"--ckpt-dir={home}/het", str(home / "het.sh")]  # fmt: skip
-    job = site.cluster.run(argv, user="alice", env=programs.environment(site)).stdout.strip()
+    env = programs.environment(site) | {"FINISH": str(home / "finish")}
+    job = site.cluster.run(argv, user="alice", env=env).stdout.strip()
     site.until(lambda: site.output("alice", job).count("from 0") == 3)
     assert all(f"rank {rank} of 3 from 0" in site.output("alice", job) for rank in range(3))
     site.cluster.run(["scancel", "--signal=USR1", "--full", job])
