@@ -7,7 +7,6 @@ import pwd
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,15 +33,14 @@ def submit(cluster: Devcluster, script: str, *options: str, user: str = "alice")
 
 
 def await_state(cluster: Devcluster, job: str, *states: str, timeout_s: float = 30) -> str:
-    end_s = time.monotonic() + timeout_s
-    while time.monotonic() < end_s:
+    def reached() -> str:
         state = cluster.out("squeue", "--noheader", "--states=all", "--jobs", job, "--Format=state:30")
-        if state in states:
-            return state
-        time.sleep(0.1)
-    raise AssertionError(
-        f"job {job} is {state}, not {' or '.join(states)}: {cluster.out('scontrol', 'show', 'job', job)}"
-    )
+        return state if state in states else ""
+
+    def scene() -> str:
+        return f"job {job} is not {' or '.join(states)}: {cluster.out('scontrol', 'show', 'job', job)}"
+
+    return until(reached, timeout_s, scene=scene, pause_s=0.1)
 
 
 def output(cluster: Devcluster, job: str, user: str = "alice") -> str:
@@ -236,10 +234,11 @@ def test_with_dbd_jobs_are_accounted_and_strangers_are_refused(new_cluster: Boot
     assert cluster.record.ready_s < 15
     job = submit(cluster, "true", "--gres=gpu:2")
     await_state(cluster, job, "COMPLETED")
-    end_s = time.monotonic() + 15
-    while "COMPLETED" not in (told := cluster.out("sacct", "-nPXj", job, "-o", "user,account,state,alloctres")):
-        assert time.monotonic() < end_s, told
-        time.sleep(0.5)
+
+    def accounted() -> str:
+        return cluster.out("sacct", "-nPXj", job, "-o", "user,account,state,alloctres")
+
+    told = until(lambda: "COMPLETED" in (found := accounted()) and found, 15, scene=accounted, pause_s=0.5)
     assert told.startswith("alice|team|COMPLETED|")
     assert "gres/gpu=2" in told
     stranger = cluster.run(["sbatch", "--wrap", "true"], user="nobody", check=False)

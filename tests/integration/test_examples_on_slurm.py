@@ -78,7 +78,8 @@ def test_the_submitit_example_is_reclaimed_and_goes_on(site: Site) -> None:
     waits = threading.Thread(target=submit)
     waits.start()
     job = site.until(lambda: next(iter(site.cluster.out("squeue", "-h", "-n", "submitit", "-o%i").split()), ""))
-    site.until_running(job)
+    said = home / "logs" / f"{job}_0_log.out"
+    site.until(lambda: said.exists() and "Loading pickle" in said.read_text(), 90)
     time.sleep(4)
     crowd_out(site, job)
     site.until_ended(job)

@@ -14,6 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from slurmext.options import OPTIONS, Argument
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -258,10 +259,7 @@ def test_a_stale_heartbeat_lets_the_job_run(site: Site) -> None:
     (site.run_dir / "heartbeat").write_text("1")
     done = site.cluster.run(["sbatch", "--output=/dev/null", "--gpus=1", "--wrap=sleep 30"])
     assert "held=0" in site.comment(done)
-    deadline = time.monotonic() + 20
-    while site.shown(done)["JobState"] not in {"RUNNING", "COMPLETED"}:
-        assert time.monotonic() < deadline, site.shown(done)
-        time.sleep(0.2)
+    until(lambda: site.shown(done)["JobState"] in {"RUNNING", "COMPLETED"}, 20, scene=lambda: site.shown(done))
 
 
 def test_jobs_without_gpus_are_untouched(site: Site) -> None:
@@ -284,10 +282,10 @@ def test_the_job_sees_its_options_and_survives_an_early_signal(site: Site) -> No
         ["sbatch", f"--output={out}", "--gpus=1", "--ckpt", "--gang-min=1", "--queue=research"], stdin=script
     )
     site.cluster.run(["scontrol", "release", job.stdout.split()[-1]])
-    deadline = time.monotonic() + 30
-    while not out.exists() or out.read_text().count("\n") < 3:
-        assert time.monotonic() < deadline, out.read_text() if out.exists() else site.shown(job)
-        time.sleep(0.2)
+    until(
+        lambda: out.exists() and out.read_text().count("\n") >= 3, 30,
+        scene=lambda: out.read_text() if out.exists() else site.shown(job),
+    )  # fmt: skip
     assert out.read_text().splitlines() == ["shell auto research", "step auto", "0"]
 
 

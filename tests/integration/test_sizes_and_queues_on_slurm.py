@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from slurmext.devcluster import ClusterSpec, Devcluster
+from tests.waiting import until
 
 if TYPE_CHECKING:
     import subprocess
@@ -21,7 +21,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0 or shutil.which("slurmctld") is None, reason="needs root and Slurm"),
 ]
 RELEASES = ["native", pytest.param("trixie", marks=pytest.mark.slow), pytest.param("forky", marks=pytest.mark.slow)]
-PATIENCE_S = 45
 POLICY = """\
 version: 1
 settings: {default_queue: "research/{user}", grace_s: 5, requeue_delay_s: 1}
@@ -70,11 +69,7 @@ class Site:
         return self.slurmext(noun, "list", "-nP", "-o", columns).splitlines()
 
     def until(self, what: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + PATIENCE_S
-        while not (found := what()):
-            assert time.monotonic() < deadline, self.cluster.out("squeue", "-a")
-            time.sleep(0.2)
-        return found
+        return until(what, scene=lambda: self.cluster.out("squeue", "-a"), pause_s=0.2)
 
     def until_running(self, *job_ids: str) -> None:
         self.until(lambda: all(self.shown(job)["JobState"] == "RUNNING" for job in job_ids))

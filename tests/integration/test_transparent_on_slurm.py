@@ -12,6 +12,7 @@ import pytest
 from slurmext.devcluster import ClusterSpec, Devcluster, criu, netns
 from slurmext.devcluster.spec import NATIVE
 from tests.integration.conftest import Site
+from tests.integration.gates import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,8 +69,9 @@ def test_a_program_that_knows_of_nothing_moves_to_another_node(booted: Site) -> 
     site.until(lambda: len(numbers(site.output("alice", job))) > 20)
     first = site.field(job, "NodeList")
     other = "n2" if first == "n1" else "n1"
-    rival = site.submit("bob", "--queue=prod", "-N2", "--gres=gpu:8", script="sleep 300")
-    site.until_running(rival)
+    gate = Gate(site.cluster)
+    rival = site.submit("bob", "--queue=prod", "-N2", "--gres=gpu:8", script=gate.wait)
+    site.until(lambda: gate.reached(rival))
     site.scontrol("update", f"NodeName={first}", "State=DRAIN", "Reason=test")
     site.cluster.run(["scancel", rival])
     site.until(lambda: site.state(job) == "RUNNING")
