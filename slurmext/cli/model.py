@@ -110,11 +110,12 @@ def import_model(
     session: Session, *, path: str, model: str, group: str | None, public: bool, download: bool, dry_run: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Read a model's files once, check them, and register them as MODEL (org/name or org/name@revision).
+    """Read a model's files once, check them, and register them as MODEL.
 
-    PATH is a directory, a file, a model of the hub's cache, or hub:org/name. It must lie where the nodes see it too:
-    it stays there, and is read there with your rights. A revision never changes; without one it is the hub's, else
-    made from the content. The name is yours from then on.
+    MODEL is a name of one to three parts joined by '/', such as org/llama, or such a name and @revision. PATH is a
+    directory, a file, a model of the hub's cache, or hub:org/name. It must lie where the nodes see it too: it stays
+    there, and is read there with your rights. A revision never changes; without one it is the hub's, else made from
+    the content. The name is yours from then on.
     """
     from slurmext.cli.model_files import read_model, say, upload
     from slurmext.staging.names import parse_reference

@@ -13,8 +13,8 @@ PRELOAD = Option(
     metavar="org/model[@revision][,...]",
     low=1,
     high=16,
-    rule="models as ORG/NAME or ORG/NAME@REVISION (letters, digits, '.', '_' and single '-'), at most 16 different "
-    "ones joined by commas",
+    rule="models as NAME or NAME@REVISION, a name being one to three parts joined by '/' (each of letters, digits, "
+    "'.', '_' and single '-', a letter or digit first, 96 at most), at most 16 different ones joined by commas",
     example="org/model@main",
     summary="have these models in every node's memory before the job starts, e.g. org/model@main",
     detail=(

@@ -44,7 +44,8 @@ def check_name(name: str) -> str:
     parts = name.split("/")
     if len(parts) > _MOST_PARTS or not all(_PART.fullmatch(part) for part in parts):
         raise BadReference(
-            f"model {name!r}: one to three parts of letters, digits, '.', '_' and single '-', e.g. org/model"
+            f"model {name!r}: must be one to three parts joined by '/' (each of letters, digits, '.', '_' and single "
+            "'-', a letter or digit first, 96 at most), e.g. org/model"
         )
     return name
 

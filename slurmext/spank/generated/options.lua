@@ -48,7 +48,7 @@ local OPTIONS = {
   { name = "preload", env = "SLURMEXT_PRELOAD", key = "preload", kind = "models",
     low = 1, high = 16, fallback = "",
     takes_value = true, example = "org/model@main",
-    rule = "models as ORG/NAME or ORG/NAME@REVISION (letters, digits, '.', '_' and single '-'), at most 16 different ones joined by commas" },
+    rule = "models as NAME or NAME@REVISION, a name being one to three parts joined by '/' (each of letters, digits, '.', '_' and single '-', a letter or digit first, 96 at most), at most 16 different ones joined by commas" },
   { name = "no-preempt", env = "SLURMEXT_NO_PREEMPT", key = "preempt", kind = "flag",
     low = 0, high = 0, fallback = "1",
     takes_value = false, example = "1",

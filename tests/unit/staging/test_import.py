@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tracemalloc
 from array import array
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
+from slurmext.options.models import PRELOAD
 from slurmext.staging.errors import BadManifest, BadModel, BadReference
 from slurmext.staging.importer import import_model
 from slurmext.staging.manifest import (
@@ -230,6 +232,19 @@ def test_references():
     """With and without a revision."""
     assert parse_reference("org/model-7b@v1.0") == ("org/model-7b", "v1.0")
     assert parse_reference("llama") == ("llama", None)
+
+
+def test_import_and_preload_take_the_same_names_and_describe_them_alike():
+    """What may be registered may be asked for, and the other way round; both refuse with the same words."""
+    for value in (value for value in PRELOAD.good if "," not in value):
+        parse_reference(value)
+    for value in (value for value in PRELOAD.bad if "," not in value):
+        with pytest.raises(BadReference):
+            parse_reference(value)
+    with pytest.raises(BadReference) as refused:
+        parse_reference("a/b/c/d")
+    [rule] = re.findall(r"one to three parts[^()]*\([^()]*\)", str(refused.value))
+    assert rule in PRELOAD.rule
 
 
 def test_cuts_cover_the_file():
