@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from slurmext.cli.base import Command
 from slurmext.errors import UsageError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _DRAWN_EVERY_S = 4.0
 
@@ -48,6 +42,7 @@ def cli(name: str, release: str, keep: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from slurmext.cli.slice_map import frames
     from slurmext.demo.models import play_models
     from slurmext.demo.slices import play_slices
     from slurmext.demo.story import play
@@ -62,7 +57,7 @@ def cli(name: str, release: str, keep: bool) -> None:
 
     spec = ClusterSpec(name=name, release=release)
     result = play(spec, say, keep=keep)
-    with _artist(console) as show:
+    with frames(console, seldom_s=_DRAWN_EVERY_S) as show:
         slices = play_slices(spec, say, show)
     models = play_models(spec, say)
     console.print("\n[bold]What slurmext recorded[/bold] (slurmext history)")
@@ -74,27 +69,3 @@ def cli(name: str, release: str, keep: bool) -> None:
     good = result.good and all(check.good for check in (*slices, *models))
     console.print(f"\n{'every check holds' if good else 'a check FAILED'} after {time.monotonic() - began:.0f} s")
     raise click.exceptions.Exit(0 if good else 1)
-
-
-@contextlib.contextmanager
-def _artist(console: Console) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Draws the map anew in its place on a terminal; elsewhere now and then, one below the other."""
-    from rich.live import Live
-
-    from slurmext.cli.slice_map import drawn
-
-    last_s = 0.0
-
-    def show(answer: Mapping[str, Any]) -> None:
-        nonlocal last_s
-        if not any(card["use"] in {"mig", "shared"} for card in answer["gpus"]):
-            return
-        if live is not None:
-            live.update(drawn(answer, columns=console.width), refresh=True)
-        elif time.monotonic() - last_s >= _DRAWN_EVERY_S:
-            last_s = time.monotonic()
-            console.print(drawn(answer, columns=console.width))
-
-    live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-    with live or contextlib.nullcontext():
-        yield show

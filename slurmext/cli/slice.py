@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from slurmext.cli.base import Command, Group
 from slurmext.cli.completing import complete_job
 from slurmext.cli.formats import clock, moment, parse_since, plain
 from slurmext.cli.render import Column, Output, console, json_option, output_options, print_json
-from slurmext.cli.slice_map import drawn
+from slurmext.cli.slice_map import drawn, frames
 
 if TYPE_CHECKING:
     from slurmext.cli.session import Session
@@ -139,16 +140,13 @@ def show_map(session: Session, *, as_json: bool, show_all: bool, every: float | 
     if as_json:
         print_json(session.ask("slice_map"))
         return
+    screen = console()
     if every is None:
-        screen = console()
         screen.print(drawn(session.ask("slice_map"), show_all=show_all, columns=screen.width))
         return
-    from rich.live import Live
-
-    with Live(console=console(), auto_refresh=False) as live:
+    with contextlib.suppress(KeyboardInterrupt), frames(screen, show_all=show_all) as show:
         while True:
-            picture = drawn(session.ask("slice_map"), show_all=show_all, columns=live.console.width)
-            live.update(picture, refresh=True)
+            show(session.ask("slice_map"))
             time.sleep(every)
 
 

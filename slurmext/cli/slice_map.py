@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from slurmext.model.amounts import counted
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
     from rich.text import Text
 
 Card = Mapping[str, Any]
@@ -19,6 +21,31 @@ _TITLES = ("Node", "GPU", "Type", "Use", "Memory units, or percent of a shared G
 _GAP = 2
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
 _HUNDRED = 100
+
+
+@contextlib.contextmanager
+def frames(
+    screen: Console, *, show_all: bool = False, seldom_s: float = 0.0
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """What it yields draws a map: on a terminal in the former one's place; elsewhere below it, written out at once, and
+    not again before so many seconds have passed.
+    """
+    from rich.live import Live
+
+    live = Live(console=screen, auto_refresh=False) if screen.is_terminal else None
+    last_s = float("-inf")
+
+    def show(answer: Mapping[str, Any]) -> None:
+        nonlocal last_s
+        picture = drawn(answer, show_all=show_all, columns=screen.width)
+        if live is not None:
+            live.update(picture, refresh=True)
+        elif time.monotonic() - last_s >= seldom_s:
+            last_s = time.monotonic()
+            screen.print(picture)
+
+    with live or contextlib.nullcontext():
+        yield show
 
 
 def drawn(answer: Mapping[str, Any], *, show_all: bool = False, columns: int = 10_000) -> RenderableType:

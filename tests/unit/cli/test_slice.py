@@ -16,7 +16,8 @@ from slurmext.cli.main import cli
 from slurmext.cli.render import Output
 from slurmext.cli.session import Session
 from slurmext.cli.slice import ADVICE_COLUMNS
-from slurmext.cli.slice_map import bar, drawn
+from slurmext.cli.slice_map import bar, drawn, frames
+from slurmext.config.site import SiteConfig
 from slurmext.model.slice_state import GpuHold, GpuRecord, HoldState, SliceRecord, SliceSample, SliceState
 from slurmext.model.slicing import GpuUse
 from slurmext.model.state import JobKey, JobRow
@@ -71,8 +72,6 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 def run(store: MemoryStore, tmp_path: Path) -> Any:
-    from slurmext.config.site import SiteConfig
-
     site = SiteConfig.model_validate({"version": 1, "cluster": "dev", "run_dir": str(tmp_path)})
 
     def call(*words: str, uid: int = 0) -> Any:
@@ -89,6 +88,39 @@ def test_the_map_draws_units_to_scale(run: Any) -> None:
     assert "[13 25% 10G    ]" in lines[2]
     assert "2 GPUs in sliced use" in lines[-1]
     assert "whole" in run("map", "--all").output
+
+
+def test_a_map_that_is_drawn_anew_ends_well_with_ctrl_c(store: MemoryStore, tmp_path: Path) -> None:
+    """It is how it is meant to end: 0 and no word of it."""
+
+    class Watched(Session):
+        """Whose user has seen enough when he has seen two."""
+
+        left = 2
+
+        def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+            if not Watched.left:
+                raise KeyboardInterrupt
+            Watched.left -= 1
+            return super().ask(op, **fields)
+
+    site = SiteConfig.model_validate({"version": 1, "cluster": "dev", "run_dir": str(tmp_path)})
+    session = Watched(site=site, store=store, now=lambda: 1000.0, uid=0)
+    done = CliRunner().invoke(cli, ["slice", "map", "--every", "0.2"], obj=session)
+    assert done.exit_code == 0 and "Aborted" not in done.output
+    assert done.output.count("Memory units") == 2
+
+
+def test_a_map_that_is_drawn_anew_is_written_out_at_once_where_there_is_no_terminal(run: Any) -> None:
+    """A pipe or file has each picture as soon as it is drawn, below the one before; `seldom_s` apart at least."""
+    found = json.loads(run("map", "--json").output)
+    for seldom_s, pictures in ((0.0, [1, 2, 3]), (600.0, [1, 1, 1])):
+        screen, seen = Console(width=100, file=io.StringIO()), list[int]()
+        with frames(screen, seldom_s=seldom_s) as show:
+            for _ in pictures:
+                show(found)
+                seen.append(screen.file.getvalue().count("Memory units"))
+        assert seen == pictures
 
 
 @pytest.mark.parametrize("percent", range(1, 101))
