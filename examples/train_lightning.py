@@ -19,6 +19,7 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from slurmext.checkpoint import CheckpointError
 from slurmext.checkpoint.frameworks.lightning import SlurmextCallback
 
 
@@ -64,4 +65,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except CheckpointError as problem:
+        sys.exit(f"train_lightning: {problem}")

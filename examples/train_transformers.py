@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
+from slurmext.checkpoint import CheckpointError
 from slurmext.checkpoint.directory import default_directory
 from slurmext.checkpoint.frameworks.transformers import SlurmextCallback, last_checkpoint
 
@@ -46,6 +47,7 @@ def main() -> int:
     options = parser.parse_args()
 
     folder = options.dir or str(default_directory())
+    last = last_checkpoint(folder)
     arguments = TrainingArguments(
         output_dir=folder, max_steps=options.steps, per_device_train_batch_size=4, save_strategy="no", seed=3,
         report_to=[], disable_tqdm=True, use_cpu=not torch.cuda.is_available(), logging_strategy="no",
@@ -55,7 +57,6 @@ def main() -> int:
     trainer = Trainer(
         model=model, args=arguments, train_dataset=Counting(options.load_time), callbacks=[SlurmextCallback()]
     )
-    last = last_checkpoint(folder)
     print(f"resumed from {last}" if last else "started", flush=True)
     trainer.train(resume_from_checkpoint=last)
     print(f"final weights {sum(float(p.detach().double().sum()) for p in model.parameters())!r}", flush=True)
@@ -63,4 +64,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except CheckpointError as problem:
+        sys.exit(f"train_transformers: {problem}")

@@ -201,7 +201,8 @@ class Checkpointer:
         return found
 
     def has_saved(self) -> bool:
-        """Whether there is something to restore, good or not."""
+        """Whether there is something to restore, good or not. Raises CheckpointError for an unfit directory."""
+        self._hold(self.tiers.places()).open()
         return bool(saved_in(self.directory)) or self.tiers.any()
 
     def ask(self) -> None:

@@ -42,7 +42,7 @@ class Saved:
     @property
     def verified(self) -> bool:
         """Whether it was once read back and found good."""
-        return (self.path / VERIFIED).exists()
+        return os.path.exists(self.path / VERIFIED)  # noqa: PTH110 - False also where one may not look
 
 
 def saved_in(directory: Path) -> list[Saved]:
@@ -108,8 +108,8 @@ def remove_leftovers(directory: Path) -> None:
 
 def make_directory(directory: Path) -> None:
     """Create the directory and make its name durable. Raises CheckpointError."""
-    missing = [path for path in (directory, *directory.parents) if not path.exists()]
     try:
+        missing = [path for path in (directory, *directory.parents) if not path.exists()]
         directory.mkdir(parents=True, exist_ok=True)
         for path in missing:
             sync_directory(path.parent)

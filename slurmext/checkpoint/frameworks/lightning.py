@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from slurmext.checkpoint.checkpointer import AUTO, Checkpointer
 from slurmext.checkpoint.directory import default_directory
+from slurmext.checkpoint.engine.folder import make_directory
 from slurmext.checkpoint.frameworks.files import replace_file
 
 NAME = "last.ckpt"
@@ -34,11 +35,12 @@ class SlurmextCallback(Callback):
     def last(self) -> str | None:
         """For `Trainer.fit(ckpt_path=...)`."""
         path = self._directory / NAME
-        return str(path) if path.exists() else None
+        # Where one may not look, `on_fit_start` says so.
+        return str(path) if os.path.exists(path) else None  # noqa: PTH110
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Listen from here on."""
-        self._directory.mkdir(parents=True, exist_ok=True)
+        make_directory(self._directory)
         self._saver = Checkpointer(
             {}, self._directory, every_s=self._every_s, rank=trainer.global_rank, world=trainer.world_size
         )

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from slurmext.checkpoint.checkpointer import Checkpointer
+from slurmext.checkpoint.errors import write_error
 from slurmext.checkpoint.frameworks.files import COMPLETE, mark_complete
 
 
@@ -53,10 +54,16 @@ class SlurmextCallback(TrainerCallback):
 
 
 def last_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest complete checkpoint, None when there is none: for `resume_from_checkpoint`."""
-    found = [
-        (int(match[1]), path)
-        for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        if (match := re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)) and (path / COMPLETE).exists()
-    ]
+    """The newest complete checkpoint, None when there is none: for `resume_from_checkpoint`.
+
+    Raises CheckpointError for a directory in which one may not look.
+    """
+    try:
+        found = [
+            (int(match[1]), path)
+            for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+            if (match := re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)) and (path / COMPLETE).exists()
+        ]
+    except OSError as error:
+        raise write_error(Path(output_dir), error) from error
     return str(max(found)[1]) if found else None

@@ -257,7 +257,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     with contextlib.closing(_Unlocker(lock)):
         if own:
-            words[0] = str(own_script(own, directory))
+            try:
+                words[0] = str(own_script(own, directory))
+            except OSError as error:
+                say(str(write_error(directory, error)))
+                return 1
         return _keep(words, directory, given)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +27,17 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def out_of_reach(tmp_path: Path) -> Iterator[Path]:
+    """A directory in somebody's home that this process may not even look into."""
+    home, me = tmp_path / "home", os.geteuid()
+    home.mkdir(mode=0)
+    if me == 0:
+        os.seteuid(65534)
+    try:
+        yield home / "checkpoints"
+    finally:
+        os.seteuid(me)
+        home.chmod(0o700)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from slurmext.checkpoint import Checkpointer, CheckpointError
+from slurmext.checkpoint.transparent import wrapper
 
 from .programs import new_state, restored, run, save_steps, spoil
 
@@ -104,3 +105,33 @@ def test_read_only_file_system(tmp_path):
             Checkpointer(new_state(), place / "deeper").restore()
     finally:
         subprocess.run(["umount", str(place)], check=True)
+
+
+NO_PERMISSION = r"^cannot write a checkpoint to \S+/home/checkpoints: no permission to write there; .*--ckpt-dir$"
+
+
+def test_a_directory_out_of_reach_is_refused_at_the_start(out_of_reach: Path) -> None:
+    """With its name and a remedy, whichever way the job looks at it first."""
+    with (
+        Checkpointer(new_state(), out_of_reach, signals=False) as ckpt,
+        pytest.raises(CheckpointError, match=NO_PERMISSION),
+    ):
+        ckpt.restore()
+    with (
+        Checkpointer(new_state(), out_of_reach, signals=False) as ckpt,
+        pytest.raises(CheckpointError, match=NO_PERMISSION),
+    ):
+        ckpt.has_saved()
+    with pytest.raises(CheckpointError, match=NO_PERMISSION):
+        Checkpointer(new_state(), out_of_reach, signals=False, rank=0, world=2)
+
+
+def test_a_transparent_job_without_room_for_its_own_script_says_so_in_one_line(tmp_path, monkeypatch, capsys):
+    """It ends at its start, and lets go of the directory."""
+    monkeypatch.setenv("SLURMEXT_CKPT_DIR", str(tmp_path / "d"))
+    (tmp_path / "d" / "transparent" / "script").mkdir(parents=True)
+    (tmp_path / "job").write_bytes(b"#!/bin/sh\n" + wrapper.MARK + b"#!/bin/sh\ntrue\n")
+    for _ in range(2):
+        assert wrapper.main([str(tmp_path / "job")]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"slurmext: cannot write a checkpoint to {tmp_path}/d/transparent: ")

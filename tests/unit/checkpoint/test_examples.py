@@ -66,6 +66,31 @@ def test_an_example_goes_on(tmp_path, name, options, slowly, last):
         assert ended == last_line(start(name, tmp_path / "a", *options))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train_numpy.py",
+        pytest.param("train_transformers.py", marks=needs("transformers")),
+        pytest.param("train_lightning.py", marks=needs("lightning")),
+    ],
+)
+def test_an_example_that_cannot_save_at_all_says_so_in_one_line(tmp_path, name):
+    """At its start, with the cause and the remedy and nothing of the library's insides."""
+    home = tmp_path / "home"
+    home.mkdir(mode=0)
+    ordinary = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*ordinary, sys.executable, str(ROOT / "examples" / name), f"--dir={home / 'checkpoints'}"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"{name.removesuffix('.py')}: cannot write a checkpoint to {home / 'checkpoints'}: no perm")
+    assert last.endswith("choose a directory of your own with --ckpt-dir")
+    assert "Traceback" not in done.stderr
+
+
 @needs("submitit")
 def test_submitit_saves_in_one_step(tmp_path):
     """A stale draft does not block a save, and the file is there at every moment of one."""
