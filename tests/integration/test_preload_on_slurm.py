@@ -23,6 +23,7 @@ from slurmext.devcluster import ClusterSpec, Devcluster
 from slurmext.model.staged_model import ModelEntry
 from slurmext.staging.importer import import_model
 from tests.integration.gates import Gate
+from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
 
@@ -86,11 +87,7 @@ class Staged:
         return self.cluster.run([*argv, f"--wrap={script}"], user=user).stdout.strip()
 
     def until(self, what: Callable[[], Any], timeout_s: float = PATIENCE_S) -> Any:
-        deadline = time.monotonic() + timeout_s
-        while not (found := what()):
-            assert time.monotonic() < deadline, self.cluster.out("squeue", "-a")
-            time.sleep(0.1)
-        return found
+        return until(what, timeout_s, scene=lambda: self.cluster.out("squeue", "-a"), pause_s=0.1)
 
     def state(self, job_id: str) -> str:
         return records.job(self.cluster, job_id).state
