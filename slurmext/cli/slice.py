@@ -197,10 +197,11 @@ def advise(session: Session, output: Output, *, job: str | None, user: str | Non
 
     While a job has a slice, its node's agent asks the driver every 10 seconds how much GPU memory its processes use
     together and how busy the slice's multiprocessors (SMs) are. PeakMemory is the most that was seen; SMMean and SMPeak
-    are empty where the card does not tell (MIG before Hopper, MPS shares). Advised is the smallest slice with a
-    tenth more memory than the peak and, where SMs were measured, with as many as were busy on average; a slice that was
-    busy for 90 % or more is not made smaller. Of several nodes the one that used most counts. Of a job that was too
-    short, or used no GPU, it says so.
+    are empty where the card does not tell (MIG before Hopper, MPS shares). AskFor is the smallest slice with a tenth
+    more memory than the peak and, where SMs were measured, with as many as were busy on average; a slice that was busy
+    for 90 % or more is not made smaller. Where they were not measured it goes by memory alone, and Because says so. A
+    share keeps its percentage. Of several nodes the one that used most counts. Of a job that was too short, or used no
+    GPU, it says so.
     """
     since_s = None if since is None else parse_since(since, session.now())
     answer: dict[str, Any] = session.ask("slice_advise", job=job, user=user, since_s=since_s)

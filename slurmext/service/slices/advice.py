@@ -96,14 +96,14 @@ def _profile(record: SliceRecord, card: SlicedGpu | None, peak: int, mean: float
     now = None if geometry is None else geometry.profile(record.profile or "")
     if geometry is None or now is None:
         return "", "its card is not there any more"
-    wanted_sm = None if mean is None else now.sm * mean / 100
+    wanted_sm = 0 if mean is None else now.sm * mean / 100
     busy = mean is not None and mean >= FULL_SM_PCT
     fitting = [
         profile
         for profile in geometry.profiles
         if profile.automatic
         and profile.memory_mib >= peak * MEMORY_MARGIN
-        and (profile.sm >= now.sm if busy or wanted_sm is None else profile.sm >= wanted_sm)
+        and profile.sm >= (now.sm if busy else wanted_sm)
     ]
     best = min(fitting, key=_cost, default=now)
     used = f"it used {peak} of {now.memory_mib} MiB" + ("" if mean is None else f" and {mean:.0f} % of its SMs")
@@ -113,6 +113,8 @@ def _profile(record: SliceRecord, card: SlicedGpu | None, peak: int, mean: float
             return "", f"{used}: it fits, and {faster.name} would probably be faster"
     if _cost(best) >= _cost(now):
         return "", f"{used}: it fits"
+    if mean is None and best.sm < now.sm:
+        used += f"; its SM use was not measured, and {best.name} has {best.sm} SMs, {now.name} {now.sm}"
     return f"--gpu-slice={best.name}", used
 
 

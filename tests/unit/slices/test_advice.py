@@ -37,6 +37,8 @@ def sample(**values: object) -> SliceSample:
         (RECORD, {"memory_peak_mib": 9800, "sm_mean_pct": 10.0}, "--gpu-slice=1g.20gb", "it used 9800"),
         (RECORD, {"memory_peak_mib": 30000, "sm_mean_pct": 60.0}, "", "it fits"),
         (RECORD, {"memory_peak_mib": 8000, "sm_mean_pct": 97.0}, "", "4g.40gb would probably be faster"),
+        (RECORD, {"memory_peak_mib": 4}, "--gpu-slice=1g.10gb", "SM use was not measured, and 1g.10gb has 16 SMs, 3g"),
+        (RECORD, {"memory_peak_mib": 30000}, "", "it used 30000 of 40448 MiB: it fits"),
         (RECORD, {"memory_peak_mib": 40400}, "--gpu-slice=7g.80gb", "its GPU memory was used up"),
         (RECORD, {"memory_peak_mib": 8000, "oom": True}, "--gpu-slice=7g.80gb", "its GPU memory was used up"),
         (RECORD, {"memory_peak_mib": 8000, "samples": 1}, "", "too little was measured"),
