@@ -5,7 +5,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import os
+import shlex
+import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -36,10 +41,27 @@ class Command(click.Command):
             formatter.write_dl([(str(code), meaning) for code, meaning in self.exit_codes.items()])
 
 
+def program() -> str:
+    """How this very program is called again from the same shell: `slurmext` where PATH has it, else as it was."""
+    found = shutil.which("slurmext")
+    called = Path(sys.argv[0])
+    if called.name != "slurmext":
+        again = "slurmext" if found else f"{shlex.quote(sys.executable)} -m slurmext.cli"
+    else:
+        again = "slurmext" if found and Path(found).resolve() == called.resolve() else shlex.quote(str(called))
+    return f"sudo {again}" if "SUDO_UID" in os.environ else again
+
+
 class Group(click.Group):
-    """Suggests the nearest command for one that is not there."""
+    """Suggests the nearest command for one that is not there, and lists each with its whole first sentence."""
 
     command_class = Command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Wrapped where the terminal is too narrow."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(1000)) for name, command in commands if command])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -73,7 +95,7 @@ class Mistyped(click.UsageError):
     def show(self, file: Any = None) -> None:
         """The message on standard error."""
         path = self.ctx.command_path if self.ctx else "slurmext"
-        words = self.format_message().rstrip(".")
+        words = " ".join(self.format_message().split()).rstrip(".")  # click lists choices on lines of their own
         end = "" if words.endswith("?") else "."
         click.echo(f"slurmext: {words[:1].lower()}{words[1:]}{end} See '{path} --help'", err=True, file=file)
 

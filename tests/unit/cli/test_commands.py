@@ -15,7 +15,7 @@ import pytest
 
 from slurmext.cli import completing
 from slurmext.cli import main as entry
-from slurmext.cli.base import Command
+from slurmext.cli.base import Command, program
 from slurmext.cli.session import Session
 from slurmext.daemon.query_server import QueryServer
 from slurmext.errors import StoreUnavailable
@@ -57,6 +57,7 @@ def test_tables_have_a_header_unless_told_otherwise(run: Run) -> None:
     [
         (("slice", "history", "--limit", "0"), "invalid value for '--limit': 0 is not in the range x>=1.", "slice history"),
         (("ckpt", "why"), "missing argument 'JOB'.", "ckpt why"),
+        (("completion",), "missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish.", "completion"),
         (("ckpt", "lst"), "there is no command 'lst'; did you mean 'list'?", "ckpt"),
     ],
 )  # fmt: skip
@@ -282,6 +283,31 @@ def test_every_command_explains_itself() -> None:
             for line, what in command.examples:
                 assert "slurmext " in line, path
                 assert what, path
+
+
+def test_a_groups_help_has_each_commands_whole_sentence(run: Run) -> None:
+    """None is cut off in its middle."""
+    groups = sorted({path.split()[1] for path, _ in commands() if len(path.split()) > 2})
+    assert "devcluster" in groups
+    assert [group for group in groups if "..." in run(group, "--help").output.partition("Commands:")[2]] == []
+
+
+def test_what_is_to_be_typed_next_is_typed_as_this_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`slurmext` alone only where PATH has this very one."""
+    ours = tmp_path / "bin/slurmext"
+    ours.parent.mkdir()
+    ours.touch(mode=0o755)
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(sys, "argv", [".venv/bin/slurmext"])
+    assert program() == ".venv/bin/slurmext"
+    monkeypatch.setenv("SUDO_UID", "1000")
+    assert program() == "sudo .venv/bin/slurmext"
+    monkeypatch.delenv("SUDO_UID")
+    monkeypatch.setenv("PATH", f"{ours.parent}:/usr/bin:/bin")
+    assert program() == ".venv/bin/slurmext"
+    monkeypatch.setattr(sys, "argv", [str(ours)])
+    assert program() == "slurmext"
 
 
 def test_the_summaries_in_help_name_commands_that_exist() -> None:
