@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from slurmext.cli.base import Command
+from slurmext.cli.base import Command, Group, program
 
 if TYPE_CHECKING:
     from slurmext.devcluster import Devcluster
@@ -46,7 +46,7 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[s
     return {key: value for key, _, value in (text.partition("=") for text in values)}
 
 
-@click.group("devcluster")
+@click.group("devcluster", cls=Group)
 def cli() -> None:
     """A real Slurm on this machine: simulated nodes and GPUs, everything in a directory of its own."""
 
@@ -82,11 +82,12 @@ def cli() -> None:
 def up(name: str, directory: Path | None, release: str, **options: object) -> None:
     """Boot a cluster; returns when every node is idle. Missing packages are installed with apt."""
     from slurmext.devcluster import ClusterSpec, Devcluster
+    from slurmext.devcluster.spec import chosen
 
     spec = ClusterSpec(name=name, dir=directory.absolute() if directory else None, release=release, **options)  # pyright: ignore[reportArgumentType]
     cluster = Devcluster.up(spec, lambda text: click.echo(text, err=True))
-    chosen = f" --dir {cluster.dir}" if directory else f" --name {name}" if name != "dev" else ""
-    click.echo(f"{cluster.dir}: use it with `slurmext devcluster shell{chosen}`, end it with `… down{chosen}`")
+    which = chosen(cluster.dir)
+    click.echo(f"{cluster.dir}: use it with `{program()} devcluster shell{which}`, end it with `… down{which}`")
 
 
 @cli.command(cls=Command, examples=[("slurmext devcluster status", "each process, its state and its log")])
@@ -175,7 +176,9 @@ def restart(name: str | None, directory: Path | None, component: str) -> None:
 
     Without slurmext there are no agents and no slurmextd; with --dbd there are mariadbd and slurmdbd.
     """
-    _attach(name, directory).restart(component)
+    cluster = _attach(name, directory)
+    cluster.restart(component)
+    click.echo(f"{component} runs anew, pid {cluster.pid(component)}")
 
 
 @cli.command(cls=Command, examples=[("slurmext devcluster stop agent@n1", "as if n1's agent had died")])
@@ -183,7 +186,8 @@ def restart(name: str | None, directory: Path | None, component: str) -> None:
 @click.argument("component")
 def stop(name: str | None, directory: Path | None, component: str) -> None:
     """Stop one process; `restart` brings it back."""
-    _attach(name, directory).stop(component)
+    ran = _attach(name, directory).stop(component)
+    click.echo(f"{component} is stopped; `restart {component}` brings it back" if ran else f"{component} did not run")
 
 
 _FAULTS = {"none": 0, "driver": 9, "lost": 15}
@@ -218,6 +222,10 @@ def gpus(
 ) -> None:
     """Say what the simulated GPUs of NODE do; the node's agent sees it through NVML."""
     simulated = _attach(name, directory).gpus(node)
+    said = {"utilisation": utilisation, "memory": memory, "fault": fault, "mig": mig}
+    given = [f"{key} {value}" for key, value in said.items() if value is not None]
+    if not given:
+        raise click.UsageError(f"nothing is said of {node}'s GPUs; e.g. --utilisation 0, --memory 4000, --fault lost")
     if wrong := [index for index in indices if index >= len(simulated)]:
         raise click.UsageError(f"--gpu {wrong[0]}: {node} has {len(simulated)} GPUs, counted from 0")
     if utilisation is not None:
@@ -232,6 +240,8 @@ def gpus(
             simulated.set_fault(0)
     if mig is not None:
         simulated.set_mig(mig == "on", *indices)
+    which = f"GPU {', '.join(map(str, indices))}" if indices else f"all {len(simulated)} GPUs"
+    click.echo(f"{node}, {which}: {', '.join(given)}")
 
 
 @cli.command(
@@ -247,8 +257,16 @@ def gpus(
 def down(name: str | None, directory: Path | None, keep: bool, everyone: bool) -> None:
     """Stop everything, jobs included, check that nothing is left, and remove the directory."""
     from slurmext.devcluster import Devcluster
+    from slurmext.devcluster.errors import BadSpec
 
-    for cluster in Devcluster.list() if everyone else [_attach(name, directory)]:
+    try:
+        clusters = Devcluster.list() if everyone else [_attach(name, directory)]
+    except BadSpec as error:
+        if name is not None or directory is not None:
+            raise  # a name that is mistyped; the usual one may well be down already
+        click.echo(f"{str(error).partition(':')[0]}: nothing to do")
+        return
+    for cluster in clusters:
         cluster.down(keep=keep)
         click.echo(f"{cluster.spec.name} is down" + (f", its files are in {cluster.dir}" if keep else ""))
 

@@ -29,7 +29,7 @@ from slurmext.devcluster import (
 from slurmext.devcluster.components import PYTHON, Component, address, components, controller_address
 from slurmext.devcluster.errors import BadSpec, DevclusterError
 from slurmext.devcluster.record import Record
-from slurmext.devcluster.spec import NATIVE, ClusterSpec, Layout
+from slurmext.devcluster.spec import NATIVE, ClusterSpec, Layout, chosen
 from slurmext.testing import mps, nvml
 
 if TYPE_CHECKING:
@@ -42,8 +42,12 @@ def up(spec: ClusterSpec, say: Say) -> Record:
     """Boot a cluster; returns when every node is idle. Raises DevclusterError, with nothing left behind."""
     users.require_root("boots a devcluster")
     if spec.directory.exists():
-        raise BadSpec(f"{spec.directory} exists: take it down (`slurmext devcluster down --name {spec.name}`), "
-                      "or choose another --name")  # fmt: skip
+        down = f"take it down (`slurmext devcluster down{chosen(spec.directory)}`)"
+        remedy = down if Layout(spec.directory).record.exists() else "no devcluster is in it: remove it"
+        raise BadSpec(f"{spec.directory} exists: {remedy}, or choose another --name")
+    for kind in unknown_types(spec):
+        say(f"gpu type {kind!r} is none of {', '.join(nvml.CARDS)}: simulated as a card of "
+            f"{nvml.OTHER.memory_mib >> 10} GiB that can be shared and not cut")  # fmt: skip
     packages.ensure(
         [packages.SLURM, *([packages.DBD] if spec.dbd else []), *([packages.NETNS] if spec.netns else [])], say
     )
@@ -67,6 +71,12 @@ def up(spec: ClusterSpec, say: Say) -> Record:
     record.save()
     say(f"ready in {record.ready_s:.1f} s")
     return record
+
+
+def unknown_types(spec: ClusterSpec) -> list[str]:
+    """Types of GPUs of which the simulated driver knows no card by name."""
+    simulated = spec.gpu_types if spec.gpus and not spec.plain else ()
+    return [kind for kind in dict.fromkeys(simulated) if nvml.card_of(kind) is nvml.OTHER]
 
 
 def _claim(spec: ClusterSpec, root: Path | None, *, isolated: bool) -> Record:

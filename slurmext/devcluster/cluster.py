@@ -201,12 +201,14 @@ class Devcluster:
         if sig == signal.SIGKILL:
             processes.await_true(lambda: self.pid(name) is None, timeout_s=5)
 
-    def stop(self, name: str) -> None:
-        """End a component as a service manager would: TERM, and KILL after 10 s."""
+    def stop(self, name: str) -> bool:
+        """End a component as a service manager would: TERM, and KILL after 10 s. False when it did not run."""
         users.require_root("stops a devcluster's processes")
         pid = self.pid(name)
-        if pid is not None:
-            processes.stop(pid, grace_s=_GRACE_S)
+        if pid is None:
+            return False
+        processes.stop(pid, grace_s=_GRACE_S)
+        return True
 
     def start(self, name: str) -> None:
         """Start a component that does not run, and wait until it answers."""

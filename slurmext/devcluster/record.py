@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slurmext.devcluster.errors import BadSpec
-from slurmext.devcluster.spec import ClusterSpec, Layout
+from slurmext.devcluster.spec import ClusterSpec, Layout, chosen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +44,9 @@ class Record:
         try:
             raw = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise BadSpec(f"no devcluster in {directory}: boot one with `slurmext devcluster up`") from error
+            raise BadSpec(
+                f"no devcluster in {directory}: boot one with `slurmext devcluster up{chosen(directory)}`"
+            ) from error
         return from_json(raw, directory)
 
 

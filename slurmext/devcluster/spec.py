@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BASE: Final = Path("/var/lib/slurmext-dev")
+USUAL: Final = "dev"
 NATIVE: Final = "native"
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,30}")
@@ -33,7 +35,7 @@ class ClusterSpec:
     adds global slurm.conf keys, `site` top-level sections of the site configuration. `plain` is Slurm without slurmext.
     """
 
-    name: str = "dev"
+    name: str = USUAL
     dir: Path | None = None
     nodes: int = 4
     gpus: int = 8
@@ -86,6 +88,13 @@ class ClusterSpec:
     def gpu_type(self, index: int) -> str:
         """The GPU type of the node with this index, counted from 0."""
         return self.gpu_types[index * len(self.gpu_types) // self.nodes]
+
+
+def chosen(directory: Path) -> str:
+    """What names the cluster of this directory on a command line, with a space before it; nothing for the usual one."""
+    if directory.parent != BASE:
+        return f" --dir {shlex.quote(str(directory))}"
+    return "" if directory.name == USUAL else f" --name {directory.name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ what they share.
 """
 
 from slurmext.testing.nvml.build import build
+from slurmext.testing.nvml.cards import CARDS, OTHER, card_of
 from slurmext.testing.nvml.gpus import (
     ARGUMENT_VERSION_MISMATCH,
     DIES_AFTER,
@@ -29,6 +30,7 @@ from slurmext.testing.nvml.tree import DRIVER_ROOT
 
 __all__ = [
     "ARGUMENT_VERSION_MISMATCH",
+    "CARDS",
     "DIES_AFTER",
     "DIES_BEFORE",
     "DRIVER_NOT_LOADED",
@@ -39,8 +41,10 @@ __all__ = [
     "INSUFFICIENT_RESOURCES",
     "IN_USE",
     "NO_PERMISSION",
+    "OTHER",
     "Call",
     "SimulatedGpus",
     "SimulatedSlice",
     "build",
+    "card_of",
 ]
