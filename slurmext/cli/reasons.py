@@ -37,8 +37,9 @@ PENDING: dict[Reason, Words] = {
         "It starts when GPUs on this side of the fence are free. Fences are set in the policy ('fence').",
     ),
     Reason.NO_NODE_FITS: Words(
-        "no node could run it even if the cluster were empty: GPUs for each task, GPU type or node count do not exist",
-        "It will not start as it is. Ask for fewer GPUs in each task, other --gpu-types, or more tasks of fewer GPUs.",
+        "no nodes that are up could run it even if empty: too few of them have the GPUs that a task needs, or the type",
+        "It will not start as it is unless nodes come back. Ask for fewer GPUs in each task, other --gpu-types, more"
+        " tasks of fewer GPUs, or for more nodes (--gpus=8 -N2).",
     ),
     Reason.NO_FREE_GPUS: Words(
         "all GPUs it could use are in use, and its queue's guarantee does not entitle it to take any back",

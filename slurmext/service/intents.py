@@ -148,8 +148,8 @@ def _guarded(record: JobRecord, until_s: float) -> bool:
 
 def _releases(plan: Plan, observation: Observation, open_actions: Sequence[ActionRecord]) -> list[Intent]:
     """Releases carry a node list only where one is needed: a fence stands or a job released to a place has not started
-    yet, GPU types were chosen, models are brought there, a gang was cut, or jobs of several sizes start at once: Slurm
-    may put the small ones where only the large one fits.
+    yet, GPU types were chosen, models are brought there, a gang was cut, a total was spread, or jobs of several sizes
+    start at once: Slurm may put the small ones where only the large one fits.
     """
     fenced = bool(plan.fence or observation.snapshot.fences) or any(
         action.kind is ActionKind.RELEASE and action.detail.get("nodes") and action.detail.get("placement")
@@ -164,7 +164,8 @@ def _releases(plan: Plan, observation: Observation, open_actions: Sequence[Actio
         shrunk = sum(placement.values()) < job.gpus
         note = known.record.annotation
         asked = note is not None and bool(note.types or note.preload)
-        pinned = (fenced or mixed or asked or shrunk) and not known.first_nodes
+        spread = known.record.total and len(placement) > 1  # Slurm might take other GPUs, on more nodes
+        pinned = (fenced or mixed or asked or shrunk or spread) and not known.first_nodes
         intents.append(
             Intent(
                 kind=ActionKind.RELEASE,

@@ -21,6 +21,7 @@ from slurmext.service.slices.hosts import hosts
 from slurmext.service.slices.memory import SliceMemory, placeholder_jobs, sliced_gpus, usage_jobs
 from slurmext.service.slices.world import slice_job
 from slurmext.service.staging.needs import ModelNeed
+from slurmext.service.totals import with_totals
 from slurmext.service.whole_nodes import with_whole_nodes
 
 _USER_HOLD = "JobHeldUser"
@@ -100,7 +101,7 @@ def observe(
     slices = list[SliceJob]()
     unmanaged = Counter[str]()
     placeholders = dict[str, bool]()
-    view = with_whole_nodes(view)
+    view = with_whole_nodes(with_totals(view))
     limits = caps_now(memory.refused, view, now_s)
     for record in view.jobs:
         if record.slurm_id in memory.slices.placeholders:

@@ -13,9 +13,11 @@ from slurmext.model.policy import Policy
 from slurmext.model.queue import Queue
 from slurmext.model.state import JobRow
 from slurmext.policy.planner import plan
+from slurmext.service.intents import intents_of
 from slurmext.service.job_rows import job_rows
 from slurmext.service.observe import Memory, Observation, observe
 from slurmext.service.reason_history import MOST, reasons_in, with_reason
+from slurmext.service.totals import with_totals
 
 NOW_S = 1000.0
 POLICY = Policy(version=1, queues=(Queue(path="research", guaranteed=16),))
@@ -115,3 +117,32 @@ def test_only_the_newest_reasons_are_kept() -> None:
     assert len(history.split()) == MOST
     assert history.endswith("R1@999")
     assert with_reason("", "", 1) == ""
+
+
+def released(job: JobRecord) -> dict[str, int]:
+    """GPUs by node of what the plan starts."""
+    return {part.node: part.gpus for start in plan(seen(job).snapshot).release for part in start.placement}
+
+
+def test_a_total_that_no_node_holds_is_spread_over_as_few_as_do() -> None:
+    """`sbatch --gpus=12` on nodes of 8, as Slurm does by itself; what a node could hold stays on one."""
+    assert released(record("1", gpus_per_task=12, total=True)) == {"n1": 8, "n2": 4}
+    assert released(record("1", gpus_per_task=16, total=True, exclusive=True)) == {"n1": 8, "n2": 8}
+    assert released(record("1", gpus_per_task=8, total=True)) == {"n1": 8}
+    assert released(record("1", gpus_per_task=12)) == {}, "one task's GPUs are on one node"
+
+
+def test_a_spread_total_is_released_to_the_nodes_of_the_plan() -> None:
+    """Left to itself Slurm might take GPUs of more nodes."""
+    observation = seen(record("1", gpus_per_task=16, total=True))
+    intents = intents_of(plan(observation.snapshot), observation, POLICY, (), now=NOW_S, guard_s=30, requeues_left=None)
+    assert [intent.detail["nodes"] for intent in intents] == [["n1", "n2"]]
+
+
+def test_types_decide_what_a_node_could_hold() -> None:
+    """Of the type that it asks for no node has so many."""
+    nodes = (Node(name="n1", gpus=4, gpu_type="a100"), Node(name="n2", gpus=8, gpu_type="h100"))
+    job = record("1", gpus_per_task=6, total=True)
+    typed = replace(job, annotation=Annotation(queue="research", types=("a100",)))
+    view = with_totals(ClusterView(read_s=NOW_S, nodes=nodes, jobs=(job, typed)))
+    assert [(one.tasks, one.gpus_per_task, one.nodes) for one in view.jobs] == [(1, 6, 1), (6, 1, 2)]

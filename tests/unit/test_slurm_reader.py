@@ -219,3 +219,25 @@ def test_the_topology_is_asked_for_now_and_then(tmp_path: Path) -> None:
     now_s += 3600
     program.unlink()
     assert topology() == Topology(racks={"n1": "s0"})
+
+
+TOTAL = {"tres-per-node": "N/A", "tres-per-job": "gres:gpu:6"}
+
+
+def test_how_a_total_was_spread_is_read_and_not_guessed() -> None:
+    """Slurm fills nodes: six GPUs on two nodes of four are four and two (tried on 22.05)."""
+    slurm = Watched({"JobArrayID": "7", "JobID": "7", "NumNodes": "2", "NodeList": "n[1-2]", "NumTasks": "2", **TOTAL})
+    slurm.slurm.details = (
+        "JobId=7 NumNodes=2\n     Nodes=n1 CPU_IDs=0 Mem=512 GRES=gpu:h100:4(IDX:0-3)\n"
+        "     Nodes=n2 CPU_IDs=0 Mem=512 GRES=gpu:h100:2(IDX:0-1)\n"
+    )
+    (job,) = slurm.reader.read().jobs
+    assert job.placement == (NodeGpus(node="n1", gpus=4), NodeGpus(node="n2", gpus=2))
+    assert (job.tasks, job.gpus_per_task, job.tasks_per_node) == (6, 1, None)
+
+
+def test_a_total_is_told_from_gpus_of_each_node_or_task() -> None:
+    """Only a total may be spread."""
+    jobs = (TOTAL, {}, {"tres-per-node": "N/A", "tres-per-task": "gres:gpu:6"})
+    found = read(*({"JobArrayID": str(at), "JobID": str(at), **HELD, **job} for at, job in enumerate(jobs)))
+    assert [found[str(at)].total for at in range(3)] == [True, False, False]

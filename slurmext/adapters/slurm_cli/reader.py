@@ -173,12 +173,15 @@ class SlurmReader:
         total = job.tasks * job.gpus_per_task
         if len(nodes) == 1:
             return replace(job, placement=(NodeGpus(node=nodes[0], gpus=total),))
-        if job.tasks == len(nodes) and job.tasks_per_node == 1:
+        if job.tasks == len(nodes) and job.tasks_per_node == 1 and not job.total:
             return replace(job, placement=tuple(NodeGpus(node=node, gpus=job.gpus_per_task) for node in nodes))
         key = (job.slurm_id, job.start_s)
         if key not in self._layouts:
             self._layouts[key] = self._detail(job.slurm_id, frozenset(nodes)) or _even(nodes, total)
-        return replace(job, placement=self._layouts[key])
+        there = self._layouts[key]
+        if job.total and any(part.gpus != job.gpus_per_task for part in there):
+            job = replace(job, tasks=total, gpus_per_task=1, tasks_per_node=None)  # 6 on two nodes of four: 4 and 2
+        return replace(job, placement=there)
 
     def _detail(self, job_id: str, nodes: frozenset[str]) -> Placement:
         answer = self._runner.run("scontrol", ["--details", "show", "job", job_id])
@@ -228,6 +231,7 @@ def _job(row: Mapping[str, str]) -> JobRecord:
         tasks=request[0],
         tasks_per_node=request[2],
         types=request[3],
+        total=request[4],
         nodes=_number(row["NumNodes"].split("-", 1)[0]) or 1,
         all_tasks=_number(row["NumTasks"]) or 1,
         cpus=fields.tres(row["tres-alloc"], "cpu"),
@@ -252,22 +256,22 @@ def _job(row: Mapping[str, str]) -> JobRecord:
     )
 
 
-def _request(row: Mapping[str, str]) -> tuple[int, int, int | None, tuple[str, ...]]:
-    """(tasks, GPUs per task, tasks per node, types) of the GPU request, in the planner's terms."""
+def _request(row: Mapping[str, str]) -> tuple[int, int, int | None, tuple[str, ...], bool]:
+    """(tasks, GPUs per task, tasks per node, types, whether asked as a total) of the request, as the planner has it."""
     tasks, nodes = _number(row["NumTasks"]) or 1, _number(row["NumNodes"].split("-", 1)[0]) or 1
     count, types = fields.gpus(row["tres-per-task"])
     if count:
-        return tasks, count, None, types
+        return tasks, count, None, types, False
     count, types = fields.gpus(row["tres-per-node"])
     if count:
-        return nodes, count, 1, types
+        return nodes, count, 1, types, False
     count, types = fields.gpus(row["tres-per-job"])
     if count:
         if nodes == 1:
-            return 1, count, None, types
-        return (nodes, count // nodes, 1, types) if count % nodes == 0 else (count, 1, None, types)
+            return 1, count, None, types, True
+        return (nodes, count // nodes, 1, types, True) if count % nodes == 0 else (count, 1, None, types, True)
     count, types = fields.gpus(row["tres-per-socket"])
-    return (nodes, count, 1, types) if count else (1, 0, None, ())
+    return (nodes, count, 1, types, False) if count else (1, 0, None, (), False)
 
 
 def _room(values: Mapping[str, str]) -> NodeRoom:

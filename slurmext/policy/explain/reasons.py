@@ -43,7 +43,7 @@ def sentence(books: Books, job: Job, reason: Reason, need: float | None = None) 
             return f"a fence keeps queue {queue} from borrowing the {counted(need, 'GPU')} elsewhere"
         case Reason.NO_NODE_FITS:
             return _no_such_type(books, job) or (
-                f"no set of nodes that are up could hold {_shape(job)}, even if no job of any queue ran"
+                f"no set of nodes that are up could hold {_shape(job)}{_where(job)}, even if no job of any queue ran"
             )
         case Reason.FRAGMENTED:
             free = free_gpus(books)
@@ -108,6 +108,10 @@ def _shape(job: Job) -> str:
     tasks = f"{job.least_tasks} x " if job.least_tasks > 1 else ""
     kinds = f" of type {' or '.join(job.types)}" if job.types else ""
     return f"{tasks}{counted(job.gpus_per_task, 'GPU')}{kinds}"
+
+
+def _where(job: Job) -> str:
+    return " on one node" if job.least_tasks == 1 < job.gpus_per_task else ""
 
 
 def _no_such_type(books: Books, job: Job) -> str:
