@@ -22,6 +22,7 @@ from slurmext.cli.render import (
     print_json,
 )
 from slurmext.errors import UsageError
+from slurmext.model.amounts import counted
 
 if TYPE_CHECKING:
     from slurmext.cli.session import Session
@@ -130,7 +131,7 @@ def import_model(
     if as_json:
         print_json(answer)
         return
-    parts = f"{_files(answer['files'])}, {size(answer['size'])}"
+    parts = f"{counted(answer['files'], 'file')}, {size(answer['size'])}"
     if answer["shared_bytes"]:
         shared = size(answer["shared_bytes"])
         parts += f", {shared} of it {_as_in(answer['shared_with'])}"
@@ -144,10 +145,6 @@ def import_model(
         say(f"no node has room for it in memory (the most: {size(room)}): jobs will read it from {answer['storage']}")
     elif not dry_run:
         say(f"use it: sbatch --preload={answer['reference']}")
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"
 
 
 def _as_in(reference: str) -> str:
@@ -196,7 +193,7 @@ def show(session: Session, *, model: str, as_json: bool) -> None:
             ("Model", answer["reference"]),
             ("Owner", answer["owner"]),
             ("Read by", answer["access"]),
-            ("Size", f"{size(answer['size'])} in {answer['chunks']} chunks"),
+            ("Size", f"{size(answer['size'])} in {counted(answer['chunks'], 'chunk')}"),
             *([("Shared", f"{size(shared)} {_as_in(answer['shared_with'])}")] if shared else []),
             ("Storage", answer["storage"]),
             ("Registered", moment(answer["created_s"])),
@@ -260,9 +257,8 @@ def verify(session: Session, output: Output, *, model: str, nodes: str | None) -
     if rows or output.as_json:
         output.rows(PROBLEM_COLUMNS, rows)
     else:
-        click.echo(
-            f"{registered.key}: {len(registered.files)} files, {size(registered.size)}, all as they were imported"
-        )
+        files = counted(len(registered.files), "file")
+        click.echo(f"{registered.key}: {files}, {size(registered.size)}, all as they were imported")
     if rows:
         raise SystemExit(1)
 
@@ -319,5 +315,7 @@ def remove(session: Session, *, model: str, immediate: bool, dry_run: bool, as_j
     if as_json:
         print_json(answer)
         return
-    verb = "would be forgotten" if dry_run else "is forgotten"
-    click.echo(f"{answer['reference']} {verb}; {len(answer['nodes'])} nodes have copies; {answer['storage']} stays")
+    verb, copies = ("would be", "would go") if dry_run else ("is", "go")
+    click.echo(f"{answer['reference']} {verb} forgotten; {answer['storage']} stays")
+    if answer["nodes"]:
+        click.echo(f"its copies on {counted(len(answer['nodes']), 'node')} {copies}, once no running job uses them")

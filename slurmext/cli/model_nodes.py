@@ -19,6 +19,7 @@ from slurmext.cli.model_options import (
     wait_option,
 )
 from slurmext.cli.render import json_option, print_json
+from slurmext.model.amounts import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,8 +90,14 @@ def pin(
 @click.pass_obj
 def unpin(session: Session, *, model: str, nodes: str | None, dry_run: bool, as_json: bool) -> None:
     """Undo pin. The copies stay until room is needed, or you evict them."""
-    answer = session.ask("model_unpin", model=model, nodes=expanded(nodes), dry_run=dry_run or None)
-    told(answer, "is no longer kept on", as_json=as_json)
+    asked = expanded(nodes)
+    answer = session.ask("model_unpin", model=model, nodes=asked, dry_run=dry_run or None)
+    if as_json or answer["nodes"]:
+        told(answer, "is no longer kept on", as_json=as_json)
+    if never := sorted({*(asked or ())} - {*answer["nodes"]}):
+        click.echo(f"slurmext: {answer['reference']} was not kept on {', '.join(never)}", err=True)
+    elif not answer["nodes"]:
+        click.echo(f"slurmext: {answer['reference']} was kept on no node", err=True)
 
 
 @click.command(
@@ -131,7 +138,7 @@ def _follow(
     if as_json:
         print_json({**answer, "replicas": done.replicas, "took_s": done.took_s})
     else:
-        click.echo(f"{answer['reference']} is on {len(done.complete)} of {len(answer['nodes'])} nodes after"
+        click.echo(f"{answer['reference']} is on {len(done.complete)} of {counted(len(answer['nodes']), 'node')} after"
                    f" {span(done.took_s)}")  # fmt: skip
         for row in done.replicas:
             if row["node"] not in done.complete:

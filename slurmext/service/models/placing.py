@@ -51,9 +51,10 @@ class Placing:
         return self._told(entry, nodes, given, tier)
 
     def unpin(self, caller: Caller, given: Arguments) -> Answer:
-        """Keep a model on these nodes no longer than it is used; without nodes on none."""
+        """Keep a model on these nodes no longer than it is used; without nodes on none. Tells which had kept it."""
         entry = own(self._registry, caller, given.text("model"))
-        nodes = given.texts("nodes") or entry.pinned_nodes
+        asked = given.texts("nodes")
+        nodes = tuple(node for node in entry.pinned_nodes if not asked or node in asked)
         if not given.flag("dry_run"):
             self._registry.unpin(entry.key, nodes)
         return self._told(entry, nodes, given, TierKind.MEMORY)

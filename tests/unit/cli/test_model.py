@@ -191,10 +191,30 @@ def test_sharing_and_removing(run: Any, tmp_path: Path, store: MemoryStore) -> N
     assert "your groups" in run("share", "org/base", "--group", "no-such-group").output
     assert "which revision" in run("remove", "org/base").output
     assert "add -i" in run("remove", "org/base@v1").output
-    assert "would be forgotten" in run("remove", "--dry-run", "org/base@v1").output
-    assert run("remove", "-i", "org/base@v1").exit_code == 0
+    entry = store.models.models()[0]
+    copy = ModelReplica(
+        node="n1", tier=TierKind.MEMORY, key=entry.key, fingerprint=entry.fingerprint, state=StageState.COMPLETE,
+        ready_bytes=entry.size, size=entry.size,
+    )  # fmt: skip
+    store.models.put_replicas("n1", [copy])
+    would = run("remove", "--dry-run", "org/base@v1").output
+    assert "would be forgotten" in would and "its copies on 1 node would go" in would
+    done = run("remove", "-i", "org/base@v1")
+    assert done.exit_code == 0 and "its copies on 1 node go, once no running job uses them" in done.output
     assert store.models.models() == []
     assert (tmp_path / "w" / "model.safetensors").exists()
+
+
+def test_unpinning_names_the_nodes_that_had_kept_it(run: Any, tmp_path: Path, store: MemoryStore) -> None:
+    """Of those that were asked; where there is nothing to undo that is said, and is no failure."""
+    run("import", tensors(tmp_path / "w", 1), "org/base@v1")
+    never = run("unpin", "org/base")
+    assert (never.exit_code, never.stdout, never.stderr) == (0, "", "slurmext: org/base@v1 was kept on no node\n")
+    store.models.pin(ModelKey("org/base", "v1"), ["n1", "n2"])
+    some = run("unpin", "org/base", "-w", "n[2-3]")
+    assert some.stdout == "org/base@v1 is no longer kept on n2\n"
+    assert (some.exit_code, some.stderr) == (0, "slurmext: org/base@v1 was not kept on n3\n")
+    assert json.loads(run("unpin", "org/base", "--json").stdout)["nodes"] == ["n1"]
 
 
 def test_where_copies_are(run: Any, tmp_path: Path, store: MemoryStore) -> None:
