@@ -102,7 +102,7 @@ def cli() -> None:
     examples=[
         ("slurmext slice list", "slices that jobs have or await"),
         ("slurmext slice list --profiles", "what the GPUs here can be cut into; FitNow: on GPUs that are cut already"),
-        ("slurmext slice list -P -o JobID,UUID", "for a script"),
+        ("slurmext slice list -P -o JobID,UUID,GPUUUID", "for a script; a share has no UUID of its own"),
     ],
 )
 @click.option("-u", "--user", metavar="USER", help="Only this user's (root and SlurmUser).")
