@@ -18,10 +18,27 @@ _NAMED = 20
 """So many jobs are listed; of more the number is told."""
 
 
+def warn_of_guarantees(session: Session, before: SitePolicy | None, after: SitePolicy) -> None:
+    """What the doctor would say of guarantees that become more than this cluster has."""
+    from slurmext.doctor.facts import Facts
+    from slurmext.doctor.rules_installation import guarantees
+
+    now_s = session.now()
+    promised = after.largest_guarantee(now_s)
+    if promised <= (before.largest_guarantee(now_s) if before else 0):
+        return
+    there = session.cluster_gpus()
+    for finding in guarantees(Facts(config={}, guaranteed_gpus=promised, cluster_gpus=there)):
+        click.echo(f"warning: {finding.found}: {finding.effect}", err=True)
+
+
 def show_consequences(session: Session, before: SitePolicy | None, after: SitePolicy) -> None:
-    """Which running jobs must leave and when, where the policy makes a max smaller or removes a queue."""
+    """Guarantees that the cluster has not the GPUs for; which running jobs must leave and when, where the policy makes
+    a max smaller or removes a queue.
+    """
     from slurmext.service.preview import leaving, takes_away
 
+    warn_of_guarantees(session, before, after)
     now_s = session.now()
     if not takes_away(before, after, now_s):
         return

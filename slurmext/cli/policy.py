@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from slurmext.cli.base import Command, Group
-from slurmext.cli.consequences import show_consequences
+from slurmext.cli.consequences import show_consequences, warn_of_guarantees
 from slurmext.cli.formats import moment
 from slurmext.cli.render import Column, Output, confirm, immediate_option, json_option, output_options, print_json
 from slurmext.cli.whatif import Knobs, world_options
@@ -60,7 +60,8 @@ def _read(file: str) -> tuple[str, str]:
 )
 @click.argument("file")
 @json_option
-def check(file: str, as_json: bool) -> None:
+@click.pass_obj
+def check(session: Session, file: str, as_json: bool) -> None:
     """Check FILE ('-': standard input) without applying it."""
     from slurmext.config.policy import parse_policy
     from slurmext.config.yaml_errors import ConfigError
@@ -81,6 +82,7 @@ def check(file: str, as_json: bool) -> None:
         f"{source}: good: {counted(len(policy.queues), 'queue')}, {counted(guaranteed, 'GPU')} guaranteed in all"
     )
     warn_of_groups(policy)
+    warn_of_guarantees(session, None, policy)
 
 
 def warn_of_groups(policy: SitePolicy) -> None:

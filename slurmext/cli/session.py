@@ -115,6 +115,19 @@ class Session:
 
         return controller(self.site, self.store).observation().snapshot
 
+    def cluster_gpus(self) -> int | None:
+        """GPUs of the whole cluster, as Slurm tells everyone; None where there is none to ask."""
+        if self._look is not None:
+            return sum(node.gpus for node in self._look().nodes) or None
+        from slurmext.adapters.slurm_cli.runner import SlurmRunner
+        from slurmext.doctor.collect import cluster_gpus
+
+        try:
+            slurm = self.site.slurm
+        except SlurmextError:
+            return None
+        return cluster_gpus(SlurmRunner(slurm.bin_dir, slurm.conf, timeout_s=_SHORT_S))
+
     def require_root(self, what: str) -> None:
         """Raises UsageError unless root runs this."""
         if self.uid != 0:

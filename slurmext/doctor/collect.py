@@ -64,7 +64,7 @@ def collect(site: SiteConfig) -> Facts:
         munge_works=works,
         munge_error=error,
         guaranteed_gpus=_guaranteed_gpus(site),
-        cluster_gpus=_cluster_gpus(runner),
+        cluster_gpus=cluster_gpus(runner),
         cards=_cards(),
         mps_control=_path(site.agent.slices.mps_control),
     )
@@ -81,7 +81,8 @@ def _guaranteed_gpus(site: SiteConfig) -> int | None:
     return policy.largest_guarantee(time.time()) if policy else None
 
 
-def _cluster_gpus(runner: SlurmRunner) -> int | None:
+def cluster_gpus(runner: SlurmRunner) -> int | None:
+    """GPUs that Slurm has in all; None where it does not answer."""
     try:
         return sum(node.gpus for node in SlurmReader(runner, SystemClock()).read().nodes)
     except SlurmextError:

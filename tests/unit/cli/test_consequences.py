@@ -69,3 +69,23 @@ def test_without_slurm_the_policy_can_be_changed_all_the_same(run: Run) -> None:
     assert result.exit_code == 0
     assert "what is above its max leaves in 10 min. Which jobs that is, is not known:" in result.output
     assert "squeue did not answer" in result.output
+
+
+def test_guarantees_beyond_the_cluster_are_told_before_they_are_promised(
+    run: Run, seeded: SimpleNamespace, tmp_path: Path
+) -> None:
+    """In `policy check` and `apply` and in `queue set`, where they grow; not where the cluster cannot be asked."""
+    said = "warning: the policy guarantees 33 GPUs, the cluster has 32: not every queue can get its guarantee"
+    file = tmp_path / "p.yaml"
+    file.write_text("version: 1\nqueues: {research: {guaranteed: 16}, prod: {guaranteed: 17}}\n")
+    promises = (
+        ["policy", "check", str(file)],
+        ["policy", "apply", "--dry-run", str(file)],
+        ["queue", "set", "prod", "guaranteed=17", "--dry-run"],
+    )
+    for command in promises:
+        told = run(*command, look=lambda: world(seeded.now))
+        assert (told.exit_code, said in told.stderr) == (0, True), command
+        assert said not in run(*command).stderr
+    fits = run("queue", "set", "prod", "guaranteed=15", "--dry-run", look=lambda: world(seeded.now))
+    assert fits.stderr == ""
