@@ -152,7 +152,7 @@ def test_who_may_use_which_queue_is_told_at_submit(site: Site) -> None:
 def test_a_total_that_no_node_holds_is_spread(site: Site) -> None:
     """`sbatch --gpus=11` on nodes of 8 starts on two of them, as without slurmext."""
     job = site.submit("alice", "--queue=research", "--gpus=11")
-    site.until_running(job)
+    site.until_known(job)
     site.until(lambda: site.store.jobs(job_ids=[job])[0].state == "running")
     row = site.store.jobs(job_ids=[job])[0]
     assert (row.gpus, len(row.nodes.split(","))) == (11, 2)
