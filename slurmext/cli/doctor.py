@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -26,10 +27,11 @@ def cli(site_config: Path | None, as_json: bool, quiet: bool) -> None:
     """Look at the live cluster and explain each setting that would hurt, with the line to change."""
     from slurmext.config.site import load_site
     from slurmext.doctor.collect import collect
-    from slurmext.doctor.diagnosis import diagnose
+    from slurmext.doctor.diagnosis import diagnose, unseen
     from slurmext.doctor.rules import Severity
 
-    findings = diagnose(collect(load_site(site_config)))
+    facts = collect(load_site(site_config))
+    findings = diagnose(facts)
     if quiet:
         findings = [finding for finding in findings if finding.severity is not Severity.NOTE]
     if as_json:
@@ -41,5 +43,8 @@ def cli(site_config: Path | None, as_json: bool, quiet: bool) -> None:
             click.echo(f"    {finding.file}: {finding.line}" if finding.file else f"    {finding.line}")
         wrong = sum(finding.severity is not Severity.NOTE for finding in findings)
         click.echo(f"{wrong} to mend, {len(findings) - wrong} notes." if findings else "Nothing to mend.")
+    if hidden := unseen(facts):
+        remedy = "it cannot be read" if os.geteuid() == 0 else "only root can: run it with sudo"
+        click.echo(f"Not looked at: {', '.join(hidden)} ({remedy}).", err=as_json)
     if any(finding.severity is not Severity.NOTE for finding in findings):
         sys.exit(1)

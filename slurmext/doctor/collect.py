@@ -78,7 +78,7 @@ def _guaranteed_gpus(site: SiteConfig) -> int | None:
         policy = stored_policy(stored) if stored else None
     except SlurmextError:
         return None
-    return policy.largest_guarantee(time.time()) if policy else None
+    return policy.largest_guarantee(time.time()) if policy else 0
 
 
 def cluster_gpus(runner: SlurmRunner) -> int | None:

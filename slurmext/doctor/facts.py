@@ -65,7 +65,8 @@ class Facts:
     munge_error: str | None = None
     munge_works: bool | None = None
     guaranteed_gpus: int | None = None
-    """GPUs that the policy in force guarantees at most, all top-level queues together, calendars included."""
+    """GPUs that the policy in force guarantees at most, all top-level queues together, calendars included; 0
+    without a policy."""
     cluster_gpus: int | None = None
     transparent: TransparentFact | None = None
     """None where no job runs: on a controller without an agent."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from slurmext.doctor.collect import _answers, _heartbeat_age_s, _hook, _listed_plugin, _preload_hook_s
-from slurmext.doctor.diagnosis import RULES, diagnose
+from slurmext.doctor.diagnosis import _LOOKED_AT, RULES, diagnose, unseen
 from slurmext.doctor.facts import Facts, PathFact, TransparentFact, parse_config
 from slurmext.doctor.rules import Severity
 from slurmext.install.hooks import SOURCES, wrapper_text
@@ -255,6 +255,14 @@ def test_what_a_site_may_leave_so(changes: dict[str, object], code: str) -> None
 def test_unknown_raises_no_alarm() -> None:
     """What could not be read is not judged."""
     assert diagnose(Facts(config={})) == []
+
+
+def test_what_could_not_be_looked_at_is_told() -> None:
+    """No policy is another thing than one that cannot be read."""
+    seen = replace(HEALTHY, guaranteed_gpus=0, cluster_gpus=32)
+    assert unseen(seen) == []
+    assert unseen(replace(seen, guaranteed_gpus=None)) == ["the policy in the state database"]
+    assert {name for name in _LOOKED_AT if not hasattr(HEALTHY, name)} == set()
 
 
 def test_every_rule_is_exercised() -> None:
