@@ -134,6 +134,9 @@ def list_slices(session: Session, output: Output, *, user: str | None, profiles:
 def show_map(session: Session, *, as_json: bool, show_all: bool, every: float | None) -> None:
     """Draw each GPU's memory units (of a shared one its percent) with who sits where.
 
+    `[12 2g.20gb]` is job 12's, `[warm 1g.10gb]` an instance that is kept for the next job, `·` free, and `-` what
+    nobody can have, as no memory or no compute slice goes with it.
+
     You see your own jobs by number. Of others' you see that a place is taken and how large it is, as sinfo tells of
     whole GPUs, and neither job nor user nor memory limit; root and SlurmUser see everything.
     """

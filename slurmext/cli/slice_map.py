@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from slurmext.model.amounts import counted
@@ -21,6 +22,9 @@ _TITLES = ("Node", "GPU", "Type", "Use", "Memory units, or percent of a shared G
 _GAP = 2
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
 _HUNDRED = 100
+_KEEP = "\N{NO-BREAK SPACE}"
+_FREE, _USELESS = "·", "-"
+_NO_MEMORY = "no memory left"
 
 
 @contextlib.contextmanager
@@ -67,7 +71,8 @@ def drawn(answer: Mapping[str, Any], *, show_all: bool = False, columns: int = 1
         )  # fmt: skip
     for card, (*left, free) in zip(cards, told, strict=True):
         table.add_row(*left, bar(card, width), free)
-    return Group(table, Text(summary(answer))) if cards else Text(f"no GPU is cut or shared\n{summary(answer)}")
+    below = Text(_broken(summary(answer), columns))
+    return Group(table, below) if cards else Group(Text("no GPU is cut or shared"), below)
 
 
 def _told(card: Card) -> tuple[str, ...]:
@@ -78,16 +83,26 @@ def _told(card: Card) -> tuple[str, ...]:
 
 
 def summary(answer: Mapping[str, Any]) -> str:
-    """What is free, and for what."""
+    """What is free, and for what. Words that belong together have a no-break space between them."""
     found = answer["fragmentation"]
     whole = sum(card["use"] == "whole" for card in answer["gpus"])
-    fits = ", ".join(f"{fit['fits']} x {fit['profile']}" for fit in found["fits"] if fit["fits"])
+    fits = ", ".join(_together(f"{fit['fits']} x {fit['profile']}") for fit in found["fits"] if fit["fits"])
+    used, free = counted(found["gpus"], "GPU"), f"{found['free_gpus']:.2f} free there"
     parts = [
-        f"{counted(found['gpus'], 'GPU')} in sliced use, {found['free_gpus']:.2f} free there, {whole} whole",
-        f"fragmentation {found['percent']:g} %" if found["fits"] else "",
-        f"room for {fits}" if fits else "",
+        ", ".join(map(_together, (f"{used} in sliced use", free, f"{whole} whole"))),
+        _together(f"fragmentation {found['percent']:g} %") if found["fits"] and found["free_gpus"] else "",
+        _together("room for ") + fits if fits else "",
     ]
     return "; ".join(filter(None, parts))
+
+
+def _together(words: str) -> str:
+    return words.replace(" ", _KEEP)
+
+
+def _broken(text: str, columns: int) -> str:
+    """In lines of so many columns; rich would break at no-break spaces as well."""
+    return textwrap.fill(text, columns, break_on_hyphens=False).replace(_KEEP, " ")
 
 
 def bar(card: Card, width: int = WIDTH) -> Text:
@@ -95,7 +110,7 @@ def bar(card: Card, width: int = WIDTH) -> Text:
     from rich.text import Text
 
     if card["use"] == "shared":
-        return _shares(card["parts"], width)
+        return _shares(card, width)
     if card["use"] != "mig" or not card["memory_units"]:
         return Text(
             "whole" if card["use"] == "whole" else "not known: its agent is away, or something else cut it", "dim"
@@ -109,25 +124,31 @@ def _instances(card: Card, columns: int) -> Text:
     units, text = int(card["memory_units"]), Text()
     edge = [round(unit * columns / units) for unit in range(units + 1)]
     by_start = {part["start"]: part for part in card["parts"]}
+    free = _FREE if card["fits"] else _USELESS
     unit = 0
     while unit < units:
         part = by_start.get(unit)
         end = min(units, unit + (part["units"] if part else 1))
         width = edge[end] - edge[unit]
-        text.append(*(_block(part, width) if part else ("·".ljust(width), "dim")))
+        text.append(*(_block(part, width) if part else (free.ljust(width), "dim")))
         unit = end
     return text
 
 
-def _shares(parts: Sequence[Card], columns: int) -> Text:
+def _shares(card: Card, columns: int) -> Text:
+    """By percent. What nobody can have any more, since the memory is given away, is drawn last."""
     from rich.text import Text
 
     text, at = Text(), 0
-    for part in parts:
+    for part in card["parts"]:
         width = min(columns - at, max(1, round(part["percent"] * columns / _HUNDRED)))
         text.append(*_block(part, width))
         at += width
-    text.append("·" * (columns - at), "dim")
+    unused = 1 - sum(part["percent"] for part in card["parts"]) / _HUNDRED
+    useless = min(columns - at, max(0, int((unused - card["free_gpus"]) * columns)))
+    text.append(_FREE * (columns - at - useless), "dim")
+    words = f" {_NO_MEMORY} " if useless > len(_NO_MEMORY) + 2 else ""
+    text.append(words.center(useless, _USELESS), "dim")
     return text
 
 

@@ -127,10 +127,45 @@ def test_a_map_that_is_drawn_anew_is_written_out_at_once_where_there_is_no_termi
 def test_a_number_is_shown_whole_or_not_at_all(percent: int) -> None:
     """`1025` would be read as what it says."""
     share = {"kind": "share", "percent": percent, "job": "1234567", "state": "busy", "memory_mib": 10250}
-    line = bar({"use": "shared", "parts": [share]}).plain
+    line = bar({"use": "shared", "parts": [share], "free_gpus": 1 - percent / 100}).plain
     assert len(line) == 64
     assert set(re.findall(r"\d+", line)) <= {"1234567", str(percent), "10250"}
     assert (percent < 32) or f"[1234567 {percent}% 10250M" in line
+
+
+@pytest.mark.parametrize(("free_gpus", "drawn_so"), [(0.75, "·" * 48), (0.25, "·" * 16 + "-" * 32), (0, "-" * 48)])
+def test_what_nobody_can_have_any_more_is_not_drawn_as_free(free_gpus: float, drawn_so: str) -> None:
+    """Of a shared GPU the percent for which no memory is left, of a cut one units for which no compute slice is."""
+    share = {"kind": "share", "percent": 25, "job": "2", "state": "busy", "memory_mib": 10240}
+    line = bar({"use": "shared", "parts": [share], "free_gpus": free_gpus}).plain
+    assert line[:16] == "[2 25% 10G     ]"
+    assert line[16:].replace(" no memory left ", "-" * 16) == drawn_so
+    assert ("no memory left" in line) == (free_gpus < 0.75)
+    cut = {"use": "mig", "memory_units": 8, "parts": []}
+    assert bar({**cut, "fits": {"1g.10gb": 1}}, 8).plain == "·" * 8
+    assert bar({**cut, "fits": {}}, 8).plain == "-" * 8
+
+
+@pytest.mark.parametrize("columns", range(25, 130, 5))
+def test_what_there_is_room_for_is_broken_between_things(run: Any, columns: int) -> None:
+    """`6` at the end of a line and `x 1g.10gb` on the next would be read twice."""
+    screen, found = Console(width=columns, file=io.StringIO()), json.loads(run("map", "--json").output)
+    screen.print(drawn({**found, "gpus": []}, columns=columns))
+    lines = screen.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= columns
+    for words in ("2 GPUs in sliced use,", "0 whole;", "room for 5 x 1g.10gb,", "3 x 1g.20gb", "fragmentation 17.4 %"):
+        assert any(words in line for line in lines)
+    assert not any(line.startswith(("x ", "%")) for line in lines)
+
+
+def test_of_nothing_free_no_fragments_are_told(run: Any) -> None:
+    """There is nothing that does not fit together."""
+    found = json.loads(run("map", "--json").output)
+    full = {**found, "fragmentation": {**found["fragmentation"], "free_gpus": 0.0, "percent": 100.0}}
+    for answer, told in ((found, True), (full, False)):
+        screen = Console(width=200, file=io.StringIO())
+        screen.print(drawn(answer, columns=200))
+        assert ("fragmentation" in screen.file.getvalue()) is told
 
 
 @pytest.mark.parametrize("columns", [60, 80, 97, 200])
