@@ -23,6 +23,7 @@ def job_rows(
         if known is None:
             continue  # stands for what slices use
         record = known.record
+        gpus, nodes = _held(job, known)
         rows.append(
             JobRow(
                 job=known.key,
@@ -33,8 +34,8 @@ def job_rows(
                 state="released"
                 if record.state is JobState.PENDING and job.state is JobState.RUNNING
                 else record.state.value,
-                gpus=job.gpus if isinstance(job, Job) else 0,
-                nodes=",".join(_nodes_of(job)),
+                gpus=gpus,
+                nodes=nodes,
                 reason=reasons[job.id].value if job.id in reasons else "",
                 message=messages.get(job.id, ""),
                 reasons=with_reason(known.reasons, reasons[job.id].value if job.id in reasons else "", now_s),
@@ -68,6 +69,14 @@ def _left_to_slurm(known: Known, now_s: float) -> JobRow:
         requested_nodes=known.first_nodes,
         updated_s=now_s,
     )
+
+
+def _held(job: Job | SliceJob, known: Known) -> tuple[int, str]:
+    """GPUs and nodes of the job; while it ends Slurm lists only what it has not left yet, but it had all."""
+    nodes, row = ",".join(_nodes_of(job)), known.row
+    if job.state is JobState.COMPLETING and row is not None and row.start_s in {None, known.record.start_s}:
+        return row.gpus, row.nodes or nodes
+    return job.gpus if isinstance(job, Job) else 0, nodes
 
 
 def _nodes_of(job: Job | SliceJob) -> list[str]:

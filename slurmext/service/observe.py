@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from slurmext.model.cluster import ClusterView, JobRecord
-from slurmext.model.heterogeneous import LEFT_TO_SLURM, first_of, whole_jobs
+from slurmext.model.heterogeneous import whole_jobs
 from slurmext.model.job import Cap, CapKind, Job, JobState, NodeGpus, Placement
 from slurmext.model.policy import Policy
 from slurmext.model.slicing import SliceJob
 from slurmext.model.snapshot import Fence, Snapshot
 from slurmext.model.state import ActionKind, ActionRecord, ActionState, CheckpointRecord, JobKey, JobRow, StoredFence
+from slurmext.service.ended import ended_rows
 from slurmext.service.idleness import Idleness, about, with_idleness
 from slurmext.service.job_queues import Groups, dynamic_queues, queue_of, removed_queues
 from slurmext.service.limits import Refused, cap_of, caps_now
@@ -50,7 +51,7 @@ class Known:
 
     `stray` is a pending job that nothing holds although the daemon did not release it: let through while no daemon
     was there, or requeued by Slurm itself. `reasons` are those it waited for so far. `limited`: a limit of Slurm's own
-    holds back jobs like it.
+    holds back jobs like it. `row` is what the store has of it.
     """
 
     record: JobRecord
@@ -60,6 +61,7 @@ class Known:
     stray: bool = False
     reasons: str = ""
     limited: bool = False
+    row: JobRow | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +128,7 @@ def observe(
             stray=stray,
             reasons=row.reasons if row and row.job == key else "",
             limited=any(cap.kind is CapKind.SLURM for cap in caps),
+            row=row if row and row.job == key else None,
         )
         job = _job(record, key, queue, release, evictions.get(key), memory, now_s)
         named = everybody.named(record.user, limited) if limited else ()
@@ -176,7 +179,8 @@ def observe(
     )
     rivals = any(_rival(record) for record in view.jobs)
     het = _het_jobs(view, memory.rows)
-    ended = _ended(view, {**known, **het}, memory.rows, now_s)
+    active = {job_id: one.key for job_id, one in (*known.items(), *het.items())}
+    ended = ended_rows(view.ended, active, memory.rows, now_s)
     return Observation(snapshot=snapshot, known=known, ended=ended, rivals=rivals, slices=tuple(slices), het=het)
 
 
@@ -283,19 +287,3 @@ def _planned(release: ActionRecord) -> Mapping[str, int]:
 
 def _placement(gpus: Mapping[str, int]) -> Placement:
     return tuple(NodeGpus(node=node, gpus=count) for node, count in sorted(gpus.items()))
-
-
-def _ended(
-    view: ClusterView, known: Mapping[str, Known], rows: Mapping[str, JobRow], now_s: float
-) -> tuple[JobRow, ...]:
-    final = {record.slurm_id: record for record in view.ended}
-    gone = list[JobRow]()
-    for job_id, row in rows.items():
-        if row.end_s is not None or (job_id in known and known[job_id].key == row.job):
-            continue
-        record = final.get(job_id) or final.get(first_of(job_id))
-        state = record.slurm_state.lower() if record else "ended"
-        end_s = float(record.end_s) if record and record.end_s else now_s
-        message = row.message if row.message == LEFT_TO_SLURM else ""
-        gone.append(replace(row, state=state, end_s=end_s, reason="", message=message, updated_s=now_s))
-    return tuple(gone)

@@ -34,12 +34,12 @@ def running(slurm_id: str, node: str, **more: object) -> JobRecord:
     return record(slurm_id, state=JobState.RUNNING, priority=100, placement=placement, start_s=950, **more)
 
 
-def seen(*jobs: JobRecord, rows: Sequence[JobRow] = ()) -> Observation:
+def seen(*jobs: JobRecord, rows: Sequence[JobRow] = (), ended: Sequence[JobRecord] = ()) -> Observation:
     memory = Memory(
         rows={row.job.job_id: row for row in rows}, open_actions=(), checkpoints={}, preempted={}, fences=(),
         not_before={},
     )  # fmt: skip
-    return observe(ClusterView(read_s=NOW_S, nodes=NODES, jobs=jobs), POLICY, memory, NOW_S)
+    return observe(ClusterView(read_s=NOW_S, nodes=NODES, jobs=jobs, ended=tuple(ended)), POLICY, memory, NOW_S)
 
 
 def jobs(observation: Observation) -> dict[str, Job]:
@@ -146,3 +146,34 @@ def test_types_decide_what_a_node_could_hold() -> None:
     typed = replace(job, annotation=Annotation(queue="research", types=("a100",)))
     view = with_totals(ClusterView(read_s=NOW_S, nodes=nodes, jobs=(job, typed)))
     assert [(one.tasks, one.gpus_per_task, one.nodes) for one in view.jobs] == [(1, 6, 1), (6, 1, 2)]
+
+
+GANG = {"tasks": 2, "tasks_per_node": 1, "start_s": 950}
+BOTH = (NodeGpus(node="n1", gpus=2), NodeGpus(node="n2", gpus=2))
+
+
+def had(rows: Sequence[JobRow]) -> tuple[int, str, float | None]:
+    (row,) = rows
+    return row.gpus, row.nodes, row.start_s
+
+
+def test_a_job_that_ends_has_had_all_its_nodes() -> None:
+    """Of a completing job Slurm lists, and counts, only the nodes that it has not left yet."""
+    runs = record("1", state=JobState.RUNNING, priority=100, placement=BOTH, **GANG)
+    ends = replace(runs, state=JobState.COMPLETING, slurm_state="COMPLETING", tasks=1, placement=BOTH[:1])
+    ran = job_rows(seen(runs), {}, {}, NOW_S)
+    assert had(ran) == (4, "n1,n2", 950)
+    assert had(job_rows(seen(ends, rows=ran), {}, {}, NOW_S)) == (4, "n1,n2", 950)
+    held = job_rows(seen(record("1", **{**GANG, "start_s": None})), {}, {}, NOW_S)
+    assert had(job_rows(seen(ends, rows=held), {}, {}, NOW_S)) == (4, "n1", 950), "nobody saw it run"
+
+
+def test_a_job_that_nobody_saw_run_has_run_where_slurm_says_at_last() -> None:
+    """It started and ended between two looks; one that was cancelled while it waited has not run."""
+    held = job_rows(seen(record("1", **{**GANG, "start_s": None})), {}, {}, NOW_S)
+    done = record("1", slurm_state="COMPLETED", placement=tuple(replace(part, gpus=0) for part in BOTH), **GANG)
+    assert had(job_rows(seen(rows=held, ended=[done]), {}, {}, NOW_S)) == (4, "n1,n2", 950)
+    left = replace(held[0], gpus=2, nodes="n1", start_s=950.0, state="completing")
+    assert had(job_rows(seen(rows=[left], ended=[done]), {}, {}, NOW_S)) == (4, "n1,n2", 950)
+    cancelled = replace(done, slurm_state="CANCELLED", placement=(), tasks=4294967294)
+    assert had(job_rows(seen(rows=held, ended=[cancelled]), {}, {}, NOW_S)) == (4, "", None)

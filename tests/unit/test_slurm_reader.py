@@ -241,3 +241,15 @@ def test_a_total_is_told_from_gpus_of_each_node_or_task() -> None:
     jobs = (TOTAL, {}, {"tres-per-node": "N/A", "tres-per-task": "gres:gpu:6"})
     found = read(*({"JobArrayID": str(at), "JobID": str(at), **HELD, **job} for at, job in enumerate(jobs)))
     assert [found[str(at)].total for at in range(3)] == [True, False, False]
+
+
+def test_a_spread_job_that_ends_keeps_what_it_has_not_left_yet() -> None:
+    """Its tasks are not all on the last of its nodes."""
+    job = {"JobArrayID": "7", "JobID": "7", "NumNodes": "2", "NodeList": "n[1-2]", "NumTasks": "2", **TOTAL}
+    slurm = Watched(job)
+    slurm.slurm.details = "\n".join(
+        f"     Nodes={node} CPU_IDs=0 Mem=1 GRES=gpu:{n}" for node, n in (("n1", 4), ("n2", 2))
+    )
+    slurm.reader.read()
+    slurm.slurm.jobs = ({**job, "State": "COMPLETING", "NodeList": "n2", "NumNodes": "1"},)
+    assert slurm.reader.read().jobs[0].placement == (NodeGpus(node="n2", gpus=2),)

@@ -170,6 +170,10 @@ class SlurmReader:
         if not job.gpus_per_task:
             return job  # a component without GPUs: where it is, its tasks may have to be told something
         nodes = [part.node for part in job.placement]
+        known = self._layouts.get((job.slurm_id, job.start_s))
+        if known is not None and job.state is JobState.COMPLETING:
+            # Only those that it has not left yet are still listed, and perhaps fewer tasks.
+            return replace(job, placement=tuple(part for part in known if part.node in nodes))
         total = job.tasks * job.gpus_per_task
         if len(nodes) == 1:
             return replace(job, placement=(NodeGpus(node=nodes[0], gpus=total),))
