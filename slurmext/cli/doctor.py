@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from slurmext.cli.base import Command
+from slurmext.cli.session import find_site
 
 _COLOUR = {"error": "red", "warning": "yellow", "note": "cyan"}
 
@@ -25,12 +26,11 @@ _COLOUR = {"error": "red", "warning": "yellow", "note": "cyan"}
 @click.option("-q", "--quiet", is_flag=True, help="Leave out the notes.")
 def cli(site_config: Path | None, as_json: bool, quiet: bool) -> None:
     """Look at the live cluster and explain each setting that would hurt, with the line to change."""
-    from slurmext.config.site import load_site
     from slurmext.doctor.collect import collect
     from slurmext.doctor.diagnosis import diagnose, unseen
     from slurmext.doctor.rules import Severity
 
-    facts = collect(load_site(site_config))
+    facts = collect(find_site(site_config))
     findings = diagnose(facts)
     if quiet:
         findings = [finding for finding in findings if finding.severity is not Severity.NOTE]

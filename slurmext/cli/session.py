@@ -10,13 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slurmext.cli.base import program
 from slurmext.errors import SlurmextError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from slurmext.adapters.tcp.queries import TcpQueryClient
     from slurmext.config.site import SiteConfig
+    from slurmext.devcluster import Devcluster
     from slurmext.model.snapshot import Snapshot
     from slurmext.ports import Store
     from slurmext.service.models import ModelRequests
@@ -50,9 +52,7 @@ class Session:
         """The site file. Raises ConfigError and others as load_site does."""
         if self._site is not None:
             return self._site
-        from slurmext.config.site import load_site
-
-        return load_site()
+        return find_site()
 
     def ask(self, op: str, **arguments: object) -> dict[str, Any]:
         """An answer of the running daemon, here or on the controller; without it root gets one from the database."""
@@ -154,6 +154,28 @@ class Session:
         behind = os.environ.get("SUDO_USER")
         name = user_name(self.uid)
         return f"{name} (sudo {behind})" if behind else name
+
+
+def find_site(path: Path | None = None) -> SiteConfig:
+    """The site file. Raises as load_site does; where this host has none, a devcluster that is up is named."""
+    from slurmext.config.site import NoSiteFileError, load_site
+
+    try:
+        return load_site(path)
+    except NoSiteFileError as error:
+        from slurmext.devcluster import Devcluster
+
+        raise SlurmextError(f"{error}{way_in(Devcluster.list())}") from error
+
+
+def way_in(clusters: Iterable[Devcluster]) -> str:
+    """`; or …` with the command that leads into the first of these devclusters that runs; empty when none does."""
+    from slurmext.devcluster.spec import chosen
+
+    for cluster in clusters:
+        if cluster.pid("slurmctld") is not None:
+            return f"; or use the devcluster {cluster.spec.name}: `{program()} devcluster shell{chosen(cluster.dir)}`"
+    return ""
 
 
 def user_name(uid: int) -> str:

@@ -258,6 +258,10 @@ def site_path(path: Path | None = None) -> Path:
     return Path(os.environ.get(ENVIRONMENT) or DEFAULT_PATH)
 
 
+class NoSiteFileError(SlurmextError):
+    """There is none where it was looked for: slurmext is not installed on this host."""
+
+
 def load_site(path: Path | None = None) -> SiteConfig:
     """Read and check the site file. Raises ConfigError (file:line), UntrustedFileError, SlurmextError (not there).
 
@@ -299,7 +303,7 @@ def _read(path: Path) -> tuple[str, os.stat_result]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
-        raise SlurmextError(
+        raise NoSiteFileError(
             f"{path} is not there: run 'slurmext install' as root, or name the site file with --config or {ENVIRONMENT}"
         ) from error
     except OSError as error:

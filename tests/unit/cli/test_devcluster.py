@@ -11,6 +11,7 @@ import click.testing
 import pytest
 
 from slurmext.cli.main import cli
+from slurmext.cli.session import way_in
 from slurmext.devcluster import ClusterSpec, Devcluster
 from slurmext.devcluster.boot import unknown_types
 from slurmext.devcluster.record import Record
@@ -117,3 +118,11 @@ def test_types_without_a_card_of_that_name_are_known_before_booting() -> None:
 def test_a_cluster_is_named_on_the_command_line_by_what_is_needed() -> None:
     told = [chosen(BASE / "dev"), chosen(BASE / "mine"), chosen(Path("/a b/c"))]
     assert told == ["", " --name mine", " --dir '/a b/c'"]
+
+
+def test_a_host_without_slurmext_leads_to_the_devcluster_that_runs(booted: Path) -> None:
+    cluster = Devcluster.attach(booted)
+    assert way_in([cluster]) == ""
+    started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+    (cluster.layout.pids / "slurmctld").write_text(f"{os.getpid()} {started}\n")
+    assert way_in([cluster]).endswith(f" devcluster shell --dir {booted}`")
