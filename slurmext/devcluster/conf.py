@@ -104,6 +104,8 @@ def _site(spec: ClusterSpec, layout: Layout, network: Network) -> dict[str, obje
             "memory_dir": f"{layout.memory}/%n",
             "memory_mount": False,
             "memory_gib": 2,
+            # As long as this slurm.conf lets a prolog run (PrologEpilogTimeout) less what it needs for itself.
+            "prolog_wait_s": 50,
             "listen": "0.0.0.0:6832" if spec.netns else "127.0.0.1:6832",
             "link_gbps": netns.bits_per_s(spec.rate) / 1e9 if spec.netns else 10,
         },

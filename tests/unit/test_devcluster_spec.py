@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from slurmext.config.site import load_site
 from slurmext.devcluster import ClusterSpec, conf, netns, packages, ports, processes, record, wrappers
 from slurmext.devcluster.errors import BadSpec
 from slurmext.devcluster.spec import Layout
+from slurmext.doctor.diagnosis import diagnose
+from slurmext.doctor.facts import Facts, parse_config
 
 
 @pytest.mark.parametrize(
@@ -73,12 +76,18 @@ def test_a_key_set_by_the_caller_replaces_ours_so_that_slurm_sees_it_once(tmp_pa
 
 
 def test_the_site_file_is_one_slurmext_accepts(tmp_path: Path) -> None:
-    from slurmext.config.site import load_site
-
     layout = rendered(tmp_path, ClusterSpec(name="x", site={"daemon": {"interval_s": 2}}))
     layout.site_config.chmod(0o644)
     site = load_site(layout.site_config)
     assert (site.cluster, site.daemon.interval_s, site.slurm.bin_dir) == ("x", 2, layout.bin)
+
+
+def test_its_settings_give_its_own_doctor_nothing_to_say(tmp_path: Path) -> None:
+    """Of slurm.conf and the site file; what the host has or lacks is another thing."""
+    layout = rendered(tmp_path, ClusterSpec())
+    layout.site_config.chmod(0o644)
+    waits_s = load_site(layout.site_config).staging.prolog_wait_s
+    assert diagnose(Facts(config=parse_config(layout.slurm_conf.read_text()), prolog_wait_s=waits_s)) == []
 
 
 def test_a_cluster_without_gpus_names_none(tmp_path: Path) -> None:
