@@ -84,4 +84,4 @@ $(addprefix bench-,$(BENCHES)): bench-%: setup-all
 	$(AS_ROOT) $(PY) tests/benchmarks/bench_$*.py
 
 clean:
-	rm -rf site build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf site build dist slurmext.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
