@@ -102,10 +102,10 @@ local function decide(given_desc, part_list, submit_uid)
     return changes
   end
   check_nodes(job_desc, sliced, job_desc.partition or default_partition(part_list) or "")
-  local tasks = tasks_or(job_desc.num_tasks, nil)
-  if options.gang_min and tasks and tonumber(options.gang_min) > tasks then
-    refuse(string.format("%s=%s: the job has %d tasks and cannot need more than that; for example %s=%d",
-      flag_name("gang-min"), options.gang_min, tasks, flag_name("gang-min"), tasks))
+  local tasks = tasks_of(job_desc)
+  if options.gang_min and tonumber(options.gang_min) > tasks then
+    refuse(string.format("%s=%s: the job has %d task%s and cannot need more than that; for example %s=%d",
+      flag_name("gang-min"), options.gang_min, tasks, tasks == 1 and "" or "s", flag_name("gang-min"), tasks))
   end
   local queues = read_queues()
   if sliced and not queues then

@@ -23,6 +23,17 @@ local function gpus_in(tres)
   return total
 end
 
+-- The types named in a TRES string, in order.
+local function gpu_types_in(tres)
+  local types = {}
+  for token in tostring(tres or ""):gmatch("[^,]+") do
+    local rest = token:gsub("^%s*gres[:/]", ""):gsub("%(.*$", ""):match("^gpu:(.+)$")
+    local kind = rest and (rest:match("^([^:=]+)[:=]%d+$") or not tonumber(rest) and rest)
+    if kind then types[#types + 1] = kind end
+  end
+  return types
+end
+
 local function nodes_of(job_desc)
   local nodes = tasks_or(job_desc.min_nodes, nil)
   if nodes then return math.max(nodes, 1) end
@@ -31,17 +42,22 @@ local function nodes_of(job_desc)
   return 1
 end
 
+local function tasks_of(job_desc)
+  local tasks = tasks_or(job_desc.num_tasks, nil)
+  local gpus, each = gpus_in(job_desc.tres_per_job), gpus_in(job_desc.tres_per_task)
+  if not tasks and gpus and each and each > 0 then return math.floor(gpus / each) end
+  return tasks or nodes_of(job_desc) * math.max(number_or(job_desc.ntasks_per_node, 1), 1)
+end
+
 -- The fewest GPUs the job can take, as far as the request says; nil when it asks for none.
 local function gpus_of(job_desc)
   local nodes, most = nodes_of(job_desc), nil
   local function consider(count, factor)
     if count then most = math.max(most or 0, count * factor) end
   end
-  local tasks = tasks_or(job_desc.num_tasks, nil)
-  if not tasks then tasks = nodes * math.max(number_or(job_desc.ntasks_per_node, 1), 1) end
   consider(gpus_in(job_desc.tres_per_job), 1)
   consider(gpus_in(job_desc.tres_per_node), nodes)
-  consider(gpus_in(job_desc.tres_per_task), tasks)
+  consider(gpus_in(job_desc.tres_per_task), tasks_of(job_desc))
   consider(gpus_in(job_desc.tres_per_socket), nodes * math.max(number_or(job_desc.sockets_per_node, 1), 1))
   return most
 end

@@ -160,7 +160,7 @@ local function check_slices(options, job_desc, gpus)
   local known = read_slices()
   if known then
     local nodes = nodes_of(job_desc)
-    local tasks = tasks_or(job_desc.num_tasks, nil) or nodes * math.max(number_or(job_desc.ntasks_per_node, 1), 1)
+    local tasks = tasks_of(job_desc)
     local need = { nodes = nodes, per_node = math.max(1, math.ceil(tasks / nodes)) }
     check_types(options, known)
     if options.slice then

@@ -20,7 +20,7 @@ def test_the_same_verdict_as_python(controller: Controller, option, value: str) 
     given, job = {option.env: value}, {"tres_per_job": None} if option.name.startswith("gpu-") else {}
     if option.name == "gpu-oom-retry":
         given["SLURMEXT_GPU_SLICE"] = "1g.10gb"
-    outcome = controller.submit(options=given, **job)
+    outcome = controller.submit(options=given, num_tasks=1_000_000, **job)
     if is_valid(option, value) and option.name == "size":
         assert "sizes are part of a policy, and none is in force here" in outcome.user[0]
         assert "`slurmext policy apply FILE`; ask for what the job needs" in outcome.user[0]
@@ -56,6 +56,21 @@ def test_a_gang_larger_than_the_job_is_refused(controller: Controller) -> None:
     outcome = controller.submit(options={"SLURMEXT_GANG_MIN": "5"}, num_tasks=4)
     assert outcome.code == -1
     assert "--gang-min=5: the job has 4 tasks" in outcome.user[0]
+
+
+@pytest.mark.parametrize(
+    ("job", "tasks"),
+    [
+        ({}, "1 task "), ({"min_nodes": 3}, "3 tasks "), ({"min_nodes": 2, "ntasks_per_node": 2}, "4 tasks "),
+        ({"tres_per_job": "gres:gpu:8", "tres_per_task": "gres:gpu:2"}, "4 tasks "),
+    ],
+)  # fmt: skip
+def test_a_job_that_does_not_say_how_many_tasks_has_one_for_each_node(
+    controller: Controller, job: dict[str, int], tasks: str
+) -> None:
+    """Or as many as it wants on each, or as its GPUs are for."""
+    assert f"--gang-min=5: the job has {tasks}" in controller.submit(options={"SLURMEXT_GANG_MIN": "5"}, **job).user[0]
+    assert controller.submit(options={"SLURMEXT_GANG_MIN": tasks[0]}, **job).code == 0
 
 
 def test_the_sites_prefix_is_in_the_messages(controller: Controller) -> None:
