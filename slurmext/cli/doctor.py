@@ -29,6 +29,7 @@ def cli(site_config: Path | None, as_json: bool, quiet: bool) -> None:
     from slurmext.doctor.collect import collect
     from slurmext.doctor.diagnosis import diagnose, unseen
     from slurmext.doctor.rules import Severity
+    from slurmext.model.amounts import counted
 
     facts = collect(find_site(site_config))
     findings = diagnose(facts)
@@ -42,7 +43,7 @@ def cli(site_config: Path | None, as_json: bool, quiet: bool) -> None:
             click.echo(f"{head} {finding.code}: {finding.found}\n    {finding.effect}")
             click.echo(f"    {finding.file}: {finding.line}" if finding.file else f"    {finding.line}")
         wrong = sum(finding.severity is not Severity.NOTE for finding in findings)
-        click.echo(f"{wrong} to mend, {len(findings) - wrong} notes." if findings else "Nothing to mend.")
+        click.echo(f"{wrong} to mend, {counted(len(findings) - wrong, 'note')}." if findings else "Nothing to mend.")
     if hidden := unseen(facts):
         remedy = "it cannot be read" if os.geteuid() == 0 else "only root can: run it with sudo"
         click.echo(f"Not looked at: {', '.join(hidden)} ({remedy}).", err=as_json)
