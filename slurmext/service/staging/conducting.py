@@ -143,19 +143,21 @@ class Conducting:
                 self._hand_out(transfer)
                 self._close_if_over(transfer)
 
+    def greeted(self, node: str) -> None:
+        """An agent connected, perhaps another one than before: it knows of no order, and serves at another port. What it
+        was to have it gets once it has told what is there.
+        """
+        with self._lock:
+            for transfer in list(self._transfers.values()):
+                self._lose(transfer, [node])
+
     def tick(self) -> list[str]:
         """Notice nodes that went away (returned), and links that others use now."""
         with self._lock:
             gone = self._hosts.gone(self._agents.connected().keys())
             for transfer in list(self._transfers.values()):
-                for node in gone:
-                    transfer.conductor.lost(node)
-                    if node in transfer.targets:
-                        transfer.targets.discard(node)
-                        self._resume.setdefault(node, {})[transfer.entry.key, transfer.tier] = transfer.entry
                 self._see_links(transfer)
-                self._hand_out(transfer)
-                self._close_if_over(transfer)
+                self._lose(transfer, gone)
         return gone
 
     def failure(self, node: str, key: ModelKey, tier: TierKind = TierKind.MEMORY) -> str:
@@ -228,6 +230,15 @@ class Conducting:
     def _close_if_over(self, transfer: _Transfer) -> None:
         if not transfer.targets:
             self._transfers.pop((transfer.entry.key, transfer.tier), None)
+
+    def _lose(self, transfer: _Transfer, nodes: Iterable[str]) -> None:
+        for node in nodes:
+            transfer.conductor.lost(node)
+            if node in transfer.targets:
+                transfer.targets.discard(node)
+                self._resume.setdefault(node, {})[transfer.entry.key, transfer.tier] = transfer.entry
+        self._hand_out(transfer)
+        self._close_if_over(transfer)
 
     # planning
 

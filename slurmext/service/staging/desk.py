@@ -189,6 +189,7 @@ class StageDesk:
     def greeted(self, node: str, detail: Mapping[str, object]) -> None:
         """An agent connected."""
         self._keeping.forget_node(node)
+        self._conducting.greeted(node)
         self.said(node, detail)
 
     def said(self, node: str, detail: Mapping[str, object]) -> bool:

@@ -329,3 +329,20 @@ def test_models_of_jobs_that_may_start_on_a_node_do_not_drive_each_other_out(sta
     snapshot = Snapshot(now_s=0, nodes=(Node(name="n1", gpus=1),), jobs=(job,))
     stage.desk.run(Decided(snapshot=snapshot, plan=Plan(release=(release,))), ClusterView(read_s=0, jobs=records))
     assert str(stage.agents.orders[-1][1].key) == "org/m2@v1"
+
+
+def test_an_agent_that_is_another_one_is_told_again(stage: Stage) -> None:
+    """It was killed and started anew within a moment: it knows of no order, and who receives from it, no port."""
+    entry = stage.model()
+    stage.desk.wanted(entry.key, NODES, TierKind.MEMORY, "alice")
+    for node in NODES:
+        stage.says(node, progress(entry, 0.5))
+    reader = next(node for node in NODES if STORAGE in stage.agents.sources(node))
+    stage.agents.staged.clear()
+    stage.desk.greeted(reader, {"port": 7000, "link_bps": 1e10, "models": [progress_to_json(progress(entry, 0.5))]})
+    assert reader in stage.agents.staged
+    peers = [source.peer for order in stage.agents.staged.values() for source in order.sources]
+    assert {peer.address.rpartition(":")[2] for peer in peers if peer.node == reader} == {"7000"}
+    last = next(node for node in NODES if node != reader)
+    stage.desk.greeted(last, {"port": 7001, "link_bps": 1e10, "models": [progress_to_json(progress(entry, 0.5))]})
+    assert stage.agents.staged[last].sources
