@@ -23,6 +23,7 @@ from slurmext.devcluster import (
     ports,
     processes,
     roots,
+    sweep,
     users,
     wrappers,
 )
@@ -45,6 +46,7 @@ def up(spec: ClusterSpec, say: Say) -> Record:
         down = f"take it down (`slurmext devcluster down{chosen(spec.directory)}`)"
         remedy = down if Layout(spec.directory).record.exists() else "no devcluster is in it: remove it"
         raise BadSpec(f"{spec.directory} exists: {remedy}, or choose another --name")
+    sweep.sweep(say)
     for kind in unknown_types(spec):
         say(f"gpu type {kind!r} is none of {', '.join(nvml.CARDS)}: simulated as a card of "
             f"{nvml.OTHER.memory_mib >> 10} GiB that can be shared and not cut")  # fmt: skip

@@ -6,7 +6,7 @@ import re
 import subprocess
 from typing import TYPE_CHECKING, Final
 
-from slurmext.devcluster import namespaces, packages, processes
+from slurmext.devcluster import namespaces, packages, ports, processes
 from slurmext.devcluster.errors import DevclusterError
 from slurmext.devcluster.spec import Layout
 
@@ -19,6 +19,13 @@ _UNITS: Final = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 def bridge(record: Record) -> str:
     """The bridge's name: `sxK` for the subnet 198.18.K.0/24."""
     return f"sx{(record.subnet or '').rpartition('.')[2]}"
+
+
+def drop_bridge(name: str) -> bool:
+    """Remove a bridge if it is one of ours, by its address: whether it was."""
+    ours = f" {controller_address(ports.subnet(int(name.removeprefix('sx'))))}/24 "
+    shown = _run("ip", "-oneline", "-4", "addr", "show", "dev", name)
+    return ours in shown.stdout and _run("ip", "link", "del", name).returncode == 0
 
 
 def controller_address(subnet: str) -> str:

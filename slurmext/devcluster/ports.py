@@ -44,15 +44,20 @@ def free_ports(count: int) -> list[int]:
     raise DevclusterError(f"no {count} free TCP ports between {_LOW} and {_HIGH}")
 
 
+def subnet(third: int) -> str:
+    """The first three numbers of the addresses behind the bridge `sxTHIRD`."""
+    return f"198.18.{third}"
+
+
 def free_subnet() -> str:
     """The first three numbers of an unused /24 of 198.18.0.0/15, the range set aside for tests (RFC 2544)."""
     taken = {record.get("subnet") for record in records()}
     routes = Path("/proc/net/route").read_text(encoding="ascii")
     for third in range(1, 255):
-        subnet = f"198.18.{third}"
+        found = subnet(third)
         hexadecimal = f"00{third:02X}12C6"  # little-endian network address
-        if subnet not in taken and hexadecimal not in routes:
-            return subnet
+        if found not in taken and hexadecimal not in routes:
+            return found
     raise DevclusterError("every /24 of 198.18.0.0/16 is in use: take other clusters with --netns down")
 
 

@@ -111,6 +111,19 @@ def await_true(check: Callable[[], object], *, timeout_s: float, every_s: float 
         time.sleep(every_s)
 
 
+def marked() -> set[Path]:
+    """Directories of the clusters that have a daemon, or a child of one, anywhere on this host."""
+    mark = f"{MARKER}=".encode()
+    found: set[Path] = set()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:  # it ended while we looked
+            continue
+        found |= {Path(os.fsdecode(word.removeprefix(mark))) for word in words if word.startswith(mark)}
+    return found
+
+
 def members(layout: Layout) -> list[int]:
     """Every live process of the cluster except this one: daemons, jobs whatever they did to escape, waiting clients.
 

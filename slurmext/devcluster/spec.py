@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BASE: Final = Path("/var/lib/slurmext-dev")
+MEMORY: Final = Path("/dev/shm/slurmext-dev-")  # noqa: S108 - root makes it; the cluster's name follows
 USUAL: Final = "dev"
 NATIVE: Final = "native"
 
@@ -133,7 +134,7 @@ class Layout:
     @property
     def memory(self) -> Path:
         """Models staged into the memory of its nodes, a directory each."""
-        return Path("/dev/shm") / f"slurmext-dev-{self.root.name}"  # noqa: S108 - root makes it
+        return MEMORY.with_name(f"{MEMORY.name}{self.root.name}")
 
     @property
     def marker(self) -> Path:
