@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from slurmext.cli.base import Command
 from slurmext.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from slurmext.demo.checks import Check
 
 _DRAWN_EVERY_S = 4.0
 
@@ -40,7 +47,7 @@ def cli(name: str, release: str, keep: bool) -> None:
     if os.geteuid() != 0:
         raise UsageError("booting a Slurm needs root; run it with sudo")
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
     from slurmext.cli.slice_map import frames
     from slurmext.demo.models import play_models
@@ -52,8 +59,8 @@ def cli(name: str, release: str, keep: bool) -> None:
     began = time.monotonic()
 
     def say(text: str) -> None:
-        console.print(f"[dim]{time.monotonic() - began:6.1f} s[/dim]  ", end="")
-        console.print(text, markup=False)
+        # At once: what is drawn live comes between two prints.
+        console.print(Text.assemble((f"{time.monotonic() - began:6.1f} s", "dim"), f"  {text}"))
 
     spec = ClusterSpec(name=name, release=release)
     result = play(spec, say, keep=keep)
@@ -62,10 +69,21 @@ def cli(name: str, release: str, keep: bool) -> None:
     models = play_models(spec, say)
     console.print("\n[bold]What slurmext recorded[/bold] (slurmext history)")
     console.print(result.timeline, markup=False)
-    table = Table("", "must be true", "by Slurm's records and the jobs' output", box=None, pad_edge=False)
-    for check in (*result.checks, *slices, *models):
-        table.add_row("[green]ok[/green]" if check.good else "[red]NO[/red]", check.what, check.found)
-    console.print(table)
+    console.print("\n[bold]What must be true[/bold], and what Slurm's records and the jobs' output say")
+    console.print(verdicts([*result.checks, *slices, *models]))
     good = result.good and all(check.good for check in (*slices, *models))
     console.print(f"\n{'every check holds' if good else 'a check FAILED'} after {time.monotonic() - began:.0f} s")
     raise click.exceptions.Exit(0 if good else 1)
+
+
+def verdicts(checks: Sequence[Check]) -> Table:
+    """Each check on a line of its own, what was found below it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    for check in checks:
+        mark = Text("ok", "green") if check.good else Text("NO", "red")
+        table.add_row(mark, Text.assemble(check.what, "\n", (check.found, "dim")))
+    return table

@@ -59,7 +59,8 @@ def checks(seen: Evidence) -> list[Check]:
         Check(
             what="the cheapest: those with the least work since their last checkpoint",
             good=set(victims) == seen.savers,
-            found=f"requeued {', '.join(victims)}; saved a moment before: {', '.join(sorted(seen.savers))}",
+            found=f"requeued {', '.join(victims)}; saved a moment before: {', '.join(sorted(seen.savers))}"
+            + _spared(seen),
         ),
         Check(
             what="each victim was requeued once by Slurm, the others never",
@@ -78,6 +79,13 @@ def checks(seen: Evidence) -> list[Check]:
         ),
         Check(what="every job COMPLETED", good=states == {"COMPLETED"}, found=", ".join(sorted(states))),
     ]
+
+
+def _spared(seen: Evidence) -> str:
+    """What those would have lost that had no checkpoint yet: all since they started."""
+    starts = [seen.research[job].start_s for job in seen.research.keys() - seen.savers]
+    lost = [seen.submitted_s - start_s for start_s in starts if start_s is not None]
+    return f"; the others would have lost {min(lost):.0f} to {max(lost):.0f} s of work" if lost else ""
 
 
 def _shown(handed_over: Mapping[str, tuple[Sequence[int | None], Sequence[int]]]) -> list[tuple[str, tuple[str, str]]]:

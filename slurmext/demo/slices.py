@@ -78,9 +78,14 @@ def _storm(cluster: Devcluster, say: Say, show: Show) -> list[Check]:
             f"{MIG_JOBS} jobs of MIG instances and {SHARE_JOBS} of MPS shares"
             " (sbatch --gpu-slice, --gpu-mem, --gpu-share)"
         )
+        say("the map: [17 ] is job 17's place, [warm] one that is kept for the next job, · free, - of use to nobody")
+        begun = False
         while storm.ended() < len(storm.jobs) and time.monotonic() - began < PATIENCE_S:
             with contextlib.suppress(SlurmextError):
-                show(client.ask("slice_map"))
+                found = client.ask("slice_map")
+                begun = begun or any(card["parts"] for card in found["gpus"])
+                if begun:
+                    show(found)
             time.sleep(DRAW_S)
         took_s = time.monotonic() - began
         say(f"{storm.ended()} of {len(storm.jobs)} jobs have ended after {took_s:.0f} s")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
-from slurmext.demo.checks import Evidence, checks
+from slurmext.cli.demo import verdicts
+from slurmext.demo.checks import Check, Evidence, checks
 from slurmext.demo.records import Output, SlurmRecord
 
 
@@ -38,6 +41,26 @@ OTHER = dict(GOOD.outputs)
 def test_all_good() -> None:
     """Evidence of a run without fault passes every check."""
     assert all(check.good for check in checks(GOOD))
+
+
+def test_the_cheapest_are_told_with_what_the_others_would_have_lost() -> None:
+    """Else nobody sees that there was a choice."""
+    research = {**GOOD.research, "4": replace(_record("4", 0, ("n1",)), start_s=7)}
+    seen = replace(GOOD, research=research, outputs=OTHER | {"4": OTHER["1"]}, before={**GOOD.before, "4": ("n1",)})
+    [cheapest] = [check for check in checks(seen) if "cheapest" in check.what]
+    assert cheapest.good and cheapest.found.endswith("; the others would have lost 3 to 8 s of work")
+
+
+def test_what_must_be_true_stands_on_a_line_of_its_own() -> None:
+    """On a terminal of 80 columns: neither broken nor beside half of what was found."""
+    screen = Console(width=80, soft_wrap=True, file=io.StringIO())
+    screen.print(verdicts([*checks(GOOD), Check(what="all is well", good=False, found="x" * 70)]))
+    lines = [line.rstrip() for line in screen.file.getvalue().splitlines()]
+    assert max(map(len, lines)) <= 80
+    for check in checks(GOOD):
+        at = lines.index(f"ok  {check.what}")
+        assert lines[at + 1].startswith(f"    {check.found[:40]}")
+    assert lines[-2:] == ["NO  all is well", "    " + "x" * 70]
 
 
 @pytest.mark.parametrize(
