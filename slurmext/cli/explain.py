@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from slurmext.cli.explain_head import head, slices_had
 from slurmext.cli.formats import clock, size, span
 from slurmext.cli.reasons import words_for
 from slurmext.model.amounts import counted
 
 Answer = Mapping[str, Any]
-
-STATES = {"running": "runs", "completing": "is ending", "suspended": "is suspended", "pending": "waits"}
 
 
 def as_data(answer: Answer) -> dict[str, Any]:
@@ -25,30 +24,25 @@ def as_text(answer: Answer) -> list[str]:
     """Lines for a person."""
     return [
         _clean(line)
-        for part in (_head, _left_to_slurm, _slices, _notices, _why, _when, _losses, _saved, _reasons, _timeline)
+        for part in (
+            head,
+            _left_to_slurm,
+            _slices,
+            slices_had,
+            _notices,
+            _why,
+            _when,
+            _losses,
+            _saved,
+            _reasons,
+            _timeline,
+        )
         for line in part(answer)
     ]
 
 
 def _clean(line: str) -> str:
     return "".join(character if character.isprintable() else " " for character in line)
-
-
-def _head(answer: Answer) -> Iterator[str]:
-    job, now = answer["job"], answer["now_s"]
-    if job["end_s"] is not None:
-        doing = f"ended at {clock(job['end_s'])}"
-    elif job["state"] == "pending":
-        since = max([job["submit_s"], *(item["ended_s"] for item in answer["preemptions"])])
-        doing = f"waits since {clock(since)} ({span(now - since)})"
-    elif job["start_s"] is None:
-        doing = STATES.get(job["state"], "is in a state that could not be read")
-    else:
-        doing = f"{STATES.get(job['state'], job['state'])} on {job['nodes'] or '?'} since {clock(job['start_s'])}"
-    name = f" ({job['name']})" if job["name"] else ""
-    sliced = job["gpus"] != int(job["gpus"]) or answer.get("slices")
-    what = f"{counted(job['gpus'], 'GPU')}{' in slices' if sliced else ''}" if job["gpus"] else "no GPUs"
-    yield f"Job {job['job_id']}{name} of {job['user']}, {what} in queue {job['queue'] or '-'}: {doing}."
 
 
 def _left_to_slurm(answer: Answer) -> Iterator[str]:
@@ -244,7 +238,8 @@ def _timeline(answer: Answer) -> Iterator[str]:
     for event in answer["timeline"]:
         source = event["source"].removeprefix("agent:")
         where = f"on {source}" if source != event["source"] else ""
-        said = ", ".join(filter(None, (where, event["message"])))
+        link = "its time limit is near" if event["detail"].get("chain") and event["kind"].startswith("evict") else ""
+        said = ", ".join(filter(None, (where, link, event["message"])))
         yield f"  {clock(event['at_s'])}  {event['kind']:<18} {said}".rstrip()
 
 
@@ -260,7 +255,7 @@ def as_card(answer: Answer) -> list[str]:
         ("Idle", _idling(answer)),
         ("Checkpoint", next((line.strip() for line in _saved(answer) if line.startswith("  ")), "")),
     ]
-    lines = [*_head(answer), *(f"  {title + ':':<12} {text}" for title, text in rows if text), *_notices(answer)]
+    lines = [*head(answer), *(f"  {title + ':':<12} {text}" for title, text in rows if text), *_notices(answer)]
     return [_clean(line) for line in lines]
 
 
@@ -300,3 +295,6 @@ def _notices(answer: Answer) -> Iterator[str]:
     if extension:
         yield ""
         yield f"Kept until {clock(extension['keep_until_s'])} by {extension['asked_by']} although its GPUs are idle."
+
+
+_PARTS = (head, _left_to_slurm, _slices, slices_had, _notices, _why, _when, _losses, _saved, _reasons, _timeline)

@@ -49,15 +49,14 @@ class Annotation:
 class JobRecord:
     """One job or array task of Slurm. Times are Unix seconds; None = not known or not set.
 
-    `slurm_id` is what Slurm's commands take (`12`, `12_4`); `raw_id` is SLURM_JOB_ID inside the job;
-    `reason` is Slurm's own pending reason; `batch` is False
-    for srun and salloc, which cannot be requeued; `het` marks a component of a heterogeneous job, or the whole of one
-    (model/heterogeneous.py), which has `components`. `total` marks one whose GPUs are asked for all together: how many
-    are on which of its nodes is up to Slurm. `nodes`, `cpus` and
+    `slurm_id` is what Slurm's commands take (`12`, `12_4`); `raw_id` is SLURM_JOB_ID inside the job; `reason` is
+    Slurm's own pending reason; `batch` is False for srun and salloc, which cannot be requeued; `het` marks a component
+    of a heterogeneous job, or the whole of one (model/heterogeneous.py), which has `components`. `total` marks one
+    whose GPUs are asked for all together: how many are on which of its nodes is up to Slurm. `nodes`, `cpus` and
     `memory_mib` are what it asks for or has in all, `all_tasks` its tasks as its user counts them. Of its array no more
     than `array_limit` tasks run at a time. `terms` are its QOS and licenses as Slurm prints them; `reservation` is the
-    one that it runs in, `exclusive` whether it has its nodes for itself. Slurm's backfill expects a waiting one to
-    start on `expected_nodes`.
+    one that it runs in, `exclusive` whether it has its nodes for itself; `exit_status` is that of wait(2). Slurm's
+    backfill expects a waiting one to start on `expected_nodes`.
     """
 
     slurm_id: str
@@ -96,6 +95,7 @@ class JobRecord:
     terms: str = ""
     reservation: str = ""
     exclusive: bool = False
+    exit_status: int | None = None
     placement: Placement = ()
     annotation: Annotation | None = None
     components: tuple[JobRecord, ...] = ()

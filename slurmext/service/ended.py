@@ -24,7 +24,7 @@ def ended_rows(
             row = _as_it_ran(row, record)  # noqa: PLW2901
         state = record.slurm_state.lower() if record else "ended"
         end_s = float(record.end_s) if record and record.end_s else now_s
-        message = row.message if row.message == LEFT_TO_SLURM else ""
+        message = row.message if row.message == LEFT_TO_SLURM else _how(record)
         gone.append(replace(row, state=state, end_s=end_s, reason="", message=message, updated_s=now_s))
     return tuple(gone)
 
@@ -40,3 +40,12 @@ def _as_it_ran(row: JobRow, record: JobRecord) -> JobRow:
     nodes = ",".join(part.node for part in record.placement)
     gpus = row.gpus if record.exclusive else record.tasks * record.gpus_per_task
     return replace(row, nodes=nodes, gpus=gpus, start_s=float(record.start_s))
+
+
+def _how(record: JobRecord | None) -> str:
+    """With what it failed, as far as Slurm tells: `exit code 3, NonZeroExitCode`; empty for one that did not."""
+    if record is None or record.slurm_state in {"COMPLETED", "CANCELLED"}:
+        return ""
+    code, signal = divmod(record.exit_status or 0, 256)
+    said = f"killed by signal {signal & 127}" if signal & 127 else f"exit code {code}" if code else ""
+    return ", ".join(filter(None, (said, "" if record.reason == "None" else record.reason)))

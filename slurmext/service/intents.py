@@ -132,7 +132,7 @@ def _holds(observation: Observation, guarded_until_s: float) -> list[Intent]:
             kind=ActionKind.HOLD,
             job=known.key,
             reason="ADOPT",
-            message="taken under the queue's admission",
+            message="held: its queue decides when it starts",
             detail={"guarded": True} if _guarded(known.record, guarded_until_s) else {},
         )
         for known in observation.known.values()

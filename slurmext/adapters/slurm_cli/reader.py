@@ -54,6 +54,7 @@ _FIELDS = (
     "Licenses",
     "Reservation",
     "OverSubscribe",
+    "exit_code",
     "admin_comment",
     "Name",
 )
@@ -255,6 +256,7 @@ def _job(row: Mapping[str, str]) -> JobRecord:
         terms=" ".join(fields.text_or_none(row[name]) or "-" for name in ("QOS", "Licenses")),
         reservation=fields.text_or_none(row["Reservation"]) or "",
         exclusive=row["OverSubscribe"] == "NO",
+        exit_status=_number(row["exit_code"]),
         placement=tuple(NodeGpus(node=node, gpus=0) for node in nodes),
         annotation=annotation.parse(row["admin_comment"]),
     )

@@ -9,13 +9,14 @@ from slurmext.errors import SlurmextError
 from slurmext.model.heterogeneous import LEFT_TO_SLURM, whole_id
 from slurmext.model.plan import Plan
 from slurmext.model.snapshot import Snapshot
-from slurmext.model.state import ActionKind, ActionRecord, JobRow, Notice
+from slurmext.model.state import ActionKind, ActionRecord, JobRow, Notice, PreemptionRecord
 from slurmext.policy.explain.job import JobAccount, job_account
 from slurmext.policy.explain.obstacles import obstacles
 from slurmext.service.query.cards import of_job
 from slurmext.service.query.context import Context
 from slurmext.service.query.gpus import told
 from slurmext.service.query.parts import parts_of
+from slurmext.service.query.runs import had_slices, runs_of
 from slurmext.service.query.values import action_values, event_values, job_values
 from slurmext.service.query.viewer import Answer, Question, Viewer, whose
 from slurmext.service.reason_history import reasons_in
@@ -51,11 +52,14 @@ def _noted(row: JobRow, notice: Notice | None) -> JobRow:
 def shown(context: Context, viewer: Viewer, asked: Question) -> Answer:
     """A job with what its GPUs do, what its owner is told, and its last checkpoint."""
     row = known_job(context, viewer, asked.job or "")
+    events = context.store.events(job_id=row.job.job_id, since_s=float(row.job.submit_s))
     return {
         "now_s": context.now(),
         "job": _values(context, row),
         "checkpoint": _last_checkpoint(context, row),
         "slices": of_job(context, row.job.job_id),
+        "had_slices": had_slices(context, row),
+        **runs_of(context, row, events, _ledger(context, row)),
         **told(context, row),
     }
 
@@ -64,7 +68,7 @@ def explained(context: Context, viewer: Viewer, asked: Question) -> Answer:
     """Why a job waits, what must happen and when; who took its GPUs, why, and what it lost; its history."""
     row = known_job(context, viewer, asked.job or "")
     store, job_id, since = context.store, row.job.job_id, float(row.job.submit_s)
-    ledger = [item for item in store.preemptions(job_id=job_id) if item.victim == row.job]
+    ledger = _ledger(context, row)
     events = list(store.events(job_id=job_id, since_s=since, limit=asked.limit))
     leaving = [action for action in store.open_actions() if action.kind is ActionKind.EVICT]
     reasons = [{"code": code, "since_s": at, "until_s": until} for code, at, until in reasons_in(row.reasons)]
@@ -78,10 +82,16 @@ def explained(context: Context, viewer: Viewer, asked: Question) -> Answer:
         "checkpoint": _last_checkpoint(context, row),
         "timeline": [event_values(event) for event in events],
         "slices": of_job(context, job_id),
+        "had_slices": had_slices(context, row),
+        **runs_of(context, row, events, ledger),
         "left_to_slurm": row.message == LEFT_TO_SLURM,
         **_outlook(context, row),
         **told(context, row),
     }
+
+
+def _ledger(context: Context, row: JobRow) -> list[PreemptionRecord]:
+    return [line for line in context.store.preemptions(job_id=row.job.job_id) if line.victim == row.job]
 
 
 def _last_checkpoint(context: Context, row: JobRow) -> Answer | None:

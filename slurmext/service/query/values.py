@@ -13,6 +13,7 @@ def job_values(row: JobRow, part: float | None = None) -> Answer:
     """A job as JSON values. `part`: GPUs that one of slices counts as."""
     values = asdict(row)
     key = values.pop("job")
+    del values["reasons"]  # the store's own writing of them
     return {**key, **values, "gpus": row.gpus if row.gpus or part is None else part}
 
 
