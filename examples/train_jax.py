@@ -48,8 +48,7 @@ def main() -> int:
     for step in range((done or 0) + 1, options.steps + 1):
         state["weights"], state["key"], value = train_step(state["weights"], state["key"])
         time.sleep(options.step_time)
-        if ckpt.due(step):
-            ckpt.save(step)
+        if ckpt.due(step) and ckpt.save(step):
             print(f"saved step {step}", flush=True)
     print(f"final loss {float(value)!r} after {options.steps} steps", flush=True)
     return 0

@@ -84,15 +84,17 @@ def main() -> int:
     teacher = np.random.default_rng(0).standard_normal((INPUTS, CLASSES), dtype=np.float32)
     state = new_state(options.seed)
     ckpt = Checkpointer(state, options.dir, every_s=options.every)
-    done = ckpt.restore()
+    done, kept = ckpt.restore(), None
     print("started" if done is None else f"resumed at step {done}", flush=True)
     for step in range((done or 0) + 1, options.steps + 1):
         started = time.monotonic()
         state["loss"] = train_step(state, step, teacher)
         time.sleep(max(0.0, options.step_time - (time.monotonic() - started)))
-        if ckpt.due(step):
-            ckpt.save(step)
+        if ckpt.due(step) and ckpt.save(step):
             print(f"saved step {step}", flush=True)
+        if ckpt.memory.kept_step != kept:
+            kept = ckpt.memory.kept_step
+            print(f"step {kept} is in memory", flush=True)
     print(f"final loss {state['loss']!r} after {options.steps} steps", flush=True)
     return 0
 

@@ -15,7 +15,7 @@ from typing import Any
 from slurmext.checkpoint.aside import Aside
 from slurmext.checkpoint.board import Board
 from slurmext.checkpoint.confirm import announce, confirm
-from slurmext.checkpoint.cost import CostMeter, CountedCost
+from slurmext.checkpoint.cost import Costs
 from slurmext.checkpoint.directory import default_directory, size_of
 from slurmext.checkpoint.engine import Engine, Ticket
 from slurmext.checkpoint.engine.folder import counted, saved_in
@@ -105,9 +105,8 @@ class Checkpointer:
         self.gate = Gate()
         self.capture: Callable[[], Mapping[str, Any]] = lambda: self.state
         """The tree to save, when the state is quiet."""
-        self.meter: CostMeter | None = None
-        """For adapters that see every step: what a save costs is theirs to tell `interval` then."""
-        self._counted = CountedCost()
+        self.costs = Costs(self.interval)
+        """What a save costs."""
         self.around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         """What the checkpoint thread takes a snapshot in."""
         self.saved_step: int | None = None
@@ -138,7 +137,7 @@ class Checkpointer:
         told = self._owed and step == gate.step
         gate.step = step
         if self._owed and not told:
-            self._settled(None)  # told to save and did not
+            self._settled()  # told to save and did not
         if step < gate.stop_at:
             return told
         return self._meet(step)
@@ -147,36 +146,42 @@ class Checkpointer:
         """Save the state after `step` finished steps, in all ranks. Returns where, once it is on disk.
 
         With `wait=False` it returns None when the snapshot is taken; the state may change from then on. So it does
-        when `due` asked for a save in memory.
+        when `due` asked for a save in memory. A save that `due` asked for and that cannot be written is said to be so
+        in one line and returns None: training goes on, with what was saved before. Others, and those with `wait=True`,
+        raise CheckpointError.
         """
         if self._owed and self._pilot is not None and self._pilot.reason == MEMORY:
             self._save_to_memory(step)
             return None
         waits, step = self._wait if wait is None else wait, counted(step)
-        self._cost_begins(step)
+        spared = self._owed and wait is None
+        self.costs.began(step)
         try:
-            finish = self._take(step)
+            ticket, reason = self._take(step)
         except BaseException:
-            self._cost_ends(step)
-            self._settled(None)
+            self.costs.ended(step, good=False)
+            self._settled(failed=True)
             raise
         if not waits:
-            self._counted.taken(step, time.monotonic())
-            self._settled(self._measured(finish))
+            self.costs.taken(step)
+            self._settled(lambda: self._finish(ticket, reason))
             return None
+        path: Path | None = None
         try:
-            return finish()
+            path = self._finish(ticket, reason, waited=True)
+        except CheckpointError:
+            if not spared:
+                raise
         finally:
-            self._counted.taken(step, time.monotonic())
-            self._cost_ends(step)
-            self._settled(None)
+            self._settled(failed=path is None)
+        return path
 
     def confirm(self, step: int, path: str | os.PathLike[str]) -> None:
         """In place of `save`, in all ranks: the program has saved `step` by its own means, and `path` is on disk."""
         reason = self._pilot.reason if self._pilot is not None and self._owed else None
         self.saved_step, self._last = counted(step), (Path(path).absolute(), size_of(Path(path)))
         self._confirm(reason)
-        self._settled(None)
+        self._settled()
 
     def restore(self) -> int | None:
         """Load the newest good checkpoint into the state; returns its step, None when there is none.
@@ -257,7 +262,7 @@ class Checkpointer:
                 announce=self._announce,
             )  # fmt: skip
             self._pilot.superseded = self._superseded
-            self._pilot.memory_every_s = self._memory_every_s
+            self._pilot.schedule.memory_every_s = self._memory_every_s
             self._pilot.aside = Aside() if self.memory.on else None
             self._pilot.start()
         return self._pilot
@@ -291,11 +296,11 @@ class Checkpointer:
     def _all(self, state: Any) -> Any:
         return marked(state, self.place.world) if self._replicated else state
 
-    def _take(self, step: int) -> Callable[[], Path]:
+    def _take(self, step: int) -> tuple[Ticket, Reason | None]:
         reason = self._pilot.reason if self._pilot is not None and self._owed else None
         ticket = self._hold().save(step, self._all(self.capture()))
         self._show(ticket)
-        return lambda: self._finish(ticket, reason)
+        return ticket, reason
 
     def _take_quiet(self, step: int, reason: Reason) -> Callable[[], object]:
         """In the checkpoint thread, while the state is quiet."""
@@ -307,20 +312,28 @@ class Checkpointer:
             self._pilot.join_aside()  # that save is under way: all ranks wait for it, or make another, alike
         if step == self.saved_step and self._last is not None:
             return lambda: self._confirm(reason)  # nothing was done since
-        self._cost_begins(step)
+        self.costs.began(step)
         try:
             with self.around():
                 ticket = self._hold().save(step, self._all(self.capture()))
         except BaseException:
-            self._cost_ends(step)
+            self.costs.ended(step, good=False)
             raise
         self._taken_step = step
         self._show(ticket)
-        self._counted.taken(step, time.monotonic())
-        return self._measured(lambda: self._finish(ticket, reason))
+        self.costs.taken(step)
+        return lambda: self._finish(ticket, reason)
 
-    def _finish(self, ticket: Ticket, reason: Reason | None) -> Path:
-        path = ticket.result()
+    def _finish(self, ticket: Ticket, reason: Reason | None, *, waited: bool = False) -> Path:
+        """See a save through. `waited`: training stood still until now."""
+        good = False
+        try:
+            path = ticket.result()
+            good = True
+        finally:
+            if waited:
+                self.costs.taken(ticket.step)
+            self.costs.ended(ticket.step if waited else self.gate.step, good=good)
         with self._noting:
             if ticket.serial < self._newest:
                 return path  # a later one was on disk as soon
@@ -365,28 +378,7 @@ class Checkpointer:
             return told
         return True
 
-    def _cost_begins(self, step: int) -> None:
-        if self.meter is not None:
-            self.meter.began(time.monotonic())
-        self._counted.began(step, time.monotonic())
-
-    def _cost_ends(self, step: int) -> None:
-        cost_s = self._counted.ended(step, time.monotonic())
-        if self.meter is not None:
-            self.meter.ended(time.monotonic())
-        else:
-            self.interval.cost(cost_s)
-
-    def _measured(self, finish: Callable[[], Path]) -> Callable[[], Path]:
-        def measured() -> Path:
-            try:
-                return finish()
-            finally:
-                self._cost_ends(self.gate.step)
-
-        return measured
-
-    def _settled(self, finish: Callable[[], object] | None) -> None:
+    def _settled(self, finish: Callable[[], object] | None = None, *, failed: bool = False) -> None:
         self._owed = False
         if self._pilot is not None:
-            self._pilot.saved(finish)
+            self._pilot.saved(finish, failed=failed)

@@ -5,8 +5,13 @@ written. Standard library only.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slurmext.checkpoint.interval import Interval
 
 _FEWEST_STEPS = 4
 """Fewer steps than these, counted while a checkpoint was written, say nothing about how long they take."""
@@ -89,3 +94,31 @@ class CountedCost:
         if self._usual_s is not None and step - step_taken >= _FEWEST_STEPS:
             slower_s = max(0.0, now_s - taken_s - (step - step_taken) * self._usual_s)
         return taken_s - self._began_s + slower_s
+
+
+class Costs:
+    """Tells `interval` what each save to the directory costs, by `meter` where every step is seen."""
+
+    def __init__(self, interval: Interval) -> None:
+        self._interval = interval
+        self.meter: CostMeter | None = None
+        """For adapters that see every step: what a save costs is theirs to tell `interval` then."""
+        self._counted = CountedCost()
+
+    def began(self, step: int) -> None:
+        """A save begins after so many steps."""
+        if self.meter is not None:
+            self.meter.began(time.monotonic())
+        self._counted.began(step, time.monotonic())
+
+    def taken(self, step: int) -> None:
+        """Its snapshot is taken; training goes on."""
+        self._counted.taken(step, time.monotonic())
+
+    def ended(self, step: int, *, good: bool) -> None:
+        """It is on disk, after so many steps, or (`good`) has failed and says nothing of what one costs."""
+        cost_s = self._counted.ended(step, time.monotonic())
+        if self.meter is not None:
+            self.meter.ended(time.monotonic())
+        elif good:
+            self._interval.cost(cost_s)

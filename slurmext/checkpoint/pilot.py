@@ -12,27 +12,24 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 
-from slurmext.checkpoint import deadline
 from slurmext.checkpoint.agreement import decision
 from slurmext.checkpoint.aside import Aside
 from slurmext.checkpoint.board import ABANDONED, GONE, Board
 from slurmext.checkpoint.gate import Gate
 from slurmext.checkpoint.leaving import TERM_AFTER_SAVE_S, until_free
 from slurmext.checkpoint.ranks import Place
-from slurmext.checkpoint.reasons import DEADLINE, MEMORY, REQUEST, SIGNAL, TERM, TIME, URGENT, Reason
+from slurmext.checkpoint.reasons import MEMORY, REQUEST, SIGNAL, TERM, URGENT, Reason
+from slurmext.checkpoint.schedule import Schedule
 from slurmext.checkpoint.signals import Listener
 
 _AGREE_S = 60.0
 """A rank that says nothing for so long is stuck or dead; the others go on."""
 _PATIENCE_PART = 0.25
 """Of the grace: how long a rank may go on to finish the step it is in, rather than save the last finished one."""
-_STORM_S = 1.0
 _TERM_WAIT_S = 10.0
-_AGAIN_S = 30.0
-_BEFORE_END_S = 5.0
 _ANNOUNCE_EVERY_S = 60.0
 
-Take = Callable[[int, Reason], Callable[[], None]]
+Take = Callable[[int, Reason], Callable[[], object]]
 """Takes the snapshot of a step; what it returns waits until that is on disk and confirmed. Raises CheckpointError."""
 _pilots: weakref.WeakSet[Pilot] = weakref.WeakSet()
 
@@ -49,24 +46,16 @@ class Pilot:
         every_s: Callable[[], float | None], watch_deadline: bool = True, announce: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
         self._gate, self._place, self._board, self._listener, self._take = gate, place, board, listener, take
-        self._every_s, self._announce = every_s, announce
+        self._announce = announce
         self._announced_s = -_ANNOUNCE_EVERY_S
-        self._grace_s = deadline.grace_s()
-        self._watches = watch_deadline and place.leads and "SLURM_JOB_ID" in os.environ
-        self._end_s: float | None = None
-        self._deadline_done_s = 0.0
+        self.schedule = Schedule(every_s, leads=place.leads, watch_deadline=watch_deadline)
+        """When it saves unasked."""
+        self._grace_s = self.schedule.grace_s
         self._number = 0
         self._reason: Reason | None = None
         self._heard: set[signal.Signals] = set()
-        self.memory_every_s: Callable[[], float | None] = lambda: None
-        """Seconds from any save to the next one in memory, None for none now."""
         self.aside: Aside | None = None
         """Where saves that are not urgent are seen through; None: in this thread."""
-        self._last_save_s = self._last_memory_s = time.monotonic()
-        self._last_urgent_s = -TERM_AFTER_SAVE_S
-        self._not_before_s = 0.0
-        self.save_s = 5.0
-        """How long a save took lately, from its decision until it was on disk."""
         self.patience_s: Callable[[float], float] = lambda _most_s: 0.0
         """How long to let the program finish the step it is in, given the most it may take."""
         self.superseded: Callable[[], bool] = lambda: False
@@ -76,7 +65,8 @@ class Pilot:
         self.reason: Reason = REQUEST
         """Why the save that is under way was asked for."""
         self._finished = threading.Event()
-        self._unfinished: deque[Callable[[], None]] = deque()
+        self._failed = False
+        self._unfinished: deque[Callable[[], object]] = deque()
         self._closing = threading.Event()
         self._idle = threading.Event()
         self._idle.set()
@@ -105,15 +95,17 @@ class Pilot:
         return self.aside is not None and self.aside.busy
 
     def wake(self) -> None:
-        """Look at the time again: `memory_every_s` may have changed."""
+        """Look at the time again: the schedule may have changed."""
         self._listener.wake()
 
-    def saved(self, finish: Callable[[], None] | None = None, *, in_memory: bool = False) -> None:
-        """The training thread has saved by itself; `finish` waits until that is on disk and confirms it."""
-        if in_memory:
-            self._last_memory_s = time.monotonic()
-        else:
-            self._last_save_s = time.monotonic()
+    def saved(
+        self, finish: Callable[[], object] | None = None, *, in_memory: bool = False, failed: bool = False
+    ) -> None:
+        """The training thread has saved by itself, or has `failed` to; `finish` waits until that is on disk and
+        confirms it.
+        """
+        self.schedule.taken(in_memory=in_memory)
+        self._failed = failed
         if finish is not None:
             self._unfinished.append(finish)
         self._finished.set()
@@ -144,10 +136,7 @@ class Pilot:
 
     def _run(self) -> None:
         self._listener.open_here()
-        if self._watches:
-            self._end_s = deadline.known_end_s()
-            if self._end_s is None:  # a controller that is slow to answer must not keep this thread from hearing
-                threading.Thread(target=self._learn_end, name="slurmext-deadline", daemon=True).start()
+        self.schedule.watch(self._listener.wake)
         while not self._closing.is_set():
             try:
                 self._turn(self._pause_s())
@@ -157,27 +146,13 @@ class Pilot:
             finally:
                 self._idle.set()
 
-    def _learn_end(self) -> None:
-        if found := deadline.ask_slurm():
-            self._end_s = found[1]
-            self._listener.wake()
-
     def _pause_s(self) -> float:
-        pause_s, now = 60.0, time.monotonic()
+        pause_s = self.schedule.pause_s(busy=self._is_aside())
         if self._board is not None:
-            pause_s = min(5.0, max(0.25, self._place.world / 500))
-        if self._place.leads and (every_s := self._every_s()) is not None and not self._is_aside():
-            pause_s = min(pause_s, self._last_save_s + every_s - now)
-        if self._place.leads and (memory_s := self._until_memory_s(now)) is not None:
-            pause_s = min(pause_s, memory_s)
-        if self._end_s is not None:
-            pause_s = min(pause_s, max(1.0, deadline.seconds_left(self._save_by_s())))
+            pause_s = min(pause_s, 5.0, max(0.25, self._place.world / 500))
         if self._reason:
-            pause_s = min(pause_s, self._not_before_s - now)
+            pause_s = min(pause_s, self.schedule.too_soon_s(self._reason))
         return max(0.0, pause_s)
-
-    def _save_by_s(self) -> float:
-        return (self._end_s or 0.0) - self._grace_s - 2 * self.save_s - _BEFORE_END_S
 
     def _listen(self, timeout_s: float) -> None:
         came = self._listener.wait(timeout_s)
@@ -193,15 +168,8 @@ class Pilot:
         self._listen(pause_s)
         if not self._is_aside():
             self._finish_all()
-        now = time.monotonic()
-        if self._reason is None and self._place.leads:
-            every_s = self._every_s()
-            if every_s is not None and now - self._last_save_s >= every_s and not self._is_aside():
-                self._reason = TIME
-            elif self._at_deadline():
-                self._reason = DEADLINE
-            elif (memory_s := self._until_memory_s(now)) is not None and memory_s <= 0:
-                self._reason = MEMORY
+        if self._reason is None:
+            self._reason = self.schedule.due(busy=self._is_aside())
         pending = False
         if self._board is not None:
             number, reason = self._board.requested()
@@ -210,32 +178,16 @@ class Pilot:
                 self._reason = self._reason or reason or REQUEST
         if self._reason is None or self._closing.is_set():
             return
-        if now < self._not_before_s and not pending and self._reason != TERM:
+        if not pending and self.schedule.too_soon_s(self._reason):
             if self._reason == MEMORY:
-                self._reason, self._last_memory_s = None, now  # the next one then
+                self._reason = None  # the next one then
+                self.schedule.taken(in_memory=True)
             return
-        if self._reason == TERM and now - self._last_urgent_s < TERM_AFTER_SAVE_S:
+        if self._reason == TERM and self.schedule.answered():
             self._leave()  # saved a moment ago for the same end
             return
         self._idle.clear()
         self._round(self._reason, pending=pending)
-
-    def _until_memory_s(self, now: float) -> float | None:
-        """Seconds until the next save in memory is due, None when none is."""
-        every_s = self.memory_every_s()
-        return None if every_s is None else max(self._last_save_s, self._last_memory_s) + every_s - now
-
-    def _at_deadline(self) -> bool:
-        if self._end_s is None or self._deadline_done_s == self._end_s:
-            return False
-        if time.time() < self._save_by_s():
-            return False
-        found = deadline.ask_slurm()  # the limit may have been raised
-        if found and found[1] and found[1] != self._end_s:
-            self._end_s = found[1]
-            return self._at_deadline()
-        self._deadline_done_s = self._end_s
-        return True
 
     def _round(self, reason: Reason, *, pending: bool) -> None:
         """One save: promise, decide, reach, save."""
@@ -257,14 +209,14 @@ class Pilot:
                 self._save(step, self.reason, began_s)
         except Exception as error:  # noqa: BLE001 - training goes on without a checkpoint rather than not at all
             if self.reason != MEMORY:
-                self._not_before_s = time.monotonic() + _AGAIN_S
-            say(f"no checkpoint this time: {error}")
+                self.schedule.failed(self.reason, began_s)
+            _say_why("no checkpoint this time", error)
             leaves = reason == TERM
         finally:
             self._gate.thaw()
         if self.reason == MEMORY:
             # A signal that came meanwhile is still to be answered, by a save in the directory.
-            self._last_memory_s = time.monotonic()
+            self.schedule.taken(in_memory=True)
             self._reason = None if self._reason == MEMORY else self._reason
         elif leaves or signal.SIGTERM in self._heard:
             self._leave()
@@ -274,15 +226,6 @@ class Pilot:
     def _forget(self) -> None:
         self._reason = None
         self._heard.clear()
-
-    def _done(self, reason: Reason, began_s: float) -> None:
-        if reason == MEMORY:
-            return
-        now = self._last_save_s = time.monotonic()
-        self.save_s = max(0.05, now - began_s)
-        if reason in URGENT:
-            self._last_urgent_s = now
-            self._not_before_s = now + max(_STORM_S, 3 * self.save_s)
 
     def _agree(self, reason: Reason) -> int | None:
         """The step that all ranks save at, with this one held there; None when there is no agreement."""
@@ -330,45 +273,39 @@ class Pilot:
 
     def _save(self, step: int, reason: Reason, began_s: float) -> None:
         self._finished.clear()
+        self._failed = False
         if self._gate.hand_over():
             while not self._finished.wait(0.25) and not self._closing.is_set():
                 self._listen(0)
-            if not self._beside(self._finish_all, reason, began_s):
-                self._finish_all()
-                self._done(reason, began_s)
-            return
-        finish = self._take(step, reason)
-        self._gate.thaw()
-        if not self._beside(finish, reason, began_s):
-            finish()
-            self._done(reason, began_s)
+            failed, finish = self._failed, self._finish_all
+        else:
+            taken, failed = self._take(step, reason), False
+            self._gate.thaw()
 
-    def _beside(self, finish: Callable[[], None], reason: Reason, began_s: float) -> bool:
-        """Have a save that is not urgent seen through beside this thread, if that is wanted."""
-        if self.aside is None or reason in URGENT or reason == MEMORY or self._is_aside():
-            return False
+            def finish() -> bool:
+                return _finished(taken)
 
-        def work() -> None:
-            try:
-                finish()
-            except Exception as error:  # noqa: BLE001 - the same
-                say(f"a checkpoint is lost: {error}")
-                self._not_before_s = time.monotonic() + _AGAIN_S
-            else:
-                self._done(reason, began_s)
+        def see_through() -> None:
+            good = finish() and not failed
+            if good and reason != MEMORY:
+                self.schedule.done(reason, began_s)
+            elif reason != MEMORY:
+                self.schedule.failed(reason, began_s)
             self._listener.wake()
 
-        self._last_save_s = time.monotonic()
-        self.aside.run(work)
-        return True
+        if self.aside is None or reason in URGENT or reason == MEMORY or self._is_aside():
+            see_through()
+        else:  # nobody waits for it: this thread goes on to hear
+            self.schedule.taken()
+            self.aside.run(see_through)
 
-    def _finish_all(self) -> None:
+    def _finish_all(self) -> bool:
+        """See through what the training thread saved; whether all of that is on disk."""
         self.join_aside()
+        good = True
         while self._unfinished:
-            try:
-                self._unfinished.popleft()()
-            except Exception as error:  # noqa: BLE001 - the same
-                say(f"a checkpoint is lost: {error}")
+            good = _finished(self._unfinished.popleft()) and good
+        return good
 
     def _leave(self) -> None:
         """After a TERM: end as the program would have."""
@@ -385,6 +322,21 @@ class Pilot:
 def say(text: str) -> None:
     """A line for the job's output."""
     sys.stderr.write(f"slurmext.checkpoint: {text}\n")
+
+
+def _say_why(what: str, error: Exception) -> None:
+    if not getattr(error, "said", False):
+        say(f"{what}: {error}")
+
+
+def _finished(finish: Callable[[], object]) -> bool:
+    """Whether a save is on disk, after waiting for that; says why it is not."""
+    try:
+        finish()
+    except Exception as error:  # noqa: BLE001 - training goes on without a checkpoint rather than not at all
+        _say_why("a checkpoint is lost", error)
+        return False
+    return True
 
 
 def _after_fork() -> None:

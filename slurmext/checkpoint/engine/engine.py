@@ -267,6 +267,8 @@ class Engine:
                 retention.say(f"after step {ticket.step} was saved: {error}")
             else:
                 retention.say(f"step {ticket.step} is not saved: {error}")
+                if isinstance(error, CheckpointError):
+                    error.said = True
                 ticket.set_done(error)
         finally:
             ticket.settled.set()

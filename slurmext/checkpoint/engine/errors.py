@@ -10,6 +10,9 @@ from pathlib import Path
 class CheckpointError(Exception):
     """A checkpoint could not be written or read: the message names the file, the cause and the remedy."""
 
+    said = False
+    """Whether the user was told already, on stderr."""
+
 
 class BadCheckpointError(CheckpointError):
     """A checkpoint on disk is damaged; restore names it and takes the one before."""

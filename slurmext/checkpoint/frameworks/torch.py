@@ -95,7 +95,7 @@ class Attached:
         self._captured = self._capture()
         self._saver.capture = self._tree
         self._saver.around = self._on_stream
-        self._saver.meter = CostMeter()
+        self._saver.costs.meter = CostMeter()
         self._hook(model)
         self.position.before_fetch = self._boundary
         self.position.before_pass = self._before_pass
@@ -185,7 +185,7 @@ class Attached:
             took_s = now - self._last_s
             self._step_s = _MEMORY * self._step_s + (1 - _MEMORY) * took_s if self._step_s else took_s
         self._last_s = now
-        if self._saver.meter is not None and (cost_s := self._saver.meter.step(now)) is not None:
+        if self._saver.costs.meter is not None and (cost_s := self._saver.costs.meter.step(now)) is not None:
             self.interval.cost(cost_s)
         self._gate.boundary(self.step)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from .programs import forbidden
+
 
 @pytest.fixture(autouse=True)
 def outside_slurm(monkeypatch):
@@ -32,12 +34,7 @@ def one_thread():
 @pytest.fixture
 def out_of_reach(tmp_path: Path) -> Iterator[Path]:
     """A directory in somebody's home that this process may not even look into."""
-    home, me = tmp_path / "home", os.geteuid()
-    home.mkdir(mode=0)
-    if me == 0:
-        os.seteuid(65534)
-    try:
+    home = tmp_path / "home"
+    home.mkdir()
+    with forbidden(home, mode=0):
         yield home / "checkpoints"
-    finally:
-        os.seteuid(me)
-        home.chmod(0o700)

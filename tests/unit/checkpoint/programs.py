@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +58,17 @@ def spoil(saved: Path) -> None:
 def run(code: str, *arguments: object, **environment: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)], stdout=subprocess.PIPE, text=True,
                             stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment)  # fmt: skip
+
+
+@contextlib.contextmanager
+def forbidden(directory: Path, *, mode: int = 0o500) -> Iterator[None]:
+    """A directory in which this process may do no more than the mode says, also where root runs it."""
+    me = os.geteuid()
+    directory.chmod(mode)
+    if me == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(me)
+        directory.chmod(0o700)

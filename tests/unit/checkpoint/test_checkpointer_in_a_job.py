@@ -9,13 +9,18 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from slurmext.checkpoint import Checkpointer, confirm
+from slurmext.checkpoint import Checkpointer, CheckpointError, confirm
 from slurmext.checkpoint.directory import default_directory
+from slurmext.checkpoint.reasons import SIGNAL, TERM, TIME
+from slurmext.checkpoint.schedule import Schedule
 from tests.waiting import until
+
+from .programs import forbidden
 
 
 def test_due_on_the_signal_until_saved(tmp_path, monkeypatch):
@@ -78,7 +83,8 @@ def test_tasks_of_an_array_have_a_directory_each(monkeypatch):
     assert default_directory() == Path("/home/alice/slurmext-ckpt/13")
 
 
-def serve(path: Path, reply: bytes | None, requests: list[dict]) -> socket.socket:
+@contextlib.contextmanager
+def serve(path: Path, reply: bytes | None, requests: list[dict]) -> Iterator[None]:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
@@ -99,8 +105,14 @@ def serve(path: Path, reply: bytes | None, requests: list[dict]) -> socket.socke
                 return
             threading.Thread(target=answer, args=(connection,), daemon=True).start()
 
-    threading.Thread(target=accept, daemon=True).start()
-    return listener
+    accepting = threading.Thread(target=accept, daemon=True)
+    accepting.start()
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)  # else it waits on, for what has this descriptor next
+        accepting.join()
+        listener.close()
 
 
 @pytest.mark.parametrize(
@@ -143,3 +155,64 @@ def test_one_of_the_ranks_confirms(tmp_path, monkeypatch):
         train(0)
         other.join()
     assert [asked["step"] for asked in requests if asked["op"] == "ckpt_confirm"] == [7]
+
+
+@pytest.mark.parametrize("wait", [True, False], ids=["waits", "goes on"])
+def test_a_save_on_the_signal_that_cannot_be_written_is_not_taken_for_one(tmp_path, monkeypatch, capsys, wait):
+    """One line says so, training goes on, nobody is told of it, the last one stays, and the next signal is answered."""
+    requests: list[dict] = []
+    monkeypatch.setattr(confirm, "_silent_until_s", 0.0)  # other agents here were of no use
+    with serve(tmp_path / "s", b'{"ok": true}\n', requests):
+        monkeypatch.setenv("SLURMEXT_AGENT_SOCKET", str(tmp_path / "s"))
+        monkeypatch.setenv("SLURM_JOB_ID", "12")
+        with Checkpointer({"a": 1}, tmp_path / "c", every_s=None, wait=wait) as ckpt:
+            first = ckpt.save(1, wait=True)
+            until((first / "verified").exists)
+            until(lambda: "ckpt_keep" in {one["op"] for one in requests})
+            os.kill(os.getpid(), signal.SIGUSR1)
+            with forbidden(tmp_path / "c"):
+                until(lambda: ckpt.due(2))
+                assert ckpt.save(2) is None
+                assert ckpt.begin().settle(30)
+                with pytest.raises(CheckpointError, match="no permission"):
+                    ckpt.save(3, wait=True)
+            assert not ckpt.begin().schedule.answered()
+            assert ckpt.saved_step == 1
+            said = [line for line in capsys.readouterr().err.splitlines() if "step 2 " in line or "step" not in line]
+            assert len(said) == 1 and "step 2 is not saved: cannot write" in said[0], said
+            os.kill(os.getpid(), signal.SIGUSR1)
+            until(lambda: ckpt.due(4))
+            ckpt.save(4)
+            assert ckpt.begin().settle(30)
+            assert ckpt.begin().schedule.answered()
+    assert [one["step"] for one in requests if one["op"] == "ckpt_confirm"] == [1, 4]
+    assert [path.name for path in sorted((tmp_path / "c").glob("save-*"))] == [
+        "save-00000001-step-1",
+        "save-00000002-step-4",
+    ]
+
+
+@pytest.mark.parametrize(("wait", "owed"), [(None, False), (True, True)], ids=["its own", "with wait=True"])
+def test_a_save_that_the_program_insists_on_raises(tmp_path, wait, owed):
+    """One that `due` did not ask for, or that is given `wait=True`: the program relies on it."""
+    with Checkpointer({"a": 1}, tmp_path / "c", every_s=None, signals=False) as ckpt:
+        ckpt.restore()
+        if owed:
+            ckpt.ask()
+            until(ckpt.due)
+        with forbidden(tmp_path / "c"), pytest.raises(CheckpointError, match="no permission"):
+            ckpt.save(ckpt.gate.step, wait=wait)
+
+
+def test_after_a_save_that_failed_only_who_is_asked_for_one_saves_soon():
+    """Saves that nobody asked for come half a minute later at the earliest; a signal is answered at once."""
+    schedule = Schedule(lambda: 0.0, leads=True, watch_deadline=False)
+    assert schedule.due(busy=False) == TIME
+    schedule.failed(TIME, time.monotonic())
+    assert schedule.due(busy=False) is None
+    assert 25 < schedule.pause_s(busy=False) <= 30
+    assert schedule.too_soon_s(SIGNAL) == 0
+    schedule.done(SIGNAL, time.monotonic())
+    assert schedule.answered()
+    assert 0 < schedule.too_soon_s(SIGNAL) <= 1
+    assert schedule.too_soon_s(TERM) == 0

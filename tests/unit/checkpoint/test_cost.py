@@ -83,7 +83,7 @@ def test_a_save_that_fails_is_no_reason_to_stop_measuring(tmp_path: Path) -> Non
     """A meter that waited for the end of a failed save for ever would never measure again."""
     meter = CostMeter()
     with Checkpointer({"n": object()}, tmp_path, signals=False) as ckpt:
-        ckpt.meter = meter
+        ckpt.costs.meter = meter
         for number in range(3):
             meter.step(number)
         with pytest.raises(Exception, match="object"):

@@ -111,7 +111,7 @@ def test_a_signal_that_comes_while_memory_is_saved_to_is_answered_on_disk(monkey
     gate, listener, taken = Gate(5), Listener({signal.SIGUSR1}), list[tuple[int, Reason]]()
     listener.install()
     pilot = new_pilot(gate, listener, taken)
-    pilot.memory_every_s = lambda: None if taken else 0.0
+    pilot.schedule.memory_every_s = lambda: None if taken else 0.0
     try:
         pilot.start()
         until(lambda: gate.stop_at != NEVER)
@@ -157,7 +157,7 @@ def test_the_pilot_hears_while_a_save_on_disk_is_seen_through() -> None:
 
     pilot = Pilot(gate, Place(rank=0, world=1), None, listener, take=take, every_s=lambda: None)  # type: ignore[arg-type]
     pilot.aside = Aside()
-    pilot.memory_every_s = lambda: 0.0 if len(taken) == 1 else None
+    pilot.schedule.memory_every_s = lambda: 0.0 if len(taken) == 1 else None
     try:
         pilot.start()
         pilot.ask()
