@@ -144,8 +144,8 @@ class Conducting:
                 self._close_if_over(transfer)
 
     def greeted(self, node: str) -> None:
-        """An agent connected, perhaps another one than before: it knows of no order, and serves at another port. What it
-        was to have it gets once it has told what is there.
+        """An agent connected, perhaps another one than before: it knows of no order, serves at another port. What its
+        node was to have it gets once it has told what is there.
         """
         with self._lock:
             for transfer in list(self._transfers.values()):
