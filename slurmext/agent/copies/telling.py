@@ -30,7 +30,8 @@ class Telling:
         self._lock = threading.Lock()
         self._stated_s = FIFOCache[tuple[int, str], float](REMEMBERED)
         self._told_s = FIFOCache[tuple[int, str], float](REMEMBERED)
-        self._untold = FIFOCache[tuple[int, str], None](REMEMBERED)
+        self._untold = FIFOCache[int, set[str]](REMEMBERED)
+        self._past = FIFOCache[int, list[str]](REMEMBERED)
 
     def progress(self, job_id: int, uid: int, name: str, size: int, done: int) -> None:
         """`done` of a file's `size` bytes are here."""
@@ -52,21 +53,38 @@ class Telling:
             return
         size = sum(item.size for item in mine)
         self._events.add("ckpt_copy", job_id=job_id, name=name, tier=tier, size_bytes=size, done_bytes=size)
+        with self._lock:
+            past = self._past.pop(job_id, [])
+        self._are_gone(job_id, past)
 
     def gone(self, job_id: int, name: str) -> None:
-        """A checkpoint is here no more."""
+        """A checkpoint is here no more.
+
+        One that the controller was told of stands for newer ones that it was not told of: else it would take this node
+        for one without any, and nobody would look here for them.
+        """
         with self._lock:
-            if (job_id, name) in self._untold:
-                del self._untold[job_id, name]
+            untold, past = self._untold.get(job_id, set()), self._past.pop(job_id, [])
+            if name in untold:
+                untold.discard(name)
+            else:
+                past.append(name)
+            if untold:
+                self._past[job_id] = past
                 return
-        self._events.add("ckpt_copy", job_id=job_id, name=name, tier="memory", size_bytes=0, done_bytes=0)
+            self._untold.pop(job_id, None)
+        self._are_gone(job_id, past)
+
+    def _are_gone(self, job_id: int, names: Sequence[str]) -> None:
+        for name in names:
+            self._events.add("ckpt_copy", job_id=job_id, name=name, tier="memory", size_bytes=0, done_bytes=0)
 
     def _told_lately(self, job_id: int, name: str, tier: str) -> bool:
         """Whether the controller was told of a save in memory just now: they may come every second, on every node."""
         now = time.monotonic()
         with self._lock:
             if now - self._told_s.get((job_id, tier), -ONLY_S) < ONLY_S:
-                self._untold[job_id, name] = None
+                self._untold.setdefault(job_id, set()).add(name)
                 return True
             self._told_s[job_id, tier] = now
         return False

@@ -42,7 +42,9 @@ def test_progress_is_told_now_and_then(clock: list[float]) -> None:
 
 
 def test_saves_in_memory_every_second_are_told_every_ten(clock: list[float]) -> None:
-    """Nor that one is gone which nobody heard of; durable ones' copies are told of each time."""
+    """One that was told of stands for those after it until the next is: the controller never takes a node that has
+    some for one that has none. Nor is it told that one is gone which it never heard of.
+    """
     heard = Heard()
     told = Telling(heard)  # type: ignore[arg-type]
     for step in range(20):
@@ -50,10 +52,18 @@ def test_saves_in_memory_every_second_are_told_every_ten(clock: list[float]) -> 
         told.here(7, f"step-{step}", "memory", kept(f"step-{step}", only=True))
         if step:
             told.gone(7, f"step-{step - 1}")
-    assert [(each["name"], each["done_bytes"]) for each in heard] == [
-        ("step-0", 10), ("step-0", 0), ("step-10", 10), ("step-10", 0),
-    ]  # fmt: skip
+    said = [(each["name"], each["done_bytes"]) for each in heard]
+    assert said == [("step-0", 10), ("step-10", 10), ("step-0", 0)]
     heard.clear()
+    told.gone(7, "step-19")
+    assert [(each["name"], each["done_bytes"]) for each in heard] == [("step-10", 0)]
+
+
+def test_copies_of_durable_checkpoints_are_told_of_each_time(clock: list[float]) -> None:
+    """They come by the minute."""
+    heard = Heard()
+    told = Telling(heard)  # type: ignore[arg-type]
+    assert clock == [1000.0]
     for step in range(3):
         told.here(7, f"durable-{step}", "memory", kept(f"durable-{step}", only=False))
     assert len(heard) == 3
@@ -68,4 +78,4 @@ def test_of_checkpoints_long_gone_nothing_is_remembered(clock: list[float], monk
         told.here(job, "step-1", "memory", kept("step-1", only=True))
         told.here(job, "step-2", "memory", kept("step-2", only=True))
     assert clock == [1000.0]
-    assert [len(known) for known in vars(told).values() if hasattr(known, "maxsize")] == [3, 3, 3]
+    assert [len(known) for known in vars(told).values() if hasattr(known, "maxsize")] == [3, 3, 3, 0]
