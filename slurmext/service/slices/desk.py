@@ -232,7 +232,8 @@ class SliceDesk:
                     messages[job.id] += f"; no GPU of {shut} can be taken now"
         early = sum(record.state is not SliceState.LIVE for record in memory.records)
         moving = sum(hold.state is not HoldState.HELD for hold in memory.holds)
-        return SliceResult(reasons=reasons, messages=messages, began=began, busy=early + moving)
+        soon = self._reservations.soon
+        return SliceResult(reasons=reasons, messages=messages, began=began, busy=early + moving + soon)
 
 
 def _updated(job: SliceJob, keys: Mapping[str, JobKey], memory: SliceMemory) -> SliceJob:

@@ -22,6 +22,11 @@ class Presence:
             seen[node] = before if before is not None and before[0] is here else (here, now_s)
         self._since_s = seen
 
+    def is_here(self, node: str) -> bool:
+        """Whether its agent is there now."""
+        known = self._since_s.get(node)
+        return known is not None and known[0]
+
     def here_s(self, node: str) -> float:
         """How long its agent has been there; 0 for one that is away."""
         return self._for_s(node, here=True)

@@ -36,7 +36,7 @@ SILENT_S = 60.0
 LOST_S = 3600.0
 """So long after the end of its job a reservation on a node whose agent is away is given up."""
 FREED_S = 20.0
-"""So long after a job's end its slices are asked for again."""
+"""So long after a job's end its slices are asked for again; at once where the agent was away then and is back."""
 
 _EARLY = (SliceState.RESERVED, SliceState.READY)
 
@@ -59,7 +59,11 @@ class Reservations:
         self._store, self._agents, self._clock, self._number_of = store, agents, clock, number_of
         self._told = dict[tuple[str, str], float]()
         self._released = dict[str, float]()
+        self._ended = dict[tuple[str, str], float]()
+        self._ended_before = dict[tuple[str, str], float]()
         self._presence = Presence()
+        self.soon = 0
+        """Slices to be asked for in a moment, of jobs that ended while their agents were away."""
 
     # what a plan asks for
 
@@ -105,6 +109,8 @@ class Reservations:
         """Take every reservation as far as Slurm and agents allow. `releasing` are jobs whose release is open."""
         now_s, found = self._clock.now(), Followed()
         self._presence.see({record.node for record in memory.records}, memory.connected, now_s)
+        self._ended_before, self._ended = self._ended, {}
+        self.soon = 0
         by_key = {known.key: known for known in observation.known.values()}
         groups = dict[str, list[SliceRecord]]()
         for record in memory.records:
@@ -241,8 +247,12 @@ class Reservations:
     def _ask_for(self, records: Sequence[SliceRecord], now_s: float) -> None:
         """The job has ended and its agent should have said so: have it freed, or say that it is."""
         for node, name in sorted({(record.node, record.reservation) for record in records}):
-            first = self._told.setdefault((name, f"end {node}"), now_s)
-            if now_s - first > FREED_S and now_s - self._told.get((name, f"free {node}"), 0) > AGAIN_S:
+            since_s = self._ended[name, node] = self._ended_before.get((name, node), now_s)
+            ended_s, here_s = now_s - since_s, self._presence.here_s(node)
+            came_back = self._presence.is_here(node) and here_s <= ended_s
+            self.soon += came_back and here_s <= TELLS_S
+            due = ended_s > FREED_S or (came_back and here_s > TELLS_S)
+            if due and now_s - self._told.get((name, f"free {node}"), 0) > AGAIN_S:
                 self._told[name, f"free {node}"] = now_s
                 self._agents.withdraw(node, name)
 

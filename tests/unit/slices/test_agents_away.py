@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from site_of_slices import POLICY, Site
 
 from slurmext.adapters.tcp.wire import AgentEvent
@@ -87,3 +88,61 @@ def test_an_agent_is_told_of_reservations_that_are_over() -> None:
     assert forgotten(site.store, said) == ["old"]
     site.steps(90)
     assert forgotten(site.store, said) == sorted([one.reservation, "old"])
+
+
+def running(site: Site) -> tuple[str, str]:
+    """A job that has its slice, on an agent that will not hear of its end; the job and its node."""
+    job = site.submit(slice_profile="1g.10gb")
+    site.steps(8)
+    (one,) = site.slices(job)
+    assert one.state is SliceState.LIVE, site.why()
+    site.agents.slow = {one.node}
+    return job, one.node
+
+
+@pytest.mark.parametrize("seen", [0, 4])
+def test_slices_of_a_job_that_ended_while_its_agent_was_away_are_freed_when_it_is_back(seen: int) -> None:
+    """It was not there to see the job end, and says nothing of it: there is nothing to wait for. Also where Slurm was
+    not looked at in between.
+    """
+    site = Site(POLICY)
+    job, node = running(site)
+    site.agents.away = {node}
+    site.steps(2)
+    site.end(job)
+    site.steps(seen)
+    site.agents.away = set()
+    assert site.controller.run(site.token).open_actions, "nobody tells when to look again"
+    site.steps(5)
+    assert site.slices(job) == [], site.why()
+    assert not site.controller.run(site.token).open_actions
+
+
+@pytest.mark.parametrize("was_away", [False, True])
+def test_an_agent_that_was_there_when_a_job_ended_is_given_time_to_free_its_slices(was_away: bool) -> None:
+    """Also one that had been away earlier in the job's life."""
+    site = Site(POLICY)
+    job, node = running(site)
+    if was_away:
+        site.agents.away = {node}
+        site.steps(3)
+        site.agents.away = set()
+        site.steps(5)
+    site.end(job)
+    site.steps(15)
+    assert not [told for told in site.agents.log if told[0] == "withdraw"]
+    site.steps(15)
+    assert site.slices(job) == [], site.why()
+
+
+def test_a_job_that_slurm_shows_again_has_not_ended() -> None:
+    """Once not shown, it keeps its slice for as long as it runs; its end counts from when it ended."""
+    site = Site(POLICY)
+    job, _ = running(site)
+    record = site.slurm.records.pop(job)
+    site.controller.run(site.token)
+    site.slurm.records[job] = record
+    site.steps(30)
+    site.end(job)
+    site.steps(10)
+    assert not [told for told in site.agents.log if told[0] == "withdraw"]
