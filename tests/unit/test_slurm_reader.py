@@ -32,7 +32,7 @@ class FakeRunner:
     def __init__(self, *jobs: dict[str, str]) -> None:
         self.jobs, self.calls = jobs, 0
         self.asked, self.details = list[str](), ""
-        self.later = False
+        self.later, self.older = False, True
 
     def must(self, _command: str, _args: Sequence[str]) -> str:
         return NODE
@@ -46,10 +46,14 @@ class FakeRunner:
         if self.later and "--array-unique" in args:
             return Answer(stdout="", stderr="squeue: unrecognized option '--array-unique'", code=1)
         asked = [re.fullmatch(r"([\w-]+):0(.*)", item) for item in args[args.index("-O") + 1].split(",")]
+        older = [found for found in asked if found and found[1] != "Exclusive"]
+        unknown = "squeue: error: Invalid job format specification: Exclusive\n"
+        problem = unknown if self.older and len(older) < len(asked) else ""
+        asked = older if problem else asked  # it leaves out what it does not know, and says that it has succeeded
         lines = [
             "".join(f"{(PLAIN | job).get(found[1], '')}{found[2]}" for found in asked if found) for job in self.jobs
         ]
-        return Answer(stdout="\n".join(lines) + "\n", stderr="", code=0)
+        return Answer(stdout="\n".join(lines) + "\n", stderr=problem, code=0)
 
 
 def read(*jobs: dict[str, str]) -> dict[str, JobRecord]:
@@ -253,3 +257,27 @@ def test_a_spread_job_that_ends_keeps_what_it_has_not_left_yet() -> None:
     slurm.reader.read()
     slurm.slurm.jobs = ({**job, "State": "COMPLETING", "NodeList": "n2", "NumNodes": "1"},)
     assert slurm.reader.read().jobs[0].placement == (NodeGpus(node="n2", gpus=2),)
+
+
+@pytest.mark.parametrize(
+    ("job", "older", "exclusive"),
+    [
+        ({"OverSubscribe": "NO"}, True, True),
+        ({"OverSubscribe": "OK"}, True, False),
+        ({"OverSubscribe": "NO", "Exclusive": "NO"}, False, False),
+        ({"OverSubscribe": "NO", "Exclusive": "USER"}, False, False),
+        ({"OverSubscribe": "NO", "Exclusive": "NODE"}, False, True),
+    ],
+)
+def test_who_has_nodes_for_itself_is_told_by_each_slurm(job: dict[str, str], older: bool, exclusive: bool) -> None:
+    """From 26.05 on nearly every job says OverSubscribe=NO."""
+    slurm = Watched({"JobArrayID": "1", "JobID": "1", **job})
+    slurm.slurm.older = older
+    assert [slurm.reader.read().jobs[0].exclusive for _ in range(2)] == [exclusive] * 2
+
+
+@pytest.mark.parametrize(("shown", "status"), [("768", 768), ("3:0", 768), ("0:9", 9), ("", None), ("N/A", None)])
+def test_exit_codes_are_read_as_each_slurm_writes_them(shown: str, status: int | None) -> None:
+    """A number as of wait(2), or code and signal."""
+    slurm = Watched({"JobArrayID": "1", "JobID": "1", "State": "FAILED", "exit_code": shown})
+    assert slurm.reader.read().ended[0].exit_status == status

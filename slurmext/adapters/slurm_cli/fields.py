@@ -180,3 +180,11 @@ def hosts(text: str) -> tuple[str, ...]:
 def host_list(names: Iterable[str]) -> str:
     """The shortest host list of these node names."""
     return str(NodeSet.fromlist(list(names), resolver=RESOLVER_NOGROUP))
+
+
+def exit_status(text: str) -> int | None:
+    """As of wait(2), of `768` or, from 26.05 on, of `3:0` (code and signal); None where it is neither."""
+    code, _, signal = text.partition(":")
+    if not code.isdigit() or (signal and not signal.isdigit()):
+        return None
+    return int(code) if not signal else int(code) << 8 | int(signal)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from slurmext.adapters.slurm_cli import annotation, dependency, fields
 from slurmext.adapters.slurm_cli.arrays import TaskLimits, together
-from slurmext.adapters.slurm_cli.runner import SlurmRunner
+from slurmext.adapters.slurm_cli.runner import Answer, SlurmRunner
 from slurmext.errors import SlurmRefused, SlurmUnavailable
 from slurmext.model.cluster import ClusterView, JobRecord, NodeRoom
 from slurmext.model.heterogeneous import whole_jobs
@@ -18,6 +18,9 @@ from slurmext.model.job import HOLDING, JobState, NodeGpus, Placement
 from slurmext.model.node import Node
 from slurmext.ports import Clock
 
+_EXCLUSIVE = "Exclusive"
+_BEFORE_26_05 = "OverSubscribe"
+"""What told then that a job has its nodes for itself: `NO`, which 26.05 says of all that do not oversubscribe."""
 # Named fields of `squeue -O`; size 0 = unlimited. Free text a user controls (the name) comes last, behind a
 # separator drawn anew for every read, so that no name can pass for another field or row.
 _FIELDS = (
@@ -53,7 +56,7 @@ _FIELDS = (
     "QOS",
     "Licenses",
     "Reservation",
-    "OverSubscribe",
+    _EXCLUSIVE,
     "exit_code",
     "admin_comment",
     "Name",
@@ -73,6 +76,7 @@ class SlurmReader:
         # --array takes an array's limit out of the line of the tasks that wait together; later Slurms (24.11) know no
         # other way, and each array is asked about once.
         self._each_task = "--array-unique"
+        self._exclusive = _EXCLUSIVE
 
     def read(self) -> ClusterView:
         """Nodes and jobs as Slurm has them now. Raises SlurmUnavailable."""
@@ -131,19 +135,10 @@ class SlurmReader:
     def _jobs(self, limits: dict[str, int], *only: str) -> Iterator[JobRecord]:
         """Jobs, each task of an array for itself. `limits` gets those of arrays whose tasks wait together."""
         mark = f"!{secrets.token_hex(8)}!"
-        spec = ",".join(
-            [
-                f"{_FIELDS[0]}:0{mark}",
-                *(f"{name}:0|" for name in _FIELDS[1:-2]),
-                f"{_FIELDS[-2]}:0{mark}",
-                f"{_FIELDS[-1]}:0",
-            ]
-        )
-        words = ["--noheader", "--all", "--states=all", *only, "-O", spec]
-        answer = self._runner.run("squeue", [self._each_task, *words], env={"SLURM_BITSTR_LEN": "0"})
-        if answer.code != 0 and "unrecognized option" in answer.stderr:
-            self._each_task = "--array"
-            answer = self._runner.run("squeue", [self._each_task, *words])
+        answer = self._ask(mark, *only)
+        if f"specification: {_EXCLUSIVE}" in answer.stderr:
+            self._exclusive = _BEFORE_26_05
+            answer = self._ask(mark, *only)
         # Asked for one job that it has purged, squeue fails; of several it leaves that one out.
         if answer.code != 0 and not (only and "Invalid job id" in answer.stderr):
             raise SlurmRefused(f"squeue: {answer.stderr or f'exit code {answer.code}'}")
@@ -153,7 +148,8 @@ class SlurmReader:
             if not ours:
                 continue  # the rest of a name with a line break in it
             middle, _, name = rest.partition(mark)
-            job = _job(dict(zip(_FIELDS, [job_id, *middle.split("|", len(_FIELDS) - 3), name], strict=True)))
+            values = [job_id, *middle.split("|", len(_FIELDS) - 3), name]
+            job = _job(dict(zip(_FIELDS, values, strict=True)), "NODE" if self._exclusive == _EXCLUSIVE else "NO")
             array = together(job_id)
             if array is None:
                 yield job
@@ -162,6 +158,22 @@ class SlurmReader:
                 limits[array[0]] = array[2]
             for task in array[1]:
                 yield replace(job, slurm_id=task)
+
+    def _ask(self, mark: str, *only: str) -> Answer:
+        spec = ",".join(
+            [
+                f"{_FIELDS[0]}:0{mark}",
+                *(f"{self._exclusive if name == _EXCLUSIVE else name}:0|" for name in _FIELDS[1:-2]),
+                f"{_FIELDS[-2]}:0{mark}",
+                f"{_FIELDS[-1]}:0",
+            ]
+        )
+        words = ["--noheader", "--all", "--states=all", *only, "-O", spec]
+        answer = self._runner.run("squeue", [self._each_task, *words], env={"SLURM_BITSTR_LEN": "0"})
+        if answer.code != 0 and "unrecognized option" in answer.stderr:
+            self._each_task = "--array"
+            answer = self._runner.run("squeue", [self._each_task, *words])
+        return answer
 
     def _with_layout(self, job: JobRecord) -> JobRecord:
         """The job with its GPUs per node. Slurm tells that only job by job; it does not change while a job runs."""
@@ -216,7 +228,7 @@ def _without_fulfilled(active: Sequence[JobRecord], ended: Sequence[JobRecord]) 
     ]
 
 
-def _job(row: Mapping[str, str]) -> JobRecord:
+def _job(row: Mapping[str, str], exclusive: str) -> JobRecord:
     slurm_state = row["State"].split("+", 1)[0]
     nodes = fields.hosts(row["NodeList"])
     request = _request(row)
@@ -255,8 +267,8 @@ def _job(row: Mapping[str, str]) -> JobRecord:
         expected_nodes=fields.hosts(row["SchedNodes"]),
         terms=" ".join(fields.text_or_none(row[name]) or "-" for name in ("QOS", "Licenses")),
         reservation=fields.text_or_none(row["Reservation"]) or "",
-        exclusive=row["OverSubscribe"] == "NO",
-        exit_status=_number(row["exit_code"]),
+        exclusive=row[_EXCLUSIVE] == exclusive,
+        exit_status=fields.exit_status(row["exit_code"]),
         placement=tuple(NodeGpus(node=node, gpus=0) for node in nodes),
         annotation=annotation.parse(row["admin_comment"]),
     )
