@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +15,8 @@ EVERYWHERE = "*"
 
 def nodes_tsv(nodes: Iterable[Node], partitions: Mapping[str, Collection[str]]) -> str:
     """`memory`, the most MiB that a node has, its name, of which partition (`*`: of all); `cpus`, the most CPUs,
-    likewise: with tabs between fields. `partitions` are those of each node.
+    likewise; `gpus`, how many GPUs a node has, their type, of which partition, how many such nodes it has: with tabs
+    between fields. `partitions` are those of each node.
 
     Nodes that are down count, as in Slurm. No line for what is not known of every node.
     """
@@ -33,4 +35,6 @@ def nodes_tsv(nodes: Iterable[Node], partitions: Mapping[str, Collection[str]]) 
             if known and len(known) == len(found):
                 most, name = max(known, key=lambda size: size[0])
                 lines.append(f"{what}\t{most}\t{name}\t{partition}\n")
+        kinds = Counter((node.gpu_type, node.gpus) for node in listed if node.gpus)
+        lines += [f"gpus\t{gpus}\t{kind}\t{partition}\t{count}\n" for (kind, gpus), count in sorted(kinds.items())]
     return "".join(lines)

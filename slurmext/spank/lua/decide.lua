@@ -128,6 +128,9 @@ local function decide(given_desc, part_list, submit_uid)
     if not queue and not later then return changes end -- no queue for jobs that name none: they are left to Slurm
     if queue then check_queue(queue, options.queue ~= nil, queues, who, gpus) end
   end
+  if held and not sliced then
+    check_gpus_there(job_desc, options, gpus, job_desc.partition or default_partition(part_list) or "*")
+  end
   changes.wake = held
   local user_hold, begin = job_desc.priority == 0, tonumber(job_desc.begin_time) or 0
   if held and not user_hold then changes.priority = 0 end

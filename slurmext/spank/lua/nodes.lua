@@ -55,3 +55,69 @@ local function check_nodes(job_desc, sliced, partitions)
   end
 end
 
+-- What kinds of nodes with GPUs each partition has, as { { gpus, type, nodes } … }; "*" is all of them. Nil while
+-- slurmextd has not told.
+local function read_gpu_nodes()
+  local found
+  for gpus, kind, partition, nodes in (read_file(SITE.run_dir .. "/nodes.tsv") or ""):gmatch(
+    "gpus\t(%d+)\t([^\t\n]+)\t([^\t\n]+)\t(%d+)\n") do
+    found = found or {}
+    found[partition] = found[partition] or {}
+    table.insert(found[partition], { gpus = tonumber(gpus), type = kind, nodes = tonumber(nodes) })
+  end
+  return found
+end
+
+-- Why these nodes could never give the job its GPUs; nil when they could. `wanted` are the types that it takes, nil: any.
+local function lacks_gpus(kinds, wanted, asked, whose)
+  local most, all, there, listed = 0, 0, {}, {}
+  for _, kind in ipairs(kinds) do
+    if not wanted or wanted[kind.type] then
+      most, all = math.max(most, kind.gpus), all + kind.gpus * kind.nodes
+    end
+    if not there[kind.type] then listed[#listed + 1] = kind.type end
+    there[kind.type] = (there[kind.type] or 0) + kind.gpus * kind.nodes
+  end
+  for i, kind in ipairs(listed) do listed[i] = kind .. " (" .. there[kind] .. ")" end
+  local of = asked.types and " of type " .. asked.types or ""
+  if all == 0 then
+    return string.format("no node %s has GPUs%s; there are %s", whose, of, table.concat(listed, ", "))
+  elseif asked.each > most then
+    return string.format("the job asks for %d GPUs%s %s, and no node %s has more than %d; ask for at most %d, and more %s",
+      asked.each, of, asked.on, whose, most, most, asked.on == "on a node" and "nodes" or "tasks")
+  elseif asked.total > all then
+    return string.format("the job asks for %d GPUs%s, and there are %d %s; ask for at most %d", asked.total, of, all, whose, all)
+  elseif asked.nodes and asked.total > asked.nodes * most then
+    return string.format("the job asks for %d GPUs%s on %d node%s, and no node %s has more than %d; leave out -N or ask for "
+      .. "-N%d", asked.total, of, asked.nodes, asked.nodes == 1 and "" or "s", whose, most, math.ceil(asked.total / most))
+  end
+end
+
+-- GPUs that the cluster has not are waited for in vain. Slurm refuses such jobs, too, those that it may look at.
+local function check_gpus_there(job_desc, options, total, partitions)
+  local known = read_gpu_nodes()
+  if not known then return end
+  local named = {}
+  for _, field in ipairs({ "tres_per_job", "tres_per_node", "tres_per_task", "tres_per_socket" }) do
+    for _, kind in ipairs(gpu_types_in(job_desc[field])) do named[#named + 1] = kind end
+  end
+  local wanted, types = nil, options.types or (named[1] and table.concat(named, ","))
+  for kind in (types or ""):gmatch("[^,]+") do
+    wanted = wanted or {}
+    wanted[kind] = true
+  end
+  if not wanted or wanted.any then wanted, types = nil, nil end
+  local on_node, of_task = gpus_in(job_desc.tres_per_node) or 0, gpus_in(job_desc.tres_per_task) or 0
+  local asked = { types = types, each = math.max(on_node, of_task), total = total,
+    on = on_node >= of_task and "on a node" or "for a task",
+    nodes = gpus_in(job_desc.tres_per_job) and tasks_or(job_desc.max_nodes, nil) }
+  if asked.nodes and asked.nodes < 1 then asked.nodes = nil end
+  if options.gang_min then asked.total = 0 end -- it may start with fewer
+  local why
+  for name in partitions:gmatch("[^,]+") do
+    -- Of a partition that the table does not have all nodes count.
+    why = lacks_gpus(known[name] or known["*"], wanted, asked, known[name] and "of partition " .. name or "here")
+    if not why then return end
+  end
+  if why then refuse("Requested node configuration is not available: " .. why) end
+end

@@ -109,6 +109,77 @@ def test_unmanaged_jobs_are_slurms(controller: Controller) -> None:
 
 def test_what_is_not_known_of_every_node_is_not_told() -> None:
     """The largest may be the one that nobody knows."""
-    unknown = Node(name="n3", gpus=1, cpus=128)
-    assert nodes_tsv([*NODES, unknown], {}) == "cpus\t128\tn3\t*\n"
+    unknown = Node(name="n3", gpus=0, cpus=128)
+    assert nodes_tsv([*NODES, unknown], {}) == "cpus\t128\tn3\t*\ngpus\t2\tgpu\t*\t1\ngpus\t4\tgpu\t*\t1\n"
     assert nodes_tsv([], {}) == ""
+
+
+CLUSTER = (
+    *(Node(name=f"h{at}", gpus=4, gpu_type="h100") for at in range(3)),
+    Node(name="a1", gpus=2, gpu_type="a100", state=NodeState.DOWN),
+    Node(name="c1", gpus=0),
+)
+PARTITIONS = {"h0": ("main",), "h1": ("main",), "h2": ("big",), "a1": ("big",), "c1": ("cpu",)}
+NOT_THERE = "Requested node configuration is not available: "
+
+
+def asked(**tres: str) -> dict[str, str | None]:
+    return {"tres_per_job": None, **{f"tres_per_{of}": f"gres/gpu:{count}" for of, count in tres.items()}}
+
+
+@pytest.fixture
+def cluster(controller: Controller) -> Controller:
+    (controller.folder / "nodes.tsv").write_text(nodes_tsv(CLUSTER, PARTITIONS))
+    return controller
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        (asked(node="a100:1"), "no node of partition main has GPUs of type a100; there are h100 (8)"),
+        (asked(job="9"), "the job asks for 9 GPUs, and there are 8 of partition main; ask for at most 8"),
+        (asked(node="4") | {"min_nodes": 3}, "the job asks for 12 GPUs, and there are 8 of partition main"),
+        (asked(node="5"), "the job asks for 5 GPUs on a node, and no node of partition main has more than 4; ask for at most 4, and more nodes"),
+        (asked(task="5"), "the job asks for 5 GPUs for a task, and no node of partition main has more than 4; ask for at most 4, and more tasks"),
+        (asked(job="8") | {"min_nodes": 1, "max_nodes": 1}, "the job asks for 8 GPUs on 1 node, and no node of partition main has more than 4; leave out -N or ask for -N2"),
+        (asked(job="a100:3") | {"partition": "big"}, "the job asks for 3 GPUs of type a100, and there are 2 of partition big"),
+        (asked(job="h100:5") | {"partition": "big,main,unheard"}, None),
+        (asked(job="15") | {"partition": "unheard"}, "the job asks for 15 GPUs, and there are 14 here"),
+    ],
+)  # fmt: skip
+def test_gpus_that_are_not_there_are_refused(cluster: Controller, job: dict[str, object], said: str | None) -> None:
+    """In Slurm's words and with what is there, in the best of the job's partitions; nodes that are down count."""
+    outcome = cluster.submit(**job)
+    assert (outcome.code != 0) is (said is not None)
+    if said is not None:
+        assert NOT_THERE + said in outcome.user[0] and outcome.set == {}
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        asked(job="8"), asked(job="5"), asked(node="4") | {"min_nodes": 2}, asked(task="4") | {"num_tasks": 2}, asked(node="h100:4"),
+        asked(job="a100:2") | {"partition": "big"}, asked(job="9") | {"partition": "main,cpu"}, asked(job="8") | {"max_nodes": 0},
+        asked(job="8") | {"min_nodes": 1, "max_nodes": 2},
+    ],
+)  # fmt: skip
+def test_gpus_that_are_there_are_not(cluster: Controller, job: dict[str, object]) -> None:
+    assert cluster.submit(**job).code == 0
+
+
+def test_types_that_the_job_lists(cluster: Controller) -> None:
+    """One of them is enough; `any` is all."""
+    for types, code in (("a100", -1), ("a100,h100", 0), ("a100,any", 0)):
+        assert cluster.submit(options={"SLURMEXT_GPU_TYPES": types}).code == code
+
+
+def test_a_gang_that_may_start_smaller_is_measured_by_its_tasks_alone(cluster: Controller) -> None:
+    gang = {"SLURMEXT_GANG_MIN": "1"}
+    assert cluster.submit(options=gang, **asked(node="4"), min_nodes=8).code == 0
+    assert NOT_THERE in cluster.submit(options=gang, **asked(node="5"), min_nodes=6).user[0]
+
+
+def test_without_slurmextd_slurm_looks_itself(cluster: Controller) -> None:
+    """The table may be old then."""
+    cluster.beat(999)
+    assert cluster.submit(**asked(node="a100:1")).code == 0
