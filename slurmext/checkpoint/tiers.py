@@ -12,7 +12,6 @@ import contextlib
 import os
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 from slurmext.checkpoint import agent
 from slurmext.checkpoint.engine.folder import Saved, saved_in
 from slurmext.checkpoint.errors import CheckpointError
+from slurmext.checkpoint.folders import own_folder
 
 MANIFEST = "manifest.json"
 STALL_S = 15.0
@@ -149,7 +149,7 @@ class Tiers:
         self.close()
         self._take({"op": "ckpt_fetch"})
         if self._newest:
-            self._folder = self._folder or _folder()
+            self._own_folder()
             self._take({"op": "ckpt_gather", "name": "", "files": [MANIFEST]})
         for place in list(self._folder.iterdir()) if self._folder is not None else []:
             if not (place / MANIFEST).is_symlink():  # it did not become a checkpoint
@@ -183,14 +183,19 @@ class Tiers:
                     return
                 continue
             for entry, descriptor in zip(reply["files"], descriptors, strict=True):
-                self._folder = self._folder or _folder()
-                place = self._folder / os.path.basename(entry["name"])  # noqa: PTH119 - whatever is said, below it
+                place = self._own_folder() / os.path.basename(entry["name"])  # noqa: PTH119 - whatever is said, below it
                 place.mkdir(mode=0o700, exist_ok=True)
                 with contextlib.suppress(FileExistsError):
                     (place / os.path.basename(entry["file"])).symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")  # noqa: PTH119
             skip += len(reply["files"])
             if not reply.get("more") or not reply["files"]:
                 return
+
+    def _own_folder(self) -> Path:
+        if self._folder is None:
+            self._folder, held = own_folder()
+            self._descriptors.append(held)
+        return self._folder
 
     def ask(self, request: Mapping[str, Any], descriptors: list[int]) -> tuple[dict[str, Any], list[int]]:
         """One request about this job to the agent. Raises OSError and ValueError."""
@@ -271,10 +276,6 @@ class Drain:
                 self.done_bytes += len(chunk)
                 self._progress(every_s=TELL_EVERY_S)
             os.fsync(written.fileno())
-
-
-def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="slurmext-copies-"))
 
 
 def _is_whole(saved: Saved) -> bool:
