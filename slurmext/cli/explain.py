@@ -148,6 +148,8 @@ def estimate_text(estimate: Answer | None, now: float, *, hopeless: bool) -> str
         return "Not as it is: see above."
     if estimate is None:
         return "Nobody can say: nothing that is known now would start it."
+    if estimate["how"] == "blocked":
+        return f"Nobody can say: not before this has changed: {estimate['blocked']}."
     if estimate["start_s"] is None:
         seen = estimate["seen_s"]
         if estimate["never"]:

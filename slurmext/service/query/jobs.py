@@ -109,10 +109,15 @@ def _outlook(context: Context, row: JobRow) -> Answer:
 
 
 def _estimate(context: Context, account: JobAccount, job_id: str) -> Answer | None:
-    """`start_s` in Unix seconds and `how` it was found; `start_s` None with `how` simulated: not in what was seen."""
+    """`start_s` in Unix seconds and `how` it was found; `start_s` None with `how` simulated: not in what was seen; with
+    `how` blocked: not before what it waits for, besides GPUs, has changed.
+    """
     if account.start_s is not None and account.start_how in {"now", "grace"}:
         return {"start_s": account.start_s, "how": account.start_how, "seen_s": None, "never": False}
     world = context.world()
+    blocked = next((job.blocked for job in world[0].jobs if job.id == job_id), None) if world is not None else None
+    if blocked:
+        return {"start_s": None, "how": "blocked", "seen_s": None, "never": False, "blocked": blocked}
     seen = None if world is None or account.hopeless else context.forecast(world[0], job_id)
     if seen is not None:
         way = {} if world is None or not seen.never else _in_its_way(*world, job_id)

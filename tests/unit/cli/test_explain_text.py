@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +18,7 @@ from slurmext.model.queue import Queue
 from slurmext.model.snapshot import Snapshot
 from slurmext.policy.explain.obstacles import obstacles
 from slurmext.service.forecast import Forecast
-from slurmext.service.query import Viewer
+from slurmext.service.query import Queries, Viewer
 
 from .conftest import NOW
 from .test_query import informed, world
@@ -77,6 +77,20 @@ def test_an_estimate_says_how_sure_it_is(store: MemoryStore, job: str, seen: For
     assert line in text(store, job, seen)
 
 
+def test_what_a_job_waits_for_besides_gpus_decides_when_it_starts(store: MemoryStore) -> None:
+    """Neither jobs without a time limit nor a lack of room are in the way of one whose model is not there."""
+    snapshot, made = world()
+    missing = [
+        replace(job, blocked="--preload=org/x: no such model") if job.id == "42" else job for job in snapshot.jobs
+    ]
+    blocked = replace(snapshot, jobs=tuple(missing)), made
+    never = Forecast(start_s=None, seen_s=NOW, never=True)
+    queries = Queries(store=store, now=lambda: NOW, world=lambda: blocked, forecast=lambda _snapshot, _job: never)
+    said = "\n".join(as_text(queries.answer(Viewer(user="root", sees_all=True), "job_explain", {"job": "42"})))
+    assert "Nobody can say: not before this has changed: --preload=org/x: no such model." in said
+    assert "makes room" not in said and "in its way" not in said
+
+
 def test_what_never_ends_is_named_truly() -> None:
     """Jobs without a time limit only where there are some it waits for, and slices, which are no jobs of whole GPUs."""
     ends = Job(id="1", queue="a", state=JobState.RUNNING, time_limit_s=60, placement=(NodeGpus(node="n1", gpus=1),))
@@ -94,7 +108,7 @@ def test_what_never_ends_is_named_truly() -> None:
     assert (at_max.unlimited_jobs, at_max.sliced_gpus) == (0, 0.43)
     anywhere = obstacles(world, Plan(reasons={"3": Reason.NO_FREE_GPUS}), waits)
     assert (anywhere.unlimited_jobs, anywhere.sliced_gpus) == (1, 0.43)
-    never = {"start_s": None, "seen_s": NOW, "never": True}
+    never = {"start_s": None, "how": "simulated", "seen_s": NOW, "never": True}
     said = estimate_text({**never, **asdict(anywhere)}, NOW, hopeless=False)
     assert said == (
         "Nobody can say: 1 job without a time limit (--time) is in its way and 0.43 GPUs in slices come free when"
