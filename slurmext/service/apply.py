@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,21 +28,13 @@ from slurmext.service.deadlines import Deadlines, ledger_line, number
 from slurmext.service.handover import handovers
 from slurmext.service.intents import fences_of, intents_of
 from slurmext.service.observe import Observation
-from slurmext.service.overdue import Leaving, overdue
-from slurmext.service.placing import place_all
 from slurmext.service.rejoining import Rejoining
+from slurmext.service.releasing import Releases
 from slurmext.service.requeued import Requeued, is_delayed
+from slurmext.service.steps import Steps
 
 log = logging.getLogger(__name__)
 
-_NEVER = "BadConstraints"
-"""Slurm's reason of a job that asks for what no node of its partition has; it has it held then."""
-_BEHIND_OTHERS = "Priority"
-"""Slurm's reason of a job that it would start if jobs of higher priority did not wait in its partition."""
-_BEHIND_OTHERS_S = 1.5
-"""A released job is put before those after this time; until then Slurm may just not have looked at it."""
-_MOST_FIRSTS = 8
-"""So many jobs are put first in one cycle: each costs a command."""
 _SAVED_BEFORE_S = 1.0
 """A checkpoint saved this little before the signal counts as its answer (clocks, and a save already under way)."""
 
@@ -80,14 +71,12 @@ class Applier:
     ) -> None:
         self._guard_s, self._end_left, self._tell = guard_s, end_left, tell
         self.deadlines = Deadlines()
-        self._store, self._reader, self._actuator, self._clock, self._crash = store, reader, actuator, clock, crash
+        self._store, self._reader, self._actuator, self._clock = store, reader, actuator, clock
+        self._steps = Steps(store, clock, crash)
+        self._releases = Releases(self._steps, actuator)
         self._requeued = Requeued(actuator)
-        self._robbed = set[str]()
-        self._first = set[int]()
-        self._firsts_left = 0
         self.linked = set[chain.Told]()
         """Runs near their time limit that were told to save (`--ckpt=…,chain`)."""
-        self._leaving = Leaving()
         self.rejoining = Rejoining(actuator)
 
     # what a plan asks for
@@ -116,7 +105,7 @@ class Applier:
             "policy": policy.version,
         }
         actions = self._store.record_plan(token, now, summary, intents)
-        self._crash("intents recorded")
+        self._steps.crash("intents recorded")
         self._begin(token, actions, observation)
         return len(actions)
 
@@ -124,7 +113,7 @@ class Applier:
         """Write intents that another plan asks for and begin each. Returns how many."""
         counts = Counter(intent.kind.value for intent in intents)
         actions = self._store.record_plan(token, self._clock.now(), dict(counts), intents)
-        self._crash("intents recorded")
+        self._steps.crash("intents recorded")
         self._begin(token, actions, observation)
         return len(actions)
 
@@ -144,35 +133,21 @@ class Applier:
         for action in actions:
             if action.kind is ActionKind.HOLD:
                 hold = self._actuator.take_over if action.detail.get("guarded") else self._actuator.hold
-                self._try(token, action, hold, ActionState.DONE)
-        self._release(token, releases, observation)
+                self._steps.attempt(token, action, hold, ActionState.DONE)
+        self._releases.begin(token, releases, observation)
         victims = [action for action in actions if action.kind is ActionKind.EVICT]
         if victims:
             fresh = self._reader.find({action.job.job_id for action in victims})
             at_once = [action for action in victims if self._forewarn(token, action, fresh.get(action.job.job_id))]
             self._requeue(token, [(action, {}) for action in at_once], observation)
 
-    def _release(self, token: int, actions: Sequence[ActionRecord], observation: Observation) -> None:
-        ready, unplaced = place_all(self._actuator, actions, observation)
-        for action, why in unplaced:
-            self._advance(token, action, ActionState.REFUSED, why)
-        if not ready:
-            return
-        refused = self._actuator.release([action.job.job_id for action in ready])
-        self._crash("released")
-        for action in ready:
-            why = refused.get(action.job.job_id)
-            self._advance(token, action, ActionState.REFUSED if why else ActionState.RELEASED, why or "")
-            if not why and observation.rivals and action.detail.get("nodes"):
-                self._put_first(action)  # before anybody else gets GPUs that a place was made on
-
     def _forewarn(self, token: int, action: ActionRecord, record: JobRecord | None) -> bool:
         """Signal a victim, if it still is what the plan saw. True for one that knows no checkpoint signal."""
         if record is not None and record.state is JobState.PENDING and not record.het:
-            self._try(token, action, self._actuator.hold, ActionState.DONE)
+            self._steps.attempt(token, action, self._actuator.hold, ActionState.DONE)
             return False
         if record is None or record.state is not JobState.RUNNING or record.start_s != action.detail.get("start_s"):
-            self._advance(token, action, ActionState.ABANDONED, "the job is no longer what the plan saw")
+            self._steps.advance(token, action, ActionState.ABANDONED, "the job is no longer what the plan saw")
             return False
         warn = checkpoint_signal(cast("str | None", action.detail.get("ckpt")), number(action, "grace_s"))
         if warn is None:
@@ -183,13 +158,13 @@ class Applier:
         try:
             self._actuator.signal(action.job.job_id, signal, script=not own)
         except SlurmRefused as refused:
-            self._advance(token, action, ActionState.FAILED, str(refused))
+            self._steps.advance(token, action, ActionState.FAILED, str(refused))
             return False
         for part in record.components or (record,):
             self._tell([place.node for place in part.placement], part.raw_id, signal, own and part.batch)
-        self._crash("signalled")
+        self._steps.crash("signalled")
         now = self._clock.now()
-        self._advance(
+        self._steps.advance(
             token, action, ActionState.SIGNALLED, f"sent SIG{signal}, waits up to {wait_s:g} s for its checkpoint",
             {"signalled_s": now, "deadline_s": now + wait_s},
         )  # fmt: skip
@@ -201,11 +176,9 @@ class Applier:
         """Take every open action as far as Slurm's state allows. Returns how many are still open."""
         now = self._clock.now()
         self._requeued.forget()
-        self._robbed.clear()
-        self._firsts_left = _MOST_FIRSTS
         due = list[_Due]()
         open_actions = self._store.open_actions()
-        self._leaving.see(open_actions, observation, now)
+        self._releases.see(open_actions, observation, now)
         for action in open_actions:
             known = observation.find(action.job.job_id)
             record = known.record if known and known.key == action.job else None
@@ -215,50 +188,12 @@ class Applier:
                 if record is not None:
                     self._requeued.see(action, record, observation, now)
             elif action.kind is ActionKind.RELEASE:
-                self._follow_release(token, action, record, observation, now)
+                self._releases.follow(token, action, record, observation, now)
             else:
                 held = record is None or record.held
-                self._advance(token, action, ActionState.DONE if held else ActionState.ABANDONED)
+                self._steps.advance(token, action, ActionState.DONE if held else ActionState.ABANDONED)
         self._requeue(token, due, observation)
         return len(self._store.open_actions())
-
-    def _follow_release(
-        self, token: int, action: ActionRecord, record: JobRecord | None, observation: Observation, now: float
-    ) -> None:
-        if record is None:
-            self._advance(token, action, ActionState.DONE, "the job has ended")
-        elif record.state is not JobState.PENDING:
-            nodes = [part.node for part in record.placement] or cast("list[str]", action.detail.get("nodes") or [])
-            self._advance(token, action, ActionState.DONE, f"started on {','.join(nodes)}")
-        elif record.held and record.reason == _NEVER:
-            # Slurm holds it by itself, and would again at once. A reservation of slices has a penalty of its own.
-            detail: dict[str, object] = {} if "reservation" in action.detail else {"not_started": True}
-            self._advance(
-                token, action, ActionState.ABANDONED, f"Slurm says that no node could run it: {_NEVER}", detail
-            )
-        elif record.held:
-            self._advance(token, action, ActionState.ABANDONED, "the job is held")
-        elif action.state is ActionState.INTENT:
-            self._advance(token, action, ActionState.RELEASED)
-        elif record.reserved:
-            self._advance(token, action, ActionState.DONE, f"Slurm starts it in reservation {record.reservation}")
-        else:
-            left_s = self._leaving.seen_s(action)
-            robbed = action.job.job_id in self._robbed
-            if record.reason == _BEHIND_OTHERS and now - action.changed_s > _BEHIND_OTHERS_S:
-                self._put_first(action)
-            verdict = overdue(action, record, observation, left_s=left_s, robbed=robbed, now=now)
-            if verdict is not None:
-                self._try(token, action, self._actuator.hold, ActionState.ABANDONED, *verdict)
-
-    def _put_first(self, action: ActionRecord) -> None:
-        """A job that waits outside our queues keeps later ones from starting, or takes what was freed for them."""
-        if action.id in self._first or not self._firsts_left:
-            return
-        self._first.add(action.id)
-        self._firsts_left -= 1
-        with contextlib.suppress(SlurmRefused):
-            self._actuator.put_first(action.job.job_id)
 
     def _follow_eviction(
         self,
@@ -277,17 +212,17 @@ class Applier:
                 and record.state is not JobState.RUNNING
             )
             if requeued and record is not None and not record.held:
-                self._advance(token, action, ActionState.REQUEUED, "to be held", {"requeued_s": now})
+                self._steps.advance(token, action, ActionState.REQUEUED, "to be held", {"requeued_s": now})
             elif requeued:
                 self._finish(token, action, "requeued", now)
             else:
-                self._advance(token, action, ActionState.ABANDONED, "not begun; planned anew if it still helps")
+                self._steps.advance(token, action, ActionState.ABANDONED, "not begun; planned anew if it still helps")
             return []
         if record is None:
             self._finish(token, action, "ended by itself", now)
         elif record.state is JobState.RUNNING and record.start_s != action.detail.get("start_s"):
             self._requeued.started_again(record)
-            self._robbed.add(str(action.detail.get("beneficiary", "")))
+            self._releases.robbed.add(str(action.detail.get("beneficiary", "")))
             self._finish(token, action, "requeued, and started again", now)
         elif record.state is JobState.RUNNING and action.state is ActionState.SIGNALLED:
             signalled = number(action, "signalled_s")
@@ -300,7 +235,7 @@ class Applier:
             if now >= number(action, "deadline_s"):
                 if chain.is_link(action) and not chain.saved_in_run(action, checkpoint):
                     why = "it saved nothing in this run, and another would only repeat it: its time limit ends it"
-                    self._advance(token, action, ActionState.ABANDONED, why)
+                    self._steps.advance(token, action, ActionState.ABANDONED, why)
                     return []
                 return [(action, {})]
         elif record.state is JobState.PENDING and record.held:
@@ -326,25 +261,25 @@ class Applier:
         if not due:
             return
         refused = self._actuator.requeue([action.job.job_id for action, _ in due])
-        self._crash("requeued")
+        self._steps.crash("requeued")
         self._hand_over(token, {action.job for action, _ in due if action.job.job_id not in refused}, observation)
         self._requeued.told([action.job.job_id for action, _ in due], observation)
         now = self._clock.now()
         for action, detail in due:
             why = refused.get(action.job.job_id)
             if why is not None:
-                self._advance(token, action, ActionState.FAILED, why)
+                self._steps.advance(token, action, ActionState.FAILED, why)
                 continue
             message = "its checkpoint is confirmed: requeued" if detail else "requeued"
-            self._advance(token, action, ActionState.REQUEUED, message, {"requeued_s": now, **detail})
+            self._steps.advance(token, action, ActionState.REQUEUED, message, {"requeued_s": now, **detail})
 
     def _hand_over(self, token: int, told: Collection[JobKey], observation: Observation) -> None:
         """Release who waits for nothing but victims that were just told to end, before all else: they end soon."""
         intents = handovers(told, self._store.open_actions(), self._store.fences(), observation)
         if intents:
             actions = self._store.record_plan(token, self._clock.now(), {"release": len(intents)}, intents)
-            self._crash("handover recorded")
-            self._release(token, actions, observation)
+            self._steps.crash("handover recorded")
+            self._releases.begin(token, actions, observation)
 
     def notify(self, record: JobRecord, words: str) -> None:
         """Write into a running job's output. It is in its timeline as well: nothing is lost when Slurm refuses."""
@@ -356,7 +291,7 @@ class Applier:
     def hold_requeued(self) -> None:
         """Deal with the victims that `follow` found requeued, now that everything urgent is done."""
         if self._requeued.act():
-            self._crash("held requeued")
+            self._steps.crash("held requeued")
 
     def _finish(self, token: int, action: ActionRecord, message: str, now: float) -> None:
         """Close an eviction and write the victim's ledger."""
@@ -364,34 +299,5 @@ class Applier:
         written = any(line.ended_s >= action.created_s for line in self._store.preemptions(job_id=action.job.job_id))
         if message != "ended by itself" and not written and not chain.is_link(action):
             self._store.record_preemption(token, ledger_line(action, now))
-            self._crash("ledger written")
-        self._advance(token, action, ActionState.DONE, message)
-
-    def _try(
-        self,
-        token: int,
-        action: ActionRecord,
-        act: Callable[[str], None],
-        done: ActionState,
-        message: str = "",
-        detail: Mapping[str, object] | None = None,
-    ) -> None:
-        try:
-            act(action.job.job_id)
-        except SlurmRefused as refused:
-            self._advance(token, action, ActionState.REFUSED, str(refused))
-        else:
-            self._crash("held")
-            self._advance(token, action, done, message, detail)
-
-    def _advance(
-        self,
-        token: int,
-        action: ActionRecord,
-        state: ActionState,
-        message: str = "",
-        detail: Mapping[str, object] | None = None,
-    ) -> None:
-        log.info("action %d %s job %s: %s %s", action.id, action.kind, action.job.job_id, state, message)
-        self._store.advance(token, action.id, state, self._clock.now(), message=message, detail=detail)
-        self._crash(f"{action.kind} {state}")
+            self._steps.crash("ledger written")
+        self._steps.advance(token, action, ActionState.DONE, message)
