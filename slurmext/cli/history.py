@@ -47,4 +47,9 @@ def cli(session: Session, output: Output, *, job: str | None, since: str | None,
     """Show what happened, oldest first: root sees all, others what happened to their own jobs."""
     since_s = None if since is None else parse_since(since, session.now())
     answer = session.ask("history", job=job, since_s=since_s, kind=kind, limit=limit)
-    output.rows(COLUMNS, answer["events"], empty="nothing happened")
+    empty = "nothing happened"
+    if kind and not answer["events"]:
+        everything = session.ask("history", job=job, since_s=since_s, kind=None, limit=limit)["events"]
+        there = sorted({event["kind"].partition(".")[0] for event in everything})
+        empty = f"nothing of kind {kind!r} happened" + (f"; what did is of kind {', '.join(there)}" if there else "")
+    output.rows(COLUMNS, answer["events"], empty=empty)

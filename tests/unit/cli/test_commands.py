@@ -143,6 +143,14 @@ def test_history_and_checkpoints_can_be_narrowed(run: Run) -> None:
     assert run("ckpt", "list", "--job", "41", "-nP", "-o", "Path").output == "/ckpt/41\n"
 
 
+def test_a_kind_of_which_nothing_happened_is_told_with_those_that_did(run: Run) -> None:
+    """It may be mistyped."""
+    said = run("history", "--kind", "evicted").output
+    assert "nothing of kind 'evicted' happened; what did is of kind checkpoint, evict, policy" in said
+    assert run("history", "--kind", "evicted", "--json").output == "[]\n"
+    assert "nothing of kind 'x' happened\n" in run("history", "--kind", "x", "--job", "60_1").output
+
+
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
