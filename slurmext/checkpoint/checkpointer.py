@@ -340,6 +340,7 @@ class Checkpointer:
             self._newest = ticket.serial
             self.saved_step, self._last = ticket.step, (path, ticket.size_bytes)
             self._cost = {"stall_s": ticket.snapshot_s, "write_s": ticket.write_s}
+            self.interval.at_most(ticket.waited_s + ticket.snapshot_s + ticket.write_s)
         if self._confirm(reason):
             self.tiers.offer(path)
         return path

@@ -113,6 +113,11 @@ class Interval:
         if math.isfinite(seconds) and seconds >= 0:
             self._costs.append(max(seconds, 1e-3))
 
+    def at_most(self, seconds: float) -> None:
+        """A save took so long in all: until one was measured, it is not assumed to cost more."""
+        if math.isfinite(seconds) and seconds >= 0:
+            self._first_cost_s = min(self._first_cost_s, max(seconds, 1e-3))
+
     def kept(self, seconds: float, *, on_peer: bool) -> None:
         """A save in memory cost so much; `on_peer`: another node has these as well."""
         if math.isfinite(seconds) and seconds >= 0:

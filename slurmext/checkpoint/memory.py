@@ -29,6 +29,8 @@ AUTO = "auto"
 PIPE_BYTES = 1 << 20
 """As much as an unprivileged process may ask for (/proc/sys/fs/pipe-max-size)."""
 _OLD = "unknown op"
+_SAME = 0.8, 1.25
+"""An interval that changed by less is not told of anew."""
 
 
 def wanted_every_s(given: float | str | None, environment: Mapping[str, str] | None = None) -> float | str | None:
@@ -150,6 +152,7 @@ class MemoryPlan:
         self._rest_s = FIRST_REST_S
         self._not_before_s = 0.0
         self._said: set[str] = set()
+        self._told_s: float | None = None
         self.kept_step: int | None = None
         """The newest step in memory."""
         if self.on and not tiers.there:
@@ -188,7 +191,18 @@ class MemoryPlan:
             self._tiers.kept_serial = int(path.name.split("-")[1])
             self._rest_s, self.kept_step = FIRST_REST_S, ticket.step
             self._interval.kept(self._cost.ended(now_step(), time.monotonic()), on_peer=self._on_peer())
+            self._tell()
         done()
+
+    def _tell(self) -> None:
+        """The site hears how often, before any checkpoint in the directory says so and when it changes."""
+        told = self.told()
+        every_s = told.get("memory_every_s")
+        if not self._leads or every_s is None or (self._told_s and _SAME[0] < every_s / self._told_s < _SAME[1]):
+            return
+        self._told_s = every_s
+        with contextlib.suppress(OSError, ValueError):
+            self._tiers.ask({"op": "ckpt_memory", "cost": told}, [])
 
     def _on_peer(self) -> bool:
         """Whether another node had the one before."""

@@ -41,6 +41,7 @@ FILES = (
     Column(key="problem", title="Problem"),
     Column(key="path", title="Path", shown=False),
 )
+VERIFIED = (*FILES[:-2], Column(key="state", title="State"), *FILES[-2:])
 COPIES = (
     Column(key="name", title="Copy"),
     Column(key="tier", title="Tier"),
@@ -74,7 +75,11 @@ def list_checkpoints(session: Session, output: Output, job: str | None, limit: i
     found = session.ask("checkpoints", job=job, limit=limit)["checkpoints"]
     if job is not None and not found:
         session.ask("job_show", job=job)  # one that is not known, or not yours, is told so
-    empty = "no checkpoint was confirmed yet" if job is None else f"job {job} has confirmed no checkpoint yet"
+    empty = "no checkpoint was confirmed yet"
+    if job is not None and not found:
+        copies = session.ask("ckpt_copies", job=job)["copies"]
+        elsewhere = f"; 'slurmext ckpt show {job}' has what it saved in nodes' memory" if copies else ""
+        empty = f"job {job} has confirmed no checkpoint yet{elsewhere}"
     output.rows(COLUMNS, found, empty=empty)
 
 
@@ -148,8 +153,9 @@ def verify(ctx: click.Context, output: Output, target: str) -> None:
     rows, directory = [], _directory_of(ctx.obj, target)
     for found in ckpt_files.found_in(directory):
         problem = ckpt_files.verify(found)
-        rows.append({**found.row(directory), "verified": problem is None, "problem": problem or "good"})
-    output.rows(FILES, rows, empty=f"no checkpoint is in {directory}")
+        rows.append({**found.row(directory), "verified": problem is None, "problem": problem,
+                     "state": "good" if problem is None else "damaged"})  # fmt: skip
+    output.rows(VERIFIED, rows, empty=f"no checkpoint is in {directory}")
     if not rows or any(not row["verified"] for row in rows):
         ctx.exit(1)
 

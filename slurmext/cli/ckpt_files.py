@@ -14,6 +14,7 @@ from slurmext.checkpoint.engine.errors import BadCheckpointError, CheckpointErro
 from slurmext.checkpoint.engine.folder import Saved
 from slurmext.checkpoint.engine.lock import DirectoryLock
 from slurmext.checkpoint.transparent import dumps
+from slurmext.cli.session import user_name
 from slurmext.errors import SlurmextError, UsageError
 
 THREADS = 4
@@ -176,9 +177,9 @@ def require_own(directory: Path, uid: int) -> None:
     """Raises UsageError for another user's directory: root looks after it with that user's rights."""
     owner = directory.stat().st_uid
     if owner != uid:
-        raise UsageError(
-            f"{directory} belongs to uid {owner}; only its owner changes what is in it (sudo -u '#{owner}')"
-        )
+        name = user_name(owner)
+        whom = f"'#{owner}'" if name.startswith("uid ") else name
+        raise UsageError(f"{directory} belongs to {name}; only its owner changes what is in it (sudo -u {whom})")
 
 
 def _locked(directory: Path) -> DirectoryLock:

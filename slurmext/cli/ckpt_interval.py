@@ -88,18 +88,24 @@ def why(session: Session, job: str, *, as_json: bool) -> None:
 
 
 def _reasons(answer: dict[str, Any]) -> list[str]:
-    from slurmext.checkpoint.interval import NODE_MTBF_S, PRIOR_FAILURES, Failures, loss
+    from slurmext.checkpoint.interval import FIRST_COST_S, NODE_MTBF_S, PRIOR_FAILURES, Failures, loss
 
     cost, known = answer["cost"], answer["failures"]
     site = Failures(count=known["count"], node_s=known["node_s"])
     lines: list[str] = []
-    if cost is None:
+    memory = answer.get("memory")
+    if cost is None and memory:
+        every, each = span(memory["memory_every_s"]), span(memory["memory_cost_s"])
+        lines += [
+            f"job {answer['job']} saves in memory every {every}, which costs {each} of training each time",
+            "  how often it saves on disk it says with its first checkpoint there",
+        ]
+    elif cost is None:
         lines.append(
             f"job {answer['job']} has not said how often it saves"
             + (": it was submitted without --ckpt" if not answer["ckpt"] else "; it does with its first checkpoint")
         )
     else:
-        memory = answer.get("memory")
         lost = 100 * loss(cost["every_s"], cost["cost_s"], memory["lost_s"] if memory else cost["mtbf_s"])
         if memory:
             lost += 100 * loss(memory["memory_every_s"], memory["memory_cost_s"], cost["mtbf_s"])
@@ -110,7 +116,10 @@ def _reasons(answer: dict[str, Any]) -> list[str]:
             f"job {answer['job']} saves every {span(cost['every_s'])}: {how}",
             f"  a checkpoint costs {costs} of training ({cost['saves']} measured)"
             if cost["saves"]
-            else f"  a checkpoint is assumed to cost {costs} of training: none was measured to its end yet",
+            else f"  a checkpoint costs {costs} of training at most: so long took the first one in all"
+            if cost["cost_s"] < FIRST_COST_S
+            else f"  a checkpoint is assumed to cost {costs} of training until it is known how much slower steps are"
+            " while one is written",
             f"  the last one: {size(cost['size_bytes'])}, standing still {stood}, writing {wrote}",
             f"  a job of {counted(cost['nodes'], 'node')} is expected to fail every {span(cost['mtbf_s'])}"
             + ("" if known["count"] else " (assumed: no failure was seen here yet)"),

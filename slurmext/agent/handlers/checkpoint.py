@@ -29,12 +29,27 @@ def confirm(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any
         "saved_at_s": seconds(request, "saved_at_s"),
         "on_signal": request.get("on_signal") is True,
     }
-    if isinstance(cost := request.get("cost"), dict):
-        detail["cost"] = {name: value for name, value in list(cost.items())[:16] if isinstance(value, int | float)}
+    if (cost := _cost(request)) is not None:
+        detail["cost"] = cost
     job_id = own_job(node, peer, request)
     _RATE.admit(job_id, time.monotonic())
     node.events.add("checkpoint", job_id=job_id, uid=peer.uid, **detail)
     return {}
+
+
+def in_memory(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
+    """A job says how often it saves in memory, and what that costs. Only of a job of its own user on this node."""
+    job_id = own_job(node, peer, request)
+    _RATE.admit(job_id, time.monotonic())
+    node.events.add("memory_saves", job_id=job_id, uid=peer.uid, cost=_cost(request) or {})
+    return {}
+
+
+def _cost(request: Mapping[str, Any]) -> dict[str, float] | None:
+    cost = request.get("cost")
+    if not isinstance(cost, dict):
+        return None
+    return {str(name): value for name, value in list(cost.items())[:16] if isinstance(value, int | float)}
 
 
 def listen(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,4 +65,4 @@ def listen(node: Node, peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]
 
 _RATE = Rate(most=BURST, per_s=PER_S, what="confirmations")
 
-OPERATIONS = {"ckpt_confirm": confirm, "ckpt_listen": listen}
+OPERATIONS = {"ckpt_confirm": confirm, "ckpt_listen": listen, "ckpt_memory": in_memory}

@@ -12,6 +12,7 @@ from slurmext.service.query.viewer import Answer, Question, Viewer
 
 EVENTS = 100
 IN_MEMORY = ("memory_every_s", "memory_cost_s", "lost_s")
+SAVES = frozenset({"checkpoint", "memory_saves"})
 LONGEST_S = 1e12
 
 
@@ -45,7 +46,7 @@ def why(context: Context, viewer: Viewer, asked: Question) -> Answer:
         "gpus": row.gpus,
         "nodes": row.nodes,
         "cost": None if cost is None else asdict(cost),
-        "memory": _in_memory(context, job_id) if cost is not None else None,
+        "memory": _in_memory(context, job_id),
         "checkpoint": None if last is None or last.confirmed_s < row.job.submit_s else asdict(last),
         "failures": {"count": rate.count, "node_s": rate.node_s, "recent": shown},
     }
@@ -56,7 +57,7 @@ def _in_memory(context: Context, job_id: str) -> Mapping[str, float] | None:
     the directory all the same. None where it makes none.
     """
     for event in reversed(context.store.events(job_id=job_id, limit=EVENTS)):
-        told: object = event.detail.get("cost") if event.kind == "checkpoint" else None
+        told: object = event.detail.get("cost") if event.kind in SAVES else None
         if isinstance(told, dict):
             found = {name: cast("dict[str, object]", told).get(name) for name in IN_MEMORY}
             numbers = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}

@@ -19,11 +19,11 @@ def put(store: CopyStore, job_id: int, uid: int, name: str, file: str, size: int
     return path
 
 
-def told(folder: Path) -> list[dict[str, Any]]:
-    """What the agent has to say of copies, oldest first."""
+def told(folder: Path, kind: str = "ckpt_copy") -> list[dict[str, Any]]:
+    """What the agent has to say of copies, or of another `kind`, oldest first."""
     lines = [path.read_text() for path in sorted((folder / "spool" / "n1" / "events").iterdir()) if path.is_file()]
     events = [json.loads(line) for text in lines for line in text.splitlines() if line.startswith("{")]
-    return [event for event in events if event["event"] == "ckpt_copy"]
+    return [event for event in events if event["event"] == kind]
 
 
 def in_both_ranks(run: Callable[[int], object]) -> None:

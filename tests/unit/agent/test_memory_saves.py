@@ -23,7 +23,7 @@ def new_state() -> dict[str, Any]:
     return {"w": np.zeros(ARRAY), "n": 0}
 
 
-def train(ckpt: Checkpointer, state: dict[str, Any], step: int, enough: Callable[[], bool]) -> int:
+def train(ckpt: Checkpointer, state: dict[str, Any], step: int, enough: Callable[[], object]) -> int:
     """Steps from `step` on, saving when it is due, until `enough`; the last step."""
     end_s = time.monotonic() + 20
     while not enough():
@@ -54,6 +54,19 @@ def test_a_run_goes_on_from_a_save_in_memory(agent: Any, tmp_path: Path) -> None
     assert (fresh["w"] == step).all()
     (durable,) = (tmp_path / "c").glob("save-*")
     assert durable.name.endswith(f"-step-{step}")
+
+
+def test_the_site_hears_how_often_a_job_saves_in_memory(agent: Any, tmp_path: Path, folder: Path) -> None:
+    """Once, with the first of them: no checkpoint in the directory has to say so."""
+    state = new_state()
+    with Checkpointer(state, tmp_path / "c", every_s=None, signals=False, memory_every_s=0.05) as ckpt:
+        ckpt.restore()
+        train(ckpt, state, 0, lambda: (ckpt.memory.kept_step or 0) > 3 and told(folder, "memory_saves"))
+        step = ckpt.memory.kept_step or 0
+        train(ckpt, state, state["n"], lambda: (ckpt.memory.kept_step or 0) > step)
+    (said,) = told(folder, "memory_saves")
+    assert said["cost"]["memory_every_s"] == 0.05
+    assert said["cost"]["memory_cost_s"] > 0
 
 
 def test_the_newest_of_memory_and_directory_is_restored(agent: Any, tmp_path: Path, folder: Path) -> None:

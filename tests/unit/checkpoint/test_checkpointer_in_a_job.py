@@ -16,6 +16,7 @@ import pytest
 
 from slurmext.checkpoint import Checkpointer, CheckpointError, confirm
 from slurmext.checkpoint.directory import default_directory
+from slurmext.checkpoint.interval import FIRST_COST_S, Interval
 from slurmext.checkpoint.reasons import SIGNAL, TERM, TIME
 from slurmext.checkpoint.schedule import Schedule
 from tests.waiting import until
@@ -216,3 +217,26 @@ def test_after_a_save_that_failed_only_who_is_asked_for_one_saves_soon():
     assert schedule.answered()
     assert 0 < schedule.too_soon_s(SIGNAL) <= 1
     assert schedule.too_soon_s(TERM) == 0
+
+
+@pytest.mark.parametrize("wait", [True, False], ids=["waits", "goes on"])
+def test_the_first_confirmation_has_what_that_save_cost(tmp_path, monkeypatch, wait):
+    """Not an assumption: it is on disk, so that is known."""
+    requests: list[dict] = []
+    monkeypatch.setattr(confirm, "_silent_until_s", 0.0)  # other agents here were of no use
+    with serve(tmp_path / "s", b'{"ok": true}\n', requests):
+        monkeypatch.setenv("SLURMEXT_AGENT_SOCKET", str(tmp_path / "s"))
+        monkeypatch.setenv("SLURM_JOB_ID", "12")
+        with Checkpointer({"a": 1}, tmp_path / "c", every_s=None, signals=False, wait=wait) as ckpt:
+            ckpt.save(1)
+    (cost,) = (one["cost"] for one in requests if one["op"] == "ckpt_confirm")
+    assert (cost["saves"], cost["cost_s"] < 4) == (1, True)
+
+
+def test_until_a_cost_is_measured_it_is_no_more_than_a_save_took():
+    """Programs whose steps are seen know it one step later."""
+    interval = Interval()
+    assert interval.told()["cost_s"] == FIRST_COST_S
+    interval.at_most(0.25)
+    interval.at_most(40.0)
+    assert (interval.told()["cost_s"], interval.told()["saves"]) == (0.25, 0)
