@@ -6,8 +6,10 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from slurmext.adapters.munge import Credential, MungeError
 from slurmext.agent.main import Agent
 from slurmext.checkpoint import confirm
 from slurmext.config.site import SiteConfig
+from tests.waiting import until
 
 JOB = 31
 """What this process is a job of with the `agent`, and with no other: how often a job confirms is counted."""
@@ -116,6 +119,8 @@ def new_agent(site: SiteConfig) -> Iterator[Callable[..., Agent]]:
     yield start
     for agent in agents:
         agent.stop()
+    # What they are at they end, with a word to the spool: its directory goes next.
+    until(lambda: not [one for one in threading.enumerate() if re.fullmatch(r"copies(-out)?-\d+", one.name)])
 
 
 @pytest.fixture
