@@ -102,6 +102,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             environment.setenv("PYTHONPATH", nixl_path(tmp_path_factory.mktemp("nixl")))
         with Devcluster.up(spec) as cluster:
             staged = Staged(cluster)
+            staged.until(staged.connected)
             yield staged, Links(cluster)
             used = [Path(f"/proc/{cluster.pid(f'agent@{node}')}/maps").read_text() for node in cluster.node_names]
             assert all(("libucp" in maps) == (request.param == "nixl") for maps in used)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from slurmext.adapters.transport.files import FileInlet
+from slurmext.agent.staging.arrivals import Arrivals
 from slurmext.agent.staging.reception import GIVE_UP_S, Reception
 from slurmext.agent.staging.serving import Serving
 from slurmext.errors import SlurmextError
@@ -58,7 +59,7 @@ class StagingEngine:
         self._starting: dict[tuple[ModelKey, TierKind], StageOrder] = {}
         self._failed: dict[tuple[ModelKey, TierKind], str] = {}
         self._servings: set[Serving] = set()
-        self._rates: dict[tuple[ModelKey, TierKind], tuple[float, int, float]] = {}
+        self._arrivals: dict[tuple[ModelKey, TierKind], Arrivals] = {}
         self._stopping = False
 
     def start(self) -> None:
@@ -97,6 +98,7 @@ class StagingEngine:
             self._failed.pop(place, None)
             if reception is not None and reception.staged.fingerprint == order.fingerprint:
                 reception.redirect(order)
+                self._arrivals.pop(place, None)  # what comes from other sources begins anew
                 return
             if place in self._starting:
                 self._starting[place] = order
@@ -177,17 +179,14 @@ class StagingEngine:
         for kind, tier in self._tiers.items():
             for key, staged in tier.models().items():
                 told[key, kind] = self._progress_of(staged, kind, latest.get((key, kind)), now_s)
+        for gone in self._arrivals.keys() - told.keys():
+            self._arrivals.pop(gone, None)
         return tuple(told[place] for place in sorted(told))
 
     def _progress_of(self, staged: StagedModel, kind: TierKind, reception: Reception | None, now_s: float) -> Progress:
         ready = staged.ready_bytes
         place = staged.key, kind
-        before_s, before, rate = self._rates.get(place, (now_s, ready, 0.0))
-        if now_s - before_s >= 0.2:  # noqa: PLR2004 - shorter spans say little
-            rate = (ready - before) * 8 / (now_s - before_s)
-            self._rates[place] = now_s, ready, rate
-        elif place not in self._rates:
-            self._rates[place] = now_s, ready, rate
+        rate = self._arrivals.setdefault(place, Arrivals(now_s, ready)).rate(ready, now_s)
         if staged.settled:
             state = StageState.COMPLETE
         elif staged.fault is not None:
