@@ -71,7 +71,7 @@ def drawn(answer: Mapping[str, Any], *, show_all: bool = False, columns: int = 1
         )  # fmt: skip
     for card, (*left, free) in zip(cards, told, strict=True):
         table.add_row(*left, bar(card, width), free)
-    below = Text(_broken(summary(answer), columns))
+    below = Text(broken(summary(answer), columns))
     return Group(table, below) if cards else Group(Text("no GPU is cut or shared"), below)
 
 
@@ -87,10 +87,11 @@ def summary(answer: Mapping[str, Any]) -> str:
     found = answer["fragmentation"]
     whole = sum(card["use"] == "whole" for card in answer["gpus"])
     fits = ", ".join(_together(f"{fit['fits']} x {fit['profile']}") for fit in found["fits"] if fit["fits"])
+    cut = any(card["free_gpus"] for card in answer["gpus"] if card["use"] == "mig")
     used, free = counted(found["gpus"], "GPU"), f"{found['free_gpus']:.2f} free there"
     parts = [
         ", ".join(map(_together, (f"{used} in sliced use", free, f"{whole} whole"))),
-        _together(f"fragmentation {found['percent']:g} %") if found["fits"] and found["free_gpus"] else "",
+        _together(f"fragmentation {found['percent']:g} %") if found["fits"] and cut else "",
         _together("room for ") + fits if fits else "",
     ]
     return "; ".join(filter(None, parts))
@@ -100,7 +101,7 @@ def _together(words: str) -> str:
     return words.replace(" ", _KEEP)
 
 
-def _broken(text: str, columns: int) -> str:
+def broken(text: str, columns: int) -> str:
     """In lines of so many columns; rich would break at no-break spaces as well."""
     return textwrap.fill(text, columns, break_on_hyphens=False).replace(_KEEP, " ")
 

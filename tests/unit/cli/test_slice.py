@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
+from rich.text import Text
 
 from slurmext.cli.main import cli
 from slurmext.cli.render import Output
 from slurmext.cli.session import Session
 from slurmext.cli.slice import ADVICE_COLUMNS
-from slurmext.cli.slice_map import bar, drawn, frames
+from slurmext.cli.slice_map import bar, broken, drawn, frames, summary
 from slurmext.config.site import SiteConfig
 from slurmext.model.slice_state import GpuHold, GpuRecord, HoldState, SliceRecord, SliceSample, SliceState
 from slurmext.model.slicing import GpuUse
@@ -150,18 +151,19 @@ def test_what_nobody_can_have_any_more_is_not_drawn_as_free(free_gpus: float, dr
 def test_what_there_is_room_for_is_broken_between_things(run: Any, columns: int) -> None:
     """`6` at the end of a line and `x 1g.10gb` on the next would be read twice."""
     screen, found = Console(width=columns, file=io.StringIO()), json.loads(run("map", "--json").output)
-    screen.print(drawn({**found, "gpus": []}, columns=columns))
+    screen.print(Text(broken(summary(found), columns)))
     lines = screen.file.getvalue().splitlines()
     assert max(map(len, lines)) <= columns
-    for words in ("2 GPUs in sliced use,", "0 whole;", "room for 5 x 1g.10gb,", "3 x 1g.20gb", "fragmentation 17.4 %"):
+    for words in ("2 GPUs in sliced use,", "1 whole;", "room for 5 x 1g.10gb,", "3 x 1g.20gb", "fragmentation 17.4 %"):
         assert any(words in line for line in lines)
     assert not any(line.startswith(("x ", "%")) for line in lines)
 
 
 def test_of_nothing_free_no_fragments_are_told(run: Any) -> None:
-    """There is nothing that does not fit together."""
+    """There is nothing that does not fit together; of a shared GPU any percent fits."""
     found = json.loads(run("map", "--json").output)
-    full = {**found, "fragmentation": {**found["fragmentation"], "free_gpus": 0.0, "percent": 100.0}}
+    cards = [card | {"free_gpus": 0.0} if card["use"] == "mig" else card for card in found["gpus"]]
+    full = {**found, "gpus": cards, "fragmentation": {**found["fragmentation"], "percent": 100.0}}
     for answer, told in ((found, True), (full, False)):
         screen = Console(width=200, file=io.StringIO())
         screen.print(drawn(answer, columns=200))
