@@ -145,6 +145,7 @@ class Pilot:
                 time.sleep(1)
             finally:
                 self._idle.set()
+        self._finish_all()  # the program's last save may have come just before its end
 
     def _pause_s(self) -> float:
         pause_s = self.schedule.pause_s(busy=self._is_aside())
