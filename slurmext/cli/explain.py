@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from slurmext.cli.explain_head import head, slices_had
+from slurmext.cli.explain_head import head
+from slurmext.cli.explain_slices import slices, slices_had
 from slurmext.cli.formats import clock, size, span
 from slurmext.cli.reasons import words_for
 from slurmext.model.amounts import counted
@@ -27,7 +28,7 @@ def as_text(answer: Answer) -> list[str]:
         for part in (
             head,
             _left_to_slurm,
-            _slices,
+            slices,
             slices_had,
             _notices,
             _why,
@@ -61,27 +62,6 @@ def _left_to_slurm(answer: Answer) -> Iterator[str]:
     else:
         yield f"  --ckpt={ckpt}: with ',chain' it would be told to save near its time limit, and go on in another run."
     yield "  Requeued by Slurm, after a failed node say, it goes on from what it saved last."
-
-
-def _slices(answer: Answer) -> Iterator[str]:
-    """What it has or awaits of GPUs, and what a need was turned into."""
-    found = answer.get("slices") or ()
-    if not found:
-        return
-    said = {"reserved": "reserved", "ready": "reserved, its node knows", "live": "in use"}
-    yield ""
-    yield "Slices"
-    for each in found:
-        place = f"at unit {each['start']} of " if each["start"] is not None else "of "
-        gpu = "?" if each["minor"] is None else each["minor"]
-        memory = f", {each['memory_mib']} MiB" if each["memory_mib"] else ""
-        counts = f"counts as {each['milli'] / 1000:.2f} GPUs"
-        yield (
-            f"  {each['slice']}{memory} {place}GPU {gpu} on {each['node']}: {said.get(each['state'], each['state'])};"
-            f" {counts}"
-        )
-    for why in sorted({each["why"] for each in found if each["why"]}):
-        yield f"  {why}"
 
 
 def _why(answer: Answer) -> Iterator[str]:
@@ -299,4 +279,4 @@ def _notices(answer: Answer) -> Iterator[str]:
         yield f"Kept until {clock(extension['keep_until_s'])} by {extension['asked_by']} although its GPUs are idle."
 
 
-_PARTS = (head, _left_to_slurm, _slices, slices_had, _notices, _why, _when, _losses, _saved, _reasons, _timeline)
+_PARTS = (head, _left_to_slurm, slices, slices_had, _notices, _why, _when, _losses, _saved, _reasons, _timeline)

@@ -61,22 +61,3 @@ def _runs(answer: Answer) -> Iterator[str]:
     runs = answer["runs"]
     now = f"This is run {runs}: it" if answer["job"]["end_s"] is None and answer["waits_since_s"] is None else "It"
     yield f"{now} was requeued {times}{limit}."
-
-
-def slices_had(answer: Answer) -> Iterator[str]:
-    """Which parts of GPUs an ended job had, and what a need was turned into."""
-    found = answer.get("had_slices") or ()
-    if not found:
-        return
-    yield ""
-    yield "Slices it had"
-    for each in found:
-        memory = f", {each['memory_mib']} MiB" if each["memory_mib"] else ""
-        until = "" if each["ended_s"] is None else f" to {clock(each['ended_s'])}"
-        counts = f"counted as {each['milli'] / 1000:.2f} GPUs"
-        yield (
-            f"  {each['slice']}{memory} of a GPU ({each['gpu_type']}) on {each['node']},"
-            f" {clock(each['live_s'])}{until}; {counts}"
-        )
-    for why in sorted({each["why"] for each in found if each["why"]}):
-        yield f"  {why}"

@@ -295,26 +295,27 @@ def test_why_tells_of_saves_in_memory(run: Run, store: MemoryStore, seeded: Any)
         assert ("1.98 % of its time" if told is cost else "4.48 % of its time") in said
 
 
-def test_why_says_what_is_only_assumed(run: Run, store: MemoryStore, seeded: Any) -> None:
-    """The cost before a save was measured to its end, and the failures before any was seen."""
+@pytest.mark.parametrize(
+    ("stall_s", "write_s", "cost_s", "words"),
+    [
+        (0.1, 1.0, 5.0, "is assumed to cost 5 s of training until it is known how much slower steps are"),
+        (0.003, 0.004, 0.007, "costs 7 ms of training at most: so long took the first one in all"),
+    ],
+)
+def test_why_says_what_is_only_assumed(
+    run: Run, store: MemoryStore, seeded: Any, stall_s: float, write_s: float, cost_s: float, words: str
+) -> None:
+    """The cost before a save was measured to its end, which is no more than the first one took in all; and the
+    failures before any was seen.
+    """
     store.record_checkpoint_cost(
-        CheckpointCost(job_id="41", at_s=seeded.now, saves=0, nodes=1, size_bytes=1 << 30, stall_s=0.1, write_s=1.0,
-                       cost_s=5.0, every_s=600.0, mtbf_s=18e6)
+        CheckpointCost(job_id="41", at_s=seeded.now, saves=0, nodes=1, size_bytes=1 << 30, stall_s=stall_s,
+                       write_s=write_s, cost_s=cost_s, every_s=600.0, mtbf_s=18e6)
     )  # fmt: skip
     said = run("ckpt", "why", "41").output
-    assert "a checkpoint is assumed to cost 5 s of training until it is known how much slower steps are" in said
+    assert f"a checkpoint {words}" in said
+    assert said.count("a checkpoint ") == 1
     assert "a job of 1 node is expected to fail every 208 d 8 h (assumed: no failure was seen here yet)" in said
-
-
-def test_why_goes_by_what_the_first_save_took(run: Run, store: MemoryStore, seeded: Any) -> None:
-    """Until a whole cost was measured: it can not be more."""
-    store.record_checkpoint_cost(
-        CheckpointCost(job_id="41", at_s=seeded.now, saves=0, nodes=1, size_bytes=1 << 20, stall_s=0.003, write_s=0.004,
-                       cost_s=0.007, every_s=502.0, mtbf_s=18e6)
-    )  # fmt: skip
-    said = run("ckpt", "why", "41").output
-    assert "a checkpoint costs 7 ms of training at most: so long took the first one in all" in said
-    assert "assumed to cost" not in said
 
 
 def test_a_job_that_has_saved_in_memory_only_says_how_often(run: Run, store: MemoryStore, seeded: Any) -> None:
